@@ -1,0 +1,63 @@
+# `make` lists every task.
+
+PYTHON ?= python3
+BIN := .venv/bin
+EVENTS ?= 100000
+SEED ?= 1
+DIR ?= profilelake-demo
+ONCE ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run test test-all test-slow-ci check lint types imports format lock bench clean
+
+help: ## list the tasks
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-14s %s\n", $$1, $$2}'
+
+setup: .venv/.ready ## make the environment in .venv from the lock file
+
+.venv/.ready: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed; name one: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11"; exit 2; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .
+	@touch $@
+
+run: setup ## send a shop's events with the real Segment SDK and show what becomes of them (EVENTS, SEED, DIR, ONCE=1)
+	$(BIN)/profilelake demo --events $(EVENTS) --seed $(SEED) --dir $(DIR) $(if $(ONCE),--once)
+
+test: setup ## the fast suite
+	$(BIN)/python -m pytest
+
+test-all: setup ## every test, slow ones too
+	$(BIN)/python -m pytest -m "slow or not slow"
+
+test-slow-ci: setup ## the part of the slow tests that CI runs, always the same
+	$(BIN)/python -m pytest -m slow tests/faults/test_pipeline_crashes_slow.py tests/http/test_segment_node_slow.py
+
+check: lint types imports test ## what CI runs first
+
+lint: setup ## style and likely mistakes
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: setup ## strict types
+	$(BIN)/mypy
+
+imports: setup ## the direction of imports
+	$(BIN)/lint-imports
+
+format: setup ## bring files into the common format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lock: setup ## resolve the dependencies anew
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip compile --universal --python-version 3.11 --all-extras --generate-hashes --no-header --upgrade \
+		--quiet pyproject.toml -o requirements.lock
+
+bench: setup ## the end-to-end figures of the README
+	$(BIN)/python -m benchmarks.pipeline
+
+clean: ## remove the environment and all caches
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

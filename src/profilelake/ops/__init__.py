@@ -1,0 +1,1 @@
+"""What every process needs whatever it does: clock, logging, failpoints, supervision."""

@@ -1,0 +1,205 @@
+"""One parent, its children: start, restart with back-off, drain, and no child without its parent."""
+
+import ctypes
+import logging
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from profilelake.errors import Unavailable
+from profilelake.ops import failpoints
+
+BACK_OFF_FIRST_SECONDS: Final = 0.2
+BACK_OFF_MAX_SECONDS: Final = 10.0
+STEADY_SECONDS: Final = 30.0
+"""A child that lived so long starts its next back-off from the beginning."""
+GRACE_SECONDS: Final = 25.0
+"""How long children may drain before they are killed."""
+START_FAILURES_MAX: Final = 3
+"""A child that ends so often before the server was ever ready will not start at all."""
+READY_SECONDS: Final = 180.0
+"""How long all children together may take until they are ready (kernels compile at the first start)."""
+_PR_SET_PDEATHSIG: Final = 1
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Child:
+    """One supervised process: its name and the arguments after `python -m profilelake`.
+
+    `{ready}` in the arguments becomes the descriptor the child writes one byte to when it is ready.
+    At the end, children of a lower `stop_stage` are drained first.
+    """
+
+    name: str
+    arguments: Sequence[str]
+    inherit: Sequence[int] = ()
+    stop_stage: int = 0
+    process: subprocess.Popen[bytes] | None = None
+    ready: bool = False
+    ready_read: int = -1
+    started_at: float = 0.0
+    start_at: float = 0.0
+    back_off: float = BACK_OFF_FIRST_SECONDS
+    failures: int = 0
+
+
+@dataclass(slots=True)
+class Supervisor:
+    """Runs children until it is told to stop by SIGTERM or SIGINT."""
+
+    children: list[Child]
+    on_ready: Callable[[], None]
+    _stopping: bool = False
+    _announced: bool = False
+    _selector: selectors.BaseSelector = field(default_factory=selectors.DefaultSelector)
+
+    def run(self) -> int:
+        """Start all children, keep them running, and return an exit code when all have ended.
+
+        Raises:
+            Unavailable: the children did not get ready in time.
+        """
+        wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
+            signal.signal(number, self._on_signal)
+        self._selector.register(wake_read, selectors.EVENT_READ, None)
+        started_at = time.monotonic()
+        try:
+            for child in self.children:
+                self._start(child)
+            while not self._stopping:
+                for key, _ in self._selector.select(timeout=self._next_start()):
+                    if key.data is None:
+                        os.read(wake_read, 4096)
+                    else:
+                        self._read_ready(key.data)
+                self._reap()
+                self._start_due()
+                self._announce(started_at)
+            return self._stop()
+        finally:
+            for child in self.children:
+                if child.process is not None and child.process.poll() is None:
+                    child.process.kill()
+                    child.process.wait()
+
+    def _on_signal(self, number: int, _frame: object) -> None:
+        if number != signal.SIGCHLD:
+            self._stopping = True
+
+    def _start(self, child: Child) -> None:
+        ready_read, ready_write = os.pipe2(os.O_CLOEXEC)
+        arguments = [argument.replace("{ready}", str(ready_write)) for argument in child.arguments]
+        child.process = subprocess.Popen(
+            [sys.executable, "-m", "profilelake", *arguments],
+            pass_fds=[ready_write, *child.inherit],
+            stdin=subprocess.DEVNULL,
+            process_group=0,
+            env=None if child.failures == 0 else failpoints.disarmed(os.environ),
+        )
+        os.close(ready_write)
+        child.ready = False
+        child.ready_read = ready_read
+        child.started_at = time.monotonic()
+        self._selector.register(ready_read, selectors.EVENT_READ, child)
+
+    def _read_ready(self, child: Child) -> None:
+        child.ready = bool(os.read(child.ready_read, 1)) or child.ready
+        self._close_ready(child)
+
+    def _close_ready(self, child: Child) -> None:
+        if child.ready_read >= 0:
+            self._selector.unregister(child.ready_read)
+            os.close(child.ready_read)
+            child.ready_read = -1
+
+    def _reap(self) -> None:
+        for child in self.children:
+            if child.process is None or child.process.poll() is None:
+                continue
+            lived = time.monotonic() - child.started_at
+            child.back_off = (
+                BACK_OFF_FIRST_SECONDS
+                if lived > STEADY_SECONDS
+                else min(child.back_off * 2, BACK_OFF_MAX_SECONDS)
+            )
+            _log.error(
+                "process %s ended with %s after %.1f s; it starts again in %.1f s",
+                child.name,
+                child.process.returncode,
+                lived,
+                child.back_off,
+            )
+            self._close_ready(child)
+            child.failures += 1
+            if not self._announced and child.failures >= START_FAILURES_MAX:
+                raise Unavailable(f"starting: process {child.name} does not start; see the log above")
+            child.process = None
+            child.start_at = time.monotonic() + child.back_off
+
+    def _start_due(self) -> None:
+        for child in self.children:
+            if child.process is None and time.monotonic() >= child.start_at:
+                self._start(child)
+
+    def _next_start(self) -> float:
+        waits = [child.start_at - time.monotonic() for child in self.children if child.process is None]
+        return max(0.0, min([1.0, *waits]))
+
+    def _announce(self, started_at: float) -> None:
+        if self._announced:
+            return
+        if all(child.ready for child in self.children):
+            self._announced = True
+            self.on_ready()
+        elif time.monotonic() - started_at > READY_SECONDS:
+            missing = ", ".join(child.name for child in self.children if not child.ready)
+            raise Unavailable(f"starting: {missing} not ready after {READY_SECONDS:.0f} s; see the log above")
+
+    def _stop(self) -> int:
+        """Drain in stages: who accepts stops first, so that what was accepted is still processed."""
+        deadline = time.monotonic() + GRACE_SECONDS
+        for stage in sorted({child.stop_stage for child in self.children}):
+            running = [c for c in self.children if c.stop_stage == stage and c.process is not None]
+            for child in running:
+                if child.process is not None:
+                    child.process.terminate()
+            for child in running:
+                _wait(child, deadline)
+        return 0
+
+
+def _wait(child: Child, deadline: float) -> None:
+    if child.process is None:
+        return
+    try:
+        child.process.wait(timeout=max(0.1, deadline - time.monotonic()))
+    except subprocess.TimeoutExpired:
+        _log.error("process %s did not drain in %.0f s and is killed", child.name, GRACE_SECONDS)
+        child.process.kill()
+        child.process.wait()
+
+
+def die_with_parent(parent: int) -> None:
+    """Have the kernel kill this process when its parent dies, however that happens."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "binding this process's life to its parent's")
+    if os.getppid() != parent:
+        os._exit(1)  # the parent died before the kernel was told
+
+
+def say_ready(descriptor: int) -> None:
+    """Tell the supervisor that this process does its work."""
+    if descriptor >= 0:
+        os.write(descriptor, b"1")
+        os.close(descriptor)

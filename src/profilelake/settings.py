@@ -1,0 +1,208 @@
+"""Settings: where and how, read once at start and passed down.
+
+Arguments win over the environment (`PROFILELAKE_<SECTION>_<FIELD>`), that over
+`DIR/profilelake.toml`, that over the defaults here.
+"""
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Final, Self
+
+from profilelake.errors import Conflict, Invalid
+
+FORMAT: Final = 1
+"""Version of everything below the data directory."""
+
+
+@dataclass(frozen=True, slots=True)
+class HttpSettings:
+    """How requests come in."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on."""
+    port: int = 8080
+    """Port to listen on; 0 takes a free one."""
+    processes: int = 2
+    """Collecting and serving processes; they share the port."""
+    profile_requests_per_second: int = 0
+    """What a space may ask of the Profile API per second and process; 0 for no limit."""
+    trusted_proxies: str = ""
+    """Addresses, separated by commas, whose `X-Forwarded-For` is believed."""
+
+
+@dataclass(frozen=True, slots=True)
+class PipelineSettings:
+    """How events become profiles and tables."""
+
+    micro_batch_seconds: float = 0.1
+    """Least time from the start of one micro-batch to the start of the next."""
+    micro_batch_events_max: int = 40_000
+    """Events one micro-batch takes at most."""
+    watermark_wait_seconds: float = 0.2
+    """How long a collecting process that stopped moving may hold the others back."""
+    lake_age_seconds: float = 5.0
+    """How far the Iceberg tables may lag behind accepted events."""
+    publish_age_seconds: float = 300.0
+    """How far the bases of current tables may lag behind their change logs."""
+    log_retention_hours: float = 24.0
+    """How long the event log is kept after its events are in the lake."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """All settings of one data directory."""
+
+    directory: Path
+    region: str = "local"
+    """Name of this region; part of every position."""
+    http: HttpSettings = field(default_factory=HttpSettings)
+    pipeline: PipelineSettings = field(default_factory=PipelineSettings)
+
+    @classmethod
+    def load(cls, directory: Path, environment: Mapping[str, str], **overrides: dict[str, Any]) -> Self:
+        """Read the settings of a data directory; `overrides` name a section and its fields.
+
+        Raises:
+            Invalid: a file, a name or a value that cannot be read, with its place.
+        """
+        path = directory / "profilelake.toml"
+        document: dict[str, Any] = {}
+        if path.exists():
+            try:
+                document = tomllib.loads(path.read_text())
+            except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+                raise Invalid(f"reading {path}: {error}") from error
+        region = environment.get("PROFILELAKE_REGION") or document.pop("region", "local")
+        sections: dict[str, Any] = {"http": HttpSettings(), "pipeline": PipelineSettings()}
+        for name in document.keys() - sections.keys():
+            raise Invalid(f"reading {path}: no section [{name}]; there are {', '.join(sections)}")
+        for name, section in sections.items():
+            values: dict[str, Any] = dict(document.get(name, {}))
+            for known in fields(section):
+                text = environment.get(f"PROFILELAKE_{name}_{known.name}".upper())
+                if text is not None:
+                    values[known.name] = text
+            values |= {key: value for key, value in overrides.get(name, {}).items() if value is not None}
+            sections[name] = _with_values(section, name, values)
+        return cls(directory=directory, region=region, **sections)
+
+
+def _with_values(section: Any, name: str, values: dict[str, Any]) -> Any:
+    known = {known.name: type(getattr(section, known.name)) for known in fields(section)}
+    for key in values.keys() - known.keys():
+        raise Invalid(f"setting {name}.{key}: no such setting; there are {', '.join(known)}")
+    converted = {}
+    for key, value in values.items():
+        try:
+            converted[key] = known[key](value)
+        except (TypeError, ValueError) as error:
+            raise Invalid(f"setting {name}.{key} = {value!r}: not a {known[key].__name__}") from error
+    return replace(section, **converted)
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where everything lies below a data directory."""
+
+    directory: Path
+
+    @property
+    def log(self) -> Path:
+        """Event log, one folder per writer incarnation."""
+        return self.directory / "log"
+
+    @property
+    def state(self) -> Path:
+        """Online state."""
+        return self.directory / "state"
+
+    @property
+    def warehouse(self) -> Path:
+        """Iceberg tables."""
+        return self.directory / "lake"
+
+    @property
+    def catalog_uri(self) -> str:
+        """Iceberg catalog."""
+        return f"sqlite:///{self.directory.absolute() / 'catalog.sqlite'}"
+
+    @property
+    def control(self) -> Path:
+        """Workspaces, sources, keys, tokens."""
+        return self.directory / "control.sqlite"
+
+    @property
+    def secrets(self) -> Path:
+        """Identifier keys; back this folder up apart from the rest."""
+        return self.directory / "secrets"
+
+    @property
+    def credentials(self) -> Path:
+        """Keys and tokens made at the first start."""
+        return self.directory / "credentials.json"
+
+    @property
+    def run(self) -> Path:
+        """Lock, address of the running server, requests to the pipeline."""
+        return self.directory / "run"
+
+    @property
+    def server(self) -> Path:
+        """Address and process of the running server."""
+        return self.run / "server.json"
+
+    @property
+    def flush_request(self) -> Path:
+        """Touched by whoever waits for a commit."""
+        return self.run / "flush"
+
+    def recent(self, workspace: str) -> Path:
+        """Runs of recent events of a workspace."""
+        return self.directory / "recent" / workspace
+
+    def dedup(self, workspace: str) -> Path:
+        """Run files of a workspace's message ids."""
+        return self.directory / "dedup" / workspace
+
+    def create(self) -> None:
+        """Make the data directory, or check that this program can read it.
+
+        Raises:
+            Conflict: it is of a newer format, or not a data directory at all.
+        """
+        marker = self.directory / "FORMAT"
+        if marker.exists():
+            self.check()
+            return
+        if self.directory.exists():
+            strangers = [entry.name for entry in self.directory.iterdir() if entry.name not in _EXPECTED]
+            if strangers:
+                raise Conflict(
+                    f"creating a data directory in {self.directory}: it holds other things "
+                    f"({', '.join(sorted(strangers)[:3])}); name an empty one with --dir"
+                )
+        self.directory.mkdir(parents=True, exist_ok=True)
+        for path in (self.run, self.secrets):
+            path.mkdir(exist_ok=True)
+        self.secrets.chmod(0o700)
+        marker.write_text(f"{FORMAT}\n")
+
+    def check(self) -> None:
+        """Refuse a directory that is missing or of another format."""
+        marker = self.directory / "FORMAT"
+        if not marker.exists():
+            raise Invalid(
+                f"opening {self.directory}: not a profilelake data directory; "
+                "name one with --dir or start the server there once: profilelake serve"
+            )
+        found = marker.read_text().strip()
+        if found != str(FORMAT):
+            raise Conflict(
+                f"opening {self.directory}: format {found}, this program reads {FORMAT}; "
+                "upgrade profilelake: pip install --upgrade profilelake"
+            )
+
+
+_EXPECTED: Final = frozenset({"profilelake.toml", "definitions", "secrets", "run"})
