@@ -1,0 +1,46 @@
+"""Who may send and who may read: workspaces, sources, write keys, tokens, and the identifier key.
+
+`control.py` is the one writer, `keyring.py` what HTTP processes look keys up in. What is done with
+a key or token that is good belongs to those who ask.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where events come from. Write keys are public: they only let events in.
+
+    Identifier sets from a source that is not `trusted` may not quarantine an identifier that a
+    trusted source attests. Several keys can be live, so that one is replaced without a gap.
+    """
+
+    id: str
+    workspace: str
+    name: str
+    trusted: bool
+    disabled: bool
+    write_keys: tuple[str, ...]
+
+
+class TokenKind(StrEnum):
+    """What a token opens: the profiles of one space, or the administration of a workspace."""
+
+    READ = "read"
+    ADMIN = "admin"
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """What is known of a token besides its secret, which is stored only as a digest.
+
+    `scope` narrows a token within its kind; "" is everything. Times are microseconds UTC.
+    """
+
+    id: str
+    kind: TokenKind
+    workspace: str
+    scope: str
+    expires_at: int | None
+    revoked: bool
