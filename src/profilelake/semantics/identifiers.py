@@ -1,0 +1,90 @@
+"""Identifiers, identifier sets, and the ids made from them.
+
+Layout of the keyed hashes (SipHash-2-4-128, one secret key per workspace):
+
+    ident_id = H(key, "i" + c + type + 0x00 + value)          c = "u" for users, "a" for accounts
+    set_id   = H(key, "s" + c + ident_ids of the set, sorted, joined)
+
+A profile's public id is `use_` (accounts: `acc_`) and 27 base62 digits of its founding set's id.
+"""
+
+import unicodedata
+from dataclasses import dataclass
+from itertools import product
+from typing import Final
+
+from profilelake.semantics.rules import Collection
+from profilelake.semantics.siphash import siphash128
+
+BASE62: Final = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+PUBLIC_ID_DIGITS: Final = 27
+_TRIPLES: Final = tuple("".join(digits) for digits in product(BASE62, repeat=3))
+"""All numbers of three digits: nine divisions instead of twenty-seven."""
+PREFIX: Final[dict[Collection, str]] = {"users": "use_", "accounts": "acc_"}
+KEY_BYTES: Final = 16
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Identifier:
+    """One normalised identifier, such as `("email", "ana@example.org")`."""
+
+    type: str
+    value: str
+
+    def __str__(self) -> str:
+        return f"{self.type}:{self.value}"
+
+
+def normalise(type: str, value: str) -> str:
+    """Return `value` as it is compared and stored: e-mail trimmed, lower case, NFC; others as they are."""
+    if type == "email":
+        return unicodedata.normalize("NFC", value.strip().lower())
+    return value
+
+
+def ident_prefix(collection: Collection, type: str) -> bytes:
+    """Return what is hashed before the value of an identifier of this type."""
+    return b"i" + collection[0].encode() + type.encode() + b"\0"
+
+
+def set_prefix(collection: Collection) -> bytes:
+    """Return what is hashed before the sorted identifier ids of a set."""
+    return b"s" + collection[0].encode()
+
+
+def ident_id(key: bytes, collection: Collection, identifier: Identifier) -> bytes:
+    """Return the 16 bytes that stand for `identifier` in this workspace."""
+    return siphash128(key, ident_prefix(collection, identifier.type) + identifier.value.encode())
+
+
+def set_id(key: bytes, collection: Collection, ident_ids: list[bytes]) -> bytes:
+    """Return the 16 bytes that stand for a set of identifiers, whatever their order."""
+    return siphash128(key, set_prefix(collection) + b"".join(sorted(ident_ids)))
+
+
+def public_id(collection: Collection, founding_set: bytes) -> str:
+    """Return the profile id users see: prefix and the 128-bit set id, big-endian base62, zero-padded."""
+    number = int.from_bytes(founding_set, "big")
+    triples = []
+    for _ in range(PUBLIC_ID_DIGITS // 3):
+        number, triple = divmod(number, len(_TRIPLES))
+        triples.append(_TRIPLES[triple])
+    return PREFIX[collection] + "".join(reversed(triples))
+
+
+def parse_public_id(text: str) -> tuple[Collection, bytes] | None:
+    """Return collection and founding set of a profile id, None where `text` is not one."""
+    for collection, prefix in PREFIX.items():
+        digits = text.removeprefix(prefix)
+        if digits == text or len(digits) != PUBLIC_ID_DIGITS:
+            continue
+        number = 0
+        for digit in digits:
+            place = BASE62.find(digit)
+            if place < 0:
+                return None
+            number = number * 62 + place
+        if number >> 128:
+            return None
+        return collection, number.to_bytes(16, "big")
+    return None
