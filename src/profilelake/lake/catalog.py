@@ -1,0 +1,297 @@
+"""The catalog: which tables exist and which metadata file is the current one of each."""
+
+import os
+import re
+import sqlite3
+import time
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final
+
+from pyiceberg.catalog.sql import IcebergTables, SqlCatalog
+from pyiceberg.exceptions import CommitFailedException, NoSuchTableError, TableAlreadyExistsError
+from pyiceberg.table import CommitTableResponse, Table
+from pyiceberg.table.update import TableRequirement, TableUpdate
+from sqlalchemy import event, select, update
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import OperationalError
+
+from profilelake.errors import Invalid, NotFound, Unavailable
+from profilelake.lake.commit import live_entries, manifests_of
+from profilelake.lake.current import CurrentTable
+from profilelake.lake.files import DurableFileIO, remove_files
+from profilelake.lake.schema import (
+    KIND,
+    changes_definition,
+    grow,
+    iceberg_schema,
+    partition_spec,
+    table_properties,
+)
+from profilelake.lake.sql import LiveFile
+from profilelake.lake.table import LakeTable
+from profilelake.lake.tables import TableDef
+
+CATALOG_NAME: Final = "profilelake"
+"""Part of every row of the catalog: Spark, Trino and others must configure the catalog by this name."""
+
+BUSY_TIMEOUT_SECONDS: Final = 10
+"""How long a statement waits for another process that is writing to the catalog."""
+
+_WORKSPACE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+_PATH_REFUSED: Final = re.compile(r"[*?\[\]{}#%\"\\\x00-\x1f]")
+
+Clock = Callable[[], int]
+
+
+class _HeldTableCatalog(SqlCatalog):
+    """The SQL catalog, committing from the table the caller holds instead of a fresh load.
+
+    The swap is one UPDATE that asks for the metadata location the caller's metadata came from.
+    Metadata files never change, so if the location is still the same, so is everything planned
+    from it; if it is not, nothing happens and the commit has failed. Saves reading and parsing the
+    metadata, about a third of a small commit.
+    """
+
+    def __init__(self, name: str, **properties: str) -> None:
+        super().__init__(name, **properties)
+        if self.engine.dialect.name == "sqlite":
+            event.listen(self.engine, "connect", _configure_connection)
+            self.engine.dispose()  # Connections opened before the listener was there.
+
+    def commit_table(
+        self, table: Table, requirements: tuple[TableRequirement, ...], updates: tuple[TableUpdate, ...]
+    ) -> CommitTableResponse:
+        staged = self._update_and_stage_table(table, table.name(), requirements, updates)
+        if staged.metadata == table.metadata:
+            return _response(table)
+        self._write_metadata(staged.metadata, staged.io, staged.metadata_location)
+        *namespace, name = table.name()
+        statement = (
+            update(IcebergTables)
+            .where(
+                IcebergTables.catalog_name == self.name,
+                IcebergTables.table_namespace == ".".join(namespace),
+                IcebergTables.table_name == name,
+                IcebergTables.metadata_location == table.metadata_location,
+            )
+            .values(
+                metadata_location=staged.metadata_location, previous_metadata_location=table.metadata_location
+            )
+        )
+        with self.engine.begin() as connection:
+            swapped = connection.execute(statement).rowcount
+        if swapped != 1:
+            remove_files([staged.metadata_location])
+            raise CommitFailedException(
+                f"table {'.'.join(table.name())} is no longer at {table.metadata_location}"
+            )
+        return _response(staged)
+
+
+def _response(table: Table) -> CommitTableResponse:
+    # Not the library's constructor: it would validate, and so copy, metadata we have just made.
+    values: dict[str, Any] = {"metadata": table.metadata, "metadata_location": table.metadata_location}
+    return CommitTableResponse.model_construct(None, **values)
+
+
+def _configure_connection(connection: sqlite3.Connection, _record: object) -> None:
+    connection.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_SECONDS * 1000}")
+    # WAL syncs at each commit only at FULL; a swap that a power cut undoes would be a lost commit.
+    connection.execute("PRAGMA synchronous=FULL")
+
+
+class PublishedTable:
+    """One table as its newest metadata file had it; never changes."""
+
+    def __init__(self, table: Table) -> None:
+        self.table = table
+
+    @cached_property
+    def files(self) -> tuple[LiveFile, ...]:
+        """The data files of the newest snapshot."""
+        manifests = manifests_of(self.table, self.table.current_snapshot())
+        return tuple(LiveFile.of(entry) for entry in live_entries(self.table, manifests))
+
+
+class Lake:
+    """The tables of all workspaces under one catalog and one warehouse.
+
+    Any number of processes may read; one process commits to a table. Catalogs other than SQL ones
+    would be chosen here by their URL.
+    """
+
+    def __init__(self, catalog: SqlCatalog, warehouse: Path, clock: Clock) -> None:
+        self._catalog = catalog
+        self._clock = clock
+        self._tables: dict[tuple[str, str], LakeTable] = {}
+        self._published: dict[tuple[str, str], PublishedTable] = {}
+        self.warehouse = warehouse
+
+    @classmethod
+    def open(cls, catalog_uri: str, warehouse: Path, *, clock: Clock = time.time_ns) -> "Lake":
+        """Open the catalog at `catalog_uri` (`sqlite:////abs/path.db`, `postgresql+psycopg://…`).
+
+        A SQLite catalog is put into WAL mode, so that readers in other processes neither wait for
+        the committer nor keep it waiting. Open it after forking, connections are not shared.
+        `clock` gives nanoseconds since 1970.
+
+        Raises:
+            Invalid: no such kind of catalog, or a warehouse path that other readers would
+                take for a pattern or an escape.
+            Unavailable: the catalog does not answer.
+        """
+        path = Path(os.path.abspath(warehouse))  # noqa: PTH100 - a link stays a link in published paths
+        if refused := _PATH_REFUSED.search(str(path)):
+            raise Invalid(
+                f"opening the lake: warehouse path {str(path)!r} contains {refused.group()!r}; choose another"
+            )
+        url = make_url(catalog_uri)
+        if url.get_backend_name() not in ("sqlite", "postgresql"):
+            raise Invalid(f"opening the lake: catalog {catalog_uri!r} is neither sqlite: nor postgresql:")
+        path.mkdir(parents=True, exist_ok=True)
+        try:
+            if url.get_backend_name() == "sqlite":
+                _prepare_sqlite(url.database)
+            catalog = _open_catalog(catalog_uri, path)
+        except (OperationalError, sqlite3.OperationalError) as error:
+            raise Unavailable(
+                f"opening the lake: catalog {url!r} does not answer: {error}; retry later"
+            ) from error
+        return cls(catalog, path, clock)
+
+    def close(self) -> None:
+        """Give up the connections to the catalog."""
+        self._catalog.close()
+
+    def table(self, workspace: str, definition: TableDef) -> LakeTable:
+        """Open an append-only table, made when missing, with columns its definition has gained.
+
+        Raises:
+            Invalid: the table in the lake differs from its definition in another way.
+        """
+        if definition.kind != "append":
+            raise Invalid(
+                f"opening table {definition.name}: it is of kind {definition.kind}; use current_table"
+            )
+        return self._open(workspace, definition, "append")
+
+    def current_table(self, workspace: str, definition: TableDef) -> CurrentTable:
+        """Open a current-state table: its base and its log of changes, made when missing.
+
+        Raises:
+            Invalid: as for `table`, or the definition names no key.
+        """
+        if definition.kind != "current" or definition.key is None:
+            raise Invalid(
+                f"opening table {definition.name}: a current table is of kind current and has a key"
+            )
+        log = changes_definition(definition)
+        return CurrentTable(
+            definition, self._open(workspace, definition, "current"), self._open(workspace, log, "changes")
+        )
+
+    def names(self, workspace: str) -> list[str]:
+        """Return the names of the tables of a workspace, sorted; logs of changes included."""
+        namespace = _namespace(workspace)
+        if not self._catalog.namespace_exists(namespace):
+            return []
+        return sorted(identifier[-1] for identifier in self._catalog.list_tables(namespace))
+
+    def load(self, workspace: str, name: str) -> "PublishedTable":
+        """Load a table as the catalog has it now, for reading.
+
+        What was loaded before is returned again while the catalog still names its metadata file,
+        so asking often is cheap.
+
+        Raises:
+            NotFound: there is no such table.
+            Unavailable: the catalog does not answer.
+        """
+        key = (_namespace(workspace), name)
+        try:
+            published = self._published.get(key)
+            if published is None or published.table.metadata_location != self._metadata_location(*key):
+                published = self._published[key] = PublishedTable(self._catalog.load_table(key))
+        except NoSuchTableError as error:
+            raise NotFound(f"opening table {name} of workspace {workspace}: no such table") from error
+        except OperationalError as error:
+            raise Unavailable(
+                f"opening table {name} of workspace {workspace}: {error}; retry later"
+            ) from error
+        return published
+
+    def _metadata_location(self, namespace: str, name: str) -> str | None:
+        statement = select(IcebergTables.metadata_location).where(
+            IcebergTables.catalog_name == CATALOG_NAME,
+            IcebergTables.table_namespace == namespace,
+            IcebergTables.table_name == name,
+        )
+        with self._catalog.engine.connect() as connection:
+            return connection.execute(statement).scalar()
+
+    def _open(self, workspace: str, definition: TableDef, kind: str) -> LakeTable:
+        held = self._tables.get((workspace, definition.name))
+        if held is not None and held.definition == definition:
+            return held
+        namespace = _namespace(workspace)
+        self._catalog.create_namespace_if_not_exists(namespace)
+        try:
+            table = self._catalog.load_table((namespace, definition.name))
+        except NoSuchTableError:
+            table = self._create(namespace, definition, kind)
+        if table.properties.get(KIND) != kind:
+            raise Invalid(
+                f"opening table {definition.name} of workspace {workspace}: it is {table.properties.get(KIND)!r} "
+                f"in the lake and {kind!r} in its definition; rebuild it under another name"
+            )
+        grow(table, definition)
+        opened = LakeTable(table, definition, self._clock)
+        self._tables[workspace, definition.name] = opened
+        return opened
+
+    def _create(self, namespace: str, definition: TableDef, kind: str) -> Table:
+        schema = iceberg_schema(definition)
+        try:
+            return self._catalog.create_table(
+                (namespace, definition.name),
+                schema=schema,
+                location=f"file://{self.warehouse}/{namespace}/{definition.name}",
+                partition_spec=partition_spec(definition, schema),
+                properties=table_properties(definition, schema, kind),
+            )
+        except TableAlreadyExistsError:
+            return self._catalog.load_table((namespace, definition.name))
+
+
+def _namespace(workspace: str) -> str:
+    if not _WORKSPACE.fullmatch(workspace):
+        raise Invalid(f"opening workspace {workspace!r}: use letters, digits, _ and -, at most 64")
+    return f"ws_{workspace}"
+
+
+def _prepare_sqlite(database: str | None) -> None:
+    if not database or database == ":memory:":
+        raise Invalid("opening the lake: a SQLite catalog is a file; give its absolute path")
+    Path(database).parent.mkdir(parents=True, exist_ok=True)
+    connection = sqlite3.connect(database, timeout=BUSY_TIMEOUT_SECONDS)
+    try:
+        connection.execute("PRAGMA journal_mode=WAL")
+    finally:
+        connection.close()
+
+
+def _open_catalog(uri: str, warehouse: Path) -> SqlCatalog:
+    properties: dict[str, Any] = {
+        "uri": uri,
+        "warehouse": f"file://{warehouse}",
+        "py-io-impl": f"{DurableFileIO.__module__}.{DurableFileIO.__qualname__}",
+    }
+    try:
+        return _HeldTableCatalog(CATALOG_NAME, **properties)
+    except OperationalError as error:
+        if "already exists" not in str(error):
+            raise
+        # Another process made the catalog's tables between our look and our try.
+        return _HeldTableCatalog(CATALOG_NAME, **properties)

@@ -1,0 +1,57 @@
+"""The tables of a workspace as DuckDB views, for any process, while another one commits."""
+
+from typing import Final
+
+import duckdb
+
+from profilelake.errors import Unavailable
+from profilelake.lake import sql
+from profilelake.lake.catalog import Lake, PublishedTable
+from profilelake.lake.current import Generation
+from profilelake.lake.schema import KEY, KIND
+
+PLAN_ATTEMPTS_MAX: Final = 5
+
+
+def attach(connection: duckdb.DuckDBPyConnection, lake: Lake, workspace: str) -> list[str]:
+    """Create a view for each table of a workspace, under its bare name, and return the names.
+
+    A view shows the snapshot that was the newest when it was made, whole, for as long as its files
+    exist (`maintenance.SNAPSHOT_AGE_MIN_MS` at least); attach again to see newer ones. A current
+    table shows base and log together; the log alone is `<name>_changes`.
+
+    Raises:
+        Invalid: a table has delete files of another engine.
+        Unavailable: the tables changed faster than they could be read.
+    """
+    connection.execute("SET TimeZone='UTC'")
+    names = lake.names(workspace)
+    for name in names:
+        connection.execute(
+            f"CREATE OR REPLACE VIEW {sql.identifier(name)} AS {_select(lake, workspace, name)}"
+        )
+    return names
+
+
+def _select(lake: Lake, workspace: str, name: str) -> str:
+    published = lake.load(workspace, name)
+    if published.table.properties.get(KIND) != "current":
+        return sql.select_files(published.table.schema(), published.files)
+    for _ in range(PLAN_ATTEMPTS_MAX):
+        # The base first: changes the log has lost since are in a later base, never in neither.
+        generation = Generation.of_base(published.table.properties)
+        log = lake.load(workspace, f"{name}_changes")
+        if Generation.cut(log.table.properties) <= generation:
+            return _select_current(published, log, generation)
+        published = lake.load(workspace, name)
+    raise Unavailable(f"reading {name} of workspace {workspace}: it is merged faster than read; retry later")
+
+
+def _select_current(base: PublishedTable, log: PublishedTable, generation: Generation) -> str:
+    schema, key = base.table.schema(), base.table.properties[KEY]
+    below = sql.select_files(schema, base.files)
+    pending = [f for f in log.files if f.sequence > generation.files_through]
+    if not pending:
+        return below
+    newest = sql.select_newest(sql.select_files(log.table.schema(), pending), key, generation.through)
+    return sql.select_current(below, newest, key, [f.name for f in schema.fields])

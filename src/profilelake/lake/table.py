@@ -1,0 +1,407 @@
+"""An append-only table: rows and the progress behind them in one snapshot, exactly once."""
+
+import logging
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+from pyiceberg.exceptions import CommitFailedException
+from pyiceberg.manifest import DataFile, ManifestFile
+from pyiceberg.schema import Schema
+from pyiceberg.table import Table
+from pyiceberg.table.snapshots import Operation
+from pyiceberg.table.update import TableRequirement, TableUpdate
+
+from profilelake.errors import Conflict, Internal, Unavailable
+from profilelake.lake import maintenance
+from profilelake.lake.commit import (
+    Change,
+    Staged,
+    forgetting,
+    last_sequence_number,
+    live_entries,
+    manifests_of,
+    stage,
+    unmoved,
+)
+from profilelake.lake.files import local_path, remove_files, write_data_files
+from profilelake.lake.maintenance import Swept
+from profilelake.lake.progress import Progress
+from profilelake.lake.schema import ARROW_PER_PARQUET, FILE_BYTES_TARGET, checked, partitions
+from profilelake.lake.sql import LiveFile
+from profilelake.lake.tables import TableDef
+from profilelake.ops.failpoints import reach
+
+COMMIT_ATTEMPTS_MAX: Final = 4
+"""We are the only committer of a table, so a conflict is rare, and a row of them means a second one."""
+
+COMPACT_BYTES: Final = 64 << 20
+"""Parquet bytes gathered into one file at a time."""
+COMPACT_FILES_MIN: Final = 32
+
+_LOGGER: Final = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotInfo:
+    """What one snapshot did."""
+
+    snapshot_id: int
+    parent_id: int | None
+    committed_at: int
+    operation: str
+    summary: Mapping[str, str]
+
+
+class LakeTable:
+    """One Iceberg table that this process alone commits to.
+
+    The table is held between commits and loaded again only after a conflict: its metadata is
+    immutable, and the catalog refuses a commit planned from anything but the newest.
+    """
+
+    def __init__(self, table: Table, definition: TableDef, clock: Callable[[], int]) -> None:
+        self.definition = definition
+        self.keep_from: int | None = None
+        """The oldest snapshot that a reader known to us still needs; expiry keeps it and all after it."""
+        self._table = table
+        self._clock = clock
+        self._lock = threading.RLock()
+        self._stale = False
+        self._manifests: tuple[int, tuple[ManifestFile, ...]] | None = None
+
+    @property
+    def name(self) -> str:
+        """The name with its namespace, as other engines write it."""
+        return ".".join(self._table.name())
+
+    def location(self) -> str:
+        """Return the folder of the table, for engines that are given one."""
+        return self._table.location()
+
+    def metadata_location(self) -> str:
+        """Return the metadata file of the newest snapshot, for engines without a catalog."""
+        return self._table.metadata_location
+
+    def properties(self) -> Mapping[str, str]:
+        """Return the table's properties."""
+        with self._lock:
+            self._refresh_if_stale()
+            return self._table.properties
+
+    def refresh(self) -> None:
+        """Load the table as it is in the catalog now; needed only where another process commits."""
+        with self._lock:
+            self._stale = True
+            self._refresh_if_stale()
+
+    def progress(self) -> Progress | None:
+        """Return the progress of the newest snapshot that carries one; None for a new table."""
+        with self._lock:
+            self._refresh_if_stale()
+            bearer = maintenance.bearer(self._table.metadata)
+        return None if bearer is None or bearer.summary is None else Progress.from_properties(bearer.summary)
+
+    def snapshots(self) -> list[SnapshotInfo]:
+        """Return the snapshots that still exist, oldest first; times in microseconds."""
+        return [
+            SnapshotInfo(
+                snapshot_id=s.snapshot_id,
+                parent_id=s.parent_snapshot_id,
+                committed_at=s.timestamp_ms * 1000,
+                operation=s.summary.operation.value if s.summary else "",
+                summary=dict(s.summary.additional_properties) if s.summary else {},
+            )
+            for s in self._table.metadata.snapshots
+        ]
+
+    def files(self) -> list[LiveFile]:
+        """Return the data files of the newest snapshot, in no particular order."""
+        with self._lock:
+            self._refresh_if_stale()
+            return [LiveFile.of(e) for e in live_entries(self._table, self._held_manifests())]
+
+    def last_file_sequence(self) -> int:
+        """Return the number of the newest commit; data files of later commits have greater ones."""
+        return last_sequence_number(self._table.metadata)
+
+    def schema(self) -> Schema:
+        """Return the Iceberg schema, for planning a read."""
+        return self._table.schema()
+
+    def field_id(self, column: str) -> int:
+        """Return the id by which Iceberg knows a column."""
+        return self._table.schema().find_field(column).field_id
+
+    def scan(self, columns: Sequence[str] | None = None, filter: pc.Expression | None = None) -> pa.Table:
+        """Read rows of the newest snapshot into memory; all columns unless some are named."""
+        schema = self.definition.schema()
+        names = list(columns or schema.names)
+        files = self.files()
+        return self._read(files, names, filter) if files else schema.empty_table().select(names)
+
+    def append(self, rows: pa.Table, progress: Progress, *, always: bool = False) -> bool:
+        """Add `rows` and the progress they bring in one snapshot.
+
+        Returns False, with nothing written, when the table already has this progress: a retry
+        after a lost answer is normal. Without rows nothing is committed either, unless `always`.
+
+        Raises:
+            Conflict: the progress is of an epoch that has ended, or another process commits here.
+            Internal: the rows are not those of the definition.
+            Unavailable: the outcome is unknown or the disk is full; the same call may be repeated.
+        """
+        rows = checked(self.definition, rows)
+
+        def missing() -> bool:
+            held = self.progress()
+            if held is not None and progress.epoch < held.epoch:
+                raise Conflict(
+                    f"appending to {self.name}: epoch {progress.epoch!r} has ended, the table is in "
+                    f"{held.epoch!r}; stop this writer"
+                )
+            return held is None or not held.covers(progress)
+
+        if not missing() or not (rows.num_rows or always):
+            return False
+        # The rows do not depend on the snapshot: they are written once, before the table is locked.
+        change = Change(Operation.APPEND, added=self.write(rows), summary=progress.properties())
+        reach("lake.written")
+        return self.commit(lambda: change if missing() else None, change.added)
+
+    def rewrite(self, removed: Iterable[str], rows: pa.Table, *, same_rows: bool) -> bool:
+        """Put `rows` in the place of whole data files, keeping the progress.
+
+        `same_rows` says that only the layout changes (compaction); readers of increments then skip
+        the snapshot. Otherwise rows have gone or changed (erasure).
+
+        Raises:
+            Conflict: one of the files is no longer part of the table; read it again.
+            Internal: a compaction changes the number of rows.
+        """
+        rows = checked(self.definition, rows)
+        gone = frozenset(removed)
+        if not gone:
+            return False
+        before = sum(f.rows for f in self.files() if f.location in gone)
+        if same_rows and before != rows.num_rows:
+            raise Internal(
+                f"compacting {self.name}: {before} rows became {rows.num_rows}; nothing was changed"
+            )
+        operation = Operation.REPLACE if same_rows else Operation.OVERWRITE
+        added = self.write(rows)
+
+        def plan() -> Change:
+            if lost := gone - {f.location for f in self.files()}:
+                raise Conflict(
+                    f"rewriting files of {self.name}: {sorted(lost)} are gone; read the table again"
+                )
+            return Change(operation, added=added, removed=gone, summary=self.carried())
+
+        return self.commit(plan, added)
+
+    def compact(self, *, files_min: int = COMPACT_FILES_MIN) -> int:
+        """Gather the small files of each partition into larger, sorted ones; return how many went.
+
+        A partition with fewer than `files_min` small files is left alone. Appends go on meanwhile:
+        only the swap locks the table. Memory is about fifteen times `COMPACT_BYTES`.
+        """
+        small: dict[int | None, list[LiveFile]] = {}
+        for file in self.files():
+            if file.bytes < COMPACT_BYTES // 2:
+                small.setdefault(file.partition, []).append(file)
+        gone = 0
+        for files in small.values():
+            if len(files) < files_min:
+                continue
+            for group in _groups(files):
+                rows = self._read(group)
+                if self.definition.sort:
+                    rows = rows.sort_by([(name, "ascending") for name in self.definition.sort])
+                self.rewrite([f.location for f in group], rows, same_rows=True)
+                gone += len(group)
+        return gone
+
+    def write(self, rows: pa.Table) -> list[DataFile]:
+        """Write rows into data files that no snapshot names yet.
+
+        Raises:
+            Unavailable: the disk is full; nothing is left behind.
+        """
+        try:
+            return write_data_files(
+                self._table.metadata, partitions(self.definition, rows), ARROW_PER_PARQUET * FILE_BYTES_TARGET
+            )
+        except OSError as error:
+            raise Unavailable(
+                f"writing files of {self.name}: {error}; nothing was committed, free space and retry"
+            ) from error
+
+    def carried(self) -> dict[str, str]:
+        """Return the summary properties that repeat the progress in a commit that brings none."""
+        progress = self.progress()
+        return {} if progress is None else progress.properties()
+
+    def commit(self, plan: Callable[[], Change | None], written: Sequence[DataFile] = ()) -> bool:
+        """Commit what `plan` makes of the newest snapshot; False when it makes nothing of it.
+
+        `plan` is asked again after each conflict, so it must look at the table each time; `written`
+        are files it may name. Files of a commit that certainly failed are removed; where the
+        outcome stays unknown they are kept, since the commit may yet arrive, and the next call or
+        sweep decides.
+        """
+        unnamed = {f.file_path for f in written}
+        certain = True
+        with self._lock:
+            try:
+                for _ in range(COMMIT_ATTEMPTS_MAX):
+                    self._refresh_if_stale()
+                    try:
+                        change = plan()
+                        if change is None:
+                            return False
+                        unnamed.update(f.file_path for f in change.added)
+                        staged = self._stage(change)
+                    except OSError as error:
+                        raise Unavailable(
+                            f"writing files of {self.name}: {error}; nothing was committed, free space and retry"
+                        ) from error
+                    certain, was_certain = False, certain
+                    reach("lake.staged")
+                    landed = self._swap(staged)
+                    reach("lake.swapped")
+                    certain = was_certain and landed is not None
+                    if landed:
+                        unnamed.difference_update(f.file_path for f in change.added)
+                        return True
+            finally:
+                if certain:
+                    remove_files(unnamed)
+        raise Conflict(
+            f"committing to {self.name}: {COMMIT_ATTEMPTS_MAX} attempts failed; "
+            "see whether another process writes this table, then retry"
+        )
+
+    def expire(self) -> int:
+        """Forget every snapshot that nothing needs, however young, and return how many.
+
+        Commits do this more gently as they go; this is for erasure and for operators. `keep_from` is
+        respected. The files go with the next sweep.
+        """
+        with self._lock:
+            self._refresh_if_stale()
+            metadata = self._table.metadata
+            expired = maintenance.expirable(metadata, self.keep_from)
+            if not expired:
+                return 0
+            try:
+                self._accept(unmoved(metadata), (forgetting(expired),))
+            except CommitFailedException as error:
+                raise Conflict(
+                    f"expiring snapshots of {self.name}: another process moved the table; retry"
+                ) from error
+            except Exception as error:
+                raise Unavailable(f"expiring snapshots of {self.name}: {error}; retry later") from error
+        return len(expired)
+
+    def merge_manifests(self) -> bool:
+        """Gather the manifests of many small commits into one; commits do so at every fiftieth."""
+        return self.commit(
+            lambda: (
+                Change(Operation.REPLACE, summary=self.carried(), manifests_max=2)
+                if len(self._held_manifests()) > 1
+                else None
+            )
+        )
+
+    def sweep(self, *, min_age_seconds: int, dry_run: bool) -> list[Swept]:
+        """Remove files in the table's folder that no live snapshot reaches, and return them.
+
+        Only files older than `min_age_seconds` go, so it must exceed the longest write. With
+        `dry_run` they are only returned.
+        """
+        return maintenance.sweep(
+            self._table, self._clock() // 1_000_000_000 - min_age_seconds, dry_run=dry_run
+        )
+
+    def _read(
+        self, files: Sequence[LiveFile], names: list[str] | None = None, filter: pc.Expression | None = None
+    ) -> pa.Table:
+        schema = self.definition.schema()
+        paths = [str(local_path(f.location)) for f in files]
+        # A file from before a column existed has none of it, hence nulls, until the cast below.
+        nullable = pa.schema([field.with_nullable(True) for field in schema])
+        rows = ds.dataset(paths, schema=nullable, format="parquet").to_table(
+            columns=names or schema.names, filter=filter
+        )
+        return rows.cast(pa.schema([schema.field(n) for n in rows.column_names]))
+
+    def _stage(self, change: Change) -> Staged:
+        now_ms = self._clock() // 1_000_000
+        expired = maintenance.outdated(self._table.metadata, now_ms, self.keep_from)
+        return stage(self._table, self._held_manifests(), replace(change, expired=expired), now_ms)
+
+    def _swap(self, staged: Staged) -> bool | None:
+        """Ask the catalog for the staged snapshot: True it is there, False never, None not yet."""
+        try:
+            self._accept(staged.requirements, staged.updates)
+        except CommitFailedException:
+            remove_files(staged.locations)
+            return False
+        except Exception as error:
+            # The answer is lost, not necessarily the commit: look before doing anything else. Should
+            # the swap still be under way, it and our next attempt name the same parent, so one fails.
+            _LOGGER.warning("committing to %s: outcome unknown, looking it up", self.name, exc_info=error)
+            try:
+                self._refresh_if_stale()
+            except Unavailable as second:
+                raise Unavailable(
+                    f"committing to {self.name}: no answer ({error}), and none to the look-up ({second}); "
+                    "repeat the same call, it looks first"
+                ) from error
+            return True if self._table.snapshot_by_id(staged.snapshot_id) is not None else None
+        self._manifests = (staged.snapshot_id, staged.manifests)
+        return True
+
+    def _accept(self, requirements: tuple[TableRequirement, ...], updates: tuple[TableUpdate, ...]) -> None:
+        before = self._table.metadata
+        self._stale = True
+        response = self._table.catalog.commit_table(self._table, requirements, updates)
+        self._table.metadata = response.metadata
+        self._table.metadata_location = response.metadata_location
+        self._stale = False
+        kept = {entry.metadata_file for entry in response.metadata.metadata_log}
+        remove_files(e.metadata_file for e in before.metadata_log if e.metadata_file not in kept)
+
+    def _held_manifests(self) -> tuple[ManifestFile, ...]:
+        snapshot = self._table.current_snapshot()
+        if snapshot is None:
+            return ()
+        if self._manifests is None or self._manifests[0] != snapshot.snapshot_id:
+            self._manifests = (snapshot.snapshot_id, manifests_of(self._table, snapshot))
+        return self._manifests[1]
+
+    def _refresh_if_stale(self) -> None:
+        if not self._stale:
+            return
+        try:
+            self._table.refresh()
+        except Exception as error:
+            raise Unavailable(f"loading table {self.name}: {error}; retry later") from error
+        self._stale = False
+
+
+def _groups(files: Sequence[LiveFile]) -> Iterator[list[LiveFile]]:
+    """Divide files, in the order of their commits, into groups of up to `COMPACT_BYTES`."""
+    group: list[LiveFile] = []
+    for file in sorted(files, key=lambda f: f.sequence):
+        if group and sum(f.bytes for f in group) + file.bytes > COMPACT_BYTES:
+            yield group
+            group = []
+        group.append(file)
+    if len(group) > 1:
+        yield group
