@@ -1,0 +1,117 @@
+"""What the online state stores under which key, and how it is written.
+
+Values are MessagePack arrays: a new field goes to the end, with a default, so that older data still reads.
+"""
+
+from collections.abc import Mapping
+from typing import Final
+
+import msgspec
+
+from profilelake.semantics.rules import COLLECTIONS, Collection
+
+NOBODY: Final = b""
+"""Stands where a profile key would, for an identifier or a set that belongs to no profile."""
+
+
+class IdentRecord(msgspec.Struct, array_like=True, gc=False):
+    """One identifier. `profile` is the founding set of its profile, or `NOBODY`."""
+
+    collection: int
+    type: str
+    value: str
+    source_id: str
+    message_id: str
+    created_at: int
+    position: bytes
+    profile: bytes
+
+
+class SetRecord(msgspec.Struct, array_like=True, gc=False):
+    """One identifier set: what it links, where it leads, and when it was seen.
+
+    `idents` are the raw identifiers of the set, 16 bytes each, before any rule. `anchor` is the
+    strongest under the current rules. `first_profile` is where the set led when it was first
+    processed. `position`, `message_id` and `source_id` are those of its first sighting; `last_…`
+    of its last; `count` counts its events.
+    """
+
+    collection: int
+    idents: bytes
+    anchor: bytes
+    profile: bytes
+    first_profile: bytes
+    position: bytes
+    message_id: str
+    source_id: str
+    count: int
+    last_position: bytes
+    last_message_id: str
+    last_source_id: str
+    refused: bool = False
+
+
+class TraitRecord(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """The last write of one trait: its JSON text (None: removed), and the event it came from."""
+
+    value: str | None
+    timestamp: int
+    position: bytes
+    source_id: str
+    message_id: str
+
+
+class RefusalRecord(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """One identifier of a set that was not joined: against which profile, and which rule said no."""
+
+    ident: bytes
+    type: str
+    against_profile: bytes
+    cause: str
+    limit_type: str
+
+
+class ProfileRecord(msgspec.Struct, array_like=True, gc=False):
+    """One profile: its identifiers (id and type), its sets, its traits as last written.
+
+    `position` is the first position of the founding set, whose id is the record's key.
+    """
+
+    collection: int
+    position: bytes
+    idents: list[tuple[bytes, str]]
+    sets: list[bytes]
+    traits: dict[str, TraitRecord]
+    merges: int = 0
+
+
+def wins(a: TraitRecord, b: TraitRecord | None) -> bool:
+    """Tell whether `a` is kept over `b`: the later time, then the greater position."""
+    return b is None or (a.timestamp, a.position) > (b.timestamp, b.position)
+
+
+def join_traits(into: dict[str, TraitRecord], other: Mapping[str, TraitRecord]) -> None:
+    """Keep in `into` the winner of each trait; the order of joins does not matter."""
+    for name, write in other.items():
+        if wins(write, into.get(name)):
+            into[name] = write
+
+
+def collection_name(number: int) -> Collection:
+    """Return the collection a record's number stands for."""
+    return COLLECTIONS[number]
+
+
+encode: Final = msgspec.msgpack.Encoder().encode
+decode_ident: Final = msgspec.msgpack.Decoder(IdentRecord).decode
+decode_set: Final = msgspec.msgpack.Decoder(SetRecord).decode
+decode_profile: Final = msgspec.msgpack.Decoder(ProfileRecord).decode
+decode_traits: Final = msgspec.msgpack.Decoder(dict[str, TraitRecord]).decode
+
+
+def received_at(position: bytes) -> int:
+    """Return the time inside a position, in microseconds."""
+    return int.from_bytes(position[:8], "big")
+
+
+decode_refusals: Final = msgspec.msgpack.Decoder(list[RefusalRecord]).decode
