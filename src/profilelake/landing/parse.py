@@ -1,0 +1,523 @@
+"""Log records to Arrow: what was accepted, whom it names, and what was refused and why.
+
+`semantics.events` says what a record means. Clean records take the compiled scan (`_scan`), which
+knows nothing else; all others are read by that reference itself, one by one, and put in their place.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from profilelake.eventlog import Flags, Kind, Record
+from profilelake.kernels import json_tape
+from profilelake.landing import _scan_rows as to
+from profilelake.landing._bodies import Damaged, unpack
+from profilelake.landing._scan import scan
+from profilelake.landing._scan_times import NO_TIME
+from profilelake.landing._scan_words import WORDS
+from profilelake.landing.tables import POSITION, TIME
+from profilelake.semantics import json_text
+from profilelake.semantics.events import (
+    EVENT_DEPTH_MAX,
+    EVENT_TYPES,
+    Envelope,
+    Event,
+    EventType,
+    Rejected,
+    check_extraction_version,
+    custom_keys,
+    parse_record,
+    size_detail,
+    undecodable,
+)
+from profilelake.semantics.positions import region_code
+from profilelake.semantics.rules import COLLECTIONS, EXTRACTION_VERSION, IdentityRules, segment_defaults
+from profilelake.semantics.times import parse_time
+
+_TIMES: Final = ("received_at", "timestamp", "original_timestamp", "sent_at")
+_COLUMNS: Final = (
+    "position", "received_at", "message_id", "type", "event", "name", "user_id", "anonymous_id", "group_id",
+    "previous_id", "timestamp", "original_timestamp", "sent_at", "source_id", "library", "consent",
+    "context", "properties", "traits", "integrations", "region",
+)  # fmt: skip
+_SPECIAL: Final = {"position": POSITION, **dict.fromkeys(_TIMES, TIME)}
+EVENTS: Final = pa.schema([(name, _SPECIAL.get(name, pa.string())) for name in _COLUMNS])
+IDENTIFIERS: Final = pa.schema(
+    [("row", pa.int32()), ("collection", pa.int8()), ("type", pa.string()), ("value", pa.string())]
+)
+"""`row` counts in the events table, ascending; `collection` is a place in `COLLECTIONS`."""
+FAILED: Final = pa.schema(
+    [
+        ("position", POSITION),
+        ("received_at", TIME),
+        ("message_id", pa.string()),
+        ("reason", pa.string()),
+        ("detail", pa.string()),
+        ("raw", pa.binary()),
+        ("source_id", pa.string()),
+        ("region", pa.string()),
+    ]
+)
+
+CHUNK_BYTES: Final = 4 * 1024 * 1024
+"""Unpacked bytes that are scanned together; the working set then stays near the processor's caches."""
+_NAMES_PER_EVENT: Final = 6
+_PATCH_ROOM: Final = 1024 * 1024
+
+_TYPE_OF_KIND: Final[dict[Kind, EventType | None]] = {
+    Kind.BATCH: None,
+    Kind.IDENTIFY: "identify",
+    Kind.TRACK: "track",
+    Kind.PAGE: "page",
+    Kind.SCREEN: "screen",
+    Kind.GROUP: "group",
+    Kind.ALIAS: "alias",
+}
+_HEADER: Final = np.dtype("V28")
+"""A position up to the index."""
+_CUSTOM_KEYS_MAX: Final = 3
+"""Spellings of the key of a custom type."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parsed:
+    """What records mean: every event of every record is one row of `events` or of `failed`.
+
+    Rows follow the records and the events in them. `identifiers` holds each identifier of an
+    event once, users before accounts. `exact` counts the records that only the reference could read.
+    """
+
+    events: pa.Table
+    identifiers: pa.Table
+    failed: pa.Table
+    exact: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Vocabulary:
+    """What the scan recognises under some rules; `text` begins its text buffer."""
+
+    known: npt.NDArray[np.int32]
+    starts: npt.NDArray[np.int32]
+    custom: npt.NDArray[np.int32]
+    text: bytes
+
+
+def parse(records: Sequence[Record], rules: IdentityRules) -> Parsed:
+    """Return what the events of the records mean; nothing a sender wrote makes this fail.
+
+    Raises:
+        Unavailable: a newer program wrote a record and reads identifiers from other places.
+    """
+    for record in records:
+        check_extraction_version(record.extraction_version)
+    vocabulary = _vocabulary(rules)
+    parts = [_parse_chunk(chunk, rules, vocabulary) for chunk in _chunks(records)]
+    rows = np.cumsum([0, *(part.events.num_rows for part in parts)])
+    identifiers = [
+        part.identifiers.set_column(
+            0, IDENTIFIERS.field(0), pc.add(part.identifiers["row"], pa.scalar(first, pa.int32()))
+        )
+        for part, first in zip(parts, rows.tolist(), strict=False)
+    ]
+    return Parsed(
+        pa.concat_tables([EVENTS.empty_table(), *(part.events for part in parts)]),
+        pa.concat_tables([IDENTIFIERS.empty_table(), *identifiers]),
+        pa.concat_tables([FAILED.empty_table(), *(part.failed for part in parts)]),
+        sum(part.exact for part in parts),
+    )
+
+
+def warm() -> None:
+    """Compile the scan, or load it from numba's cache, before the first record is waited for."""
+    body = b'{"batch":[{"type":"page","userId":"u"},{}]}'
+    record = Record(
+        0, "", "00" * 8, 0, 0, 0, "", "", Kind.BATCH, Flags.NONE, 2, EXTRACTION_VERSION, "", "", body
+    )
+    parse([record], segment_defaults())
+
+
+# ---- chunks ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Body:
+    """A record and its unpacked body, or why it could not be unpacked."""
+
+    record: Record
+    body: bytes
+    damage: str = ""
+
+
+def _chunks(records: Sequence[Record]) -> Iterator[list[_Body]]:
+    """Unpack the records, and cut them where about `CHUNK_BYTES` have come together."""
+    chunk: list[_Body] = []
+    size = 0
+    for record in records:
+        try:
+            unpacked = _Body(record, unpack(record))
+        except Damaged as damaged:
+            unpacked = _Body(record, b"", str(damaged))
+        if chunk and size + len(unpacked.body) > CHUNK_BYTES:
+            yield chunk
+            chunk, size = [], 0
+        chunk.append(unpacked)
+        size += len(unpacked.body)
+    if chunk:
+        yield chunk
+
+
+def _parse_chunk(chunk: list[_Body], rules: IdentityRules, vocabulary: _Vocabulary) -> Parsed:
+    scanned = _Scanned(chunk, vocabulary)
+    left = np.flatnonzero(scanned.refused).tolist()
+    fast = Parsed(scanned.events(), scanned.identifiers(), scanned.failed(), 0)
+    if not left:
+        return fast
+    exact = _Exact()
+    for number in left:
+        exact.add(number, chunk[number], rules)
+    order, rank = _merged(scanned.rows_of_records(), exact.event_records)
+    failed_order, _ = _merged(scanned.failures_of_records(), exact.failed_records)
+    names = pa.concat_tables([fast.identifiers, exact.identifiers(fast.events.num_rows)])
+    moved = rank[names["row"].to_numpy()]
+    names = names.set_column(0, IDENTIFIERS.field(0), pa.array(moved, pa.int32()))
+    return Parsed(
+        pa.concat_tables([fast.events, exact.events()]).take(order),
+        names.take(np.argsort(moved, kind="stable")),
+        pa.concat_tables([fast.failed, exact.failed()]).take(failed_order),
+        len(left),
+    )
+
+
+def _merged(
+    fast: npt.NDArray[np.int64], exact: list[int]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return the order that sorts rows of both ways by record, and each row's place in it."""
+    order = np.argsort(np.concatenate([fast, np.array(exact, np.int64)]), kind="stable")
+    rank = np.empty(len(order), np.int64)
+    rank[order] = np.arange(len(order))
+    return order, rank
+
+
+# ---- the compiled way ------------------------------------------------------------------------
+
+
+def _vocabulary(rules: IdentityRules) -> _Vocabulary:
+    custom = [(rule, custom_keys(rule.type)) for rule in rules.types if rule.custom]
+    spelled = [word for rule, keys in custom for word in (rule.type, *keys)]
+    words = list(dict.fromkeys([*WORDS, *spelled]))
+    number = {word: place for place, word in enumerate(words)}
+    table = np.full((len(custom), 2 + _CUSTOM_KEYS_MAX), -1, np.int32)
+    for place, (rule, keys) in enumerate(custom):
+        table[place, : 2 + len(keys)] = (
+            number[rule.type],
+            COLLECTIONS.index(rule.collection),
+            *(number[key] for key in keys),
+        )
+    return _Vocabulary(
+        known=json_tape.vocabulary(words),
+        starts=np.cumsum([0, *(len(word.encode()) for word in words)]).astype(np.int32),
+        custom=table,
+        text="".join(words).encode() + b"{}",
+    )
+
+
+class _Scanned:
+    """One chunk after the compiled scan, and the Arrow tables made of it."""
+
+    def __init__(self, chunk: list[_Body], vocabulary: _Vocabulary) -> None:
+        self._received = np.array([item.record.received_at for item in chunk], np.int64)
+        self._headers = np.frombuffer(b"".join(_header(item.record) for item in chunk), _HEADER)
+        self._sources = pa.array([item.record.source_id for item in chunk], pa.string())
+        self._regions = pa.array([item.record.region for item in chunk], pa.string())
+        self._source = b"".join([item.body for item in chunk])
+        addresses = [_address(item.record) for item in chunk]
+        begin = b"".join([vocabulary.text, *addresses])
+        records = _records(chunk, addresses, len(vocabulary.text))
+        events = int(records["events"].sum())
+        size = len(begin) + len(self._source)
+        self._text = np.empty(size + 2 * len(self._source) + _PATCH_ROOM, np.uint8)
+        self._text[: len(begin)] = np.frombuffer(begin, np.uint8)
+        # One row more than there are events: the scan tries an event in the row behind the last. And
+        # never a single one, whose order would be both kinds: the scan would be compiled once more.
+        rows = np.empty((events + 2, to.ROW_WIDTH), np.int64, order="F")
+        names = np.empty(_NAMES_PER_EVENT * events + 1024, to.IDENTIFIER)
+        failures = np.empty(events, to.FAILURE)
+        cursor = np.zeros(to.CURSORS, np.int64)
+        cursor[to.TEXT], cursor[to.PATCH] = len(begin), size
+        self.refused = np.zeros(len(chunk), np.bool_)
+        scan(
+            np.frombuffer(self._source, np.uint8),
+            records,
+            vocabulary.known,
+            vocabulary.starts,
+            vocabulary.custom,
+            json_tape.new_tape(int((records["stop"] - records["start"]).max())),
+            json_tape.new_room(EVENT_DEPTH_MAX),
+            np.empty((2, len(vocabulary.starts)), np.int32),
+            self._text,
+            cursor,
+            rows,
+            names,
+            failures,
+            self.refused,
+        )
+        self._rows = rows[: cursor[to.ROWS]]
+        self._names = names[: cursor[to.IDENTIFIERS]]
+        self._failures = failures[: cursor[to.FAILURES]]
+
+    def rows_of_records(self) -> npt.NDArray[np.int64]:
+        return self._rows[:, to.ROW_RECORD]
+
+    def failures_of_records(self) -> npt.NDArray[np.int64]:
+        records: npt.NDArray[np.int64] = self._failures["record"]
+        return records
+
+    def events(self) -> pa.Table:
+        record = self.rows_of_records()
+        columns = {
+            name: self._strings(self._rows[:, 2 * place], self._rows[:, 2 * place + 1])
+            for place, name in enumerate(to.TEXT_COLUMNS)
+        }
+        columns["position"] = positions = self._positions(record, self._rows[:, to.ROW_INDEX])
+        columns["message_id"] = _with_derived_ids(columns["message_id"], positions)
+        columns["received_at"] = _times(self._received[record])
+        columns["timestamp"] = _times(self._rows[:, to.TIMESTAMP])
+        columns["original_timestamp"] = _times(self._rows[:, to.ORIGINAL])
+        columns["sent_at"] = _times(self._rows[:, to.SENT])
+        columns["source_id"] = self._sources.take(pa.array(record))
+        columns["region"] = self._regions.take(pa.array(record))
+        return pa.table([columns[name] for name in EVENTS.names], schema=EVENTS)
+
+    def identifiers(self) -> pa.Table:
+        names = self._names
+        columns = [
+            pa.array(names["row"].astype(np.int32)),
+            pa.array(names["collection"].astype(np.int8)),
+            self._strings(names["type_start"], names["type_stop"]),
+            self._strings(names["start"], names["stop"]),
+        ]
+        return pa.table(columns, schema=IDENTIFIERS)
+
+    def failed(self) -> pa.Table:
+        failures = self._failures
+        if not len(failures):
+            return FAILED.empty_table()
+        record = self.failures_of_records()
+        reasons = [to.STATUSES[status] for status in failures["status"]]
+        spans = zip(failures["start"].tolist(), failures["stop"].tolist(), strict=True)
+        raw = [self._source[start:stop] for start, stop in spans]
+        details = [
+            size_detail(len(part)) if reason == "event_too_large" else ""
+            for reason, part in zip(reasons, raw, strict=True)
+        ]
+        columns = [
+            self._positions(record, failures["index"]),
+            _times(self._received[record]),
+            self._strings(failures["id_start"], failures["id_stop"]),
+            pa.array(reasons, pa.string()),
+            pa.array(details, pa.string()),
+            pa.array(raw, pa.binary()),
+            self._sources.take(pa.array(record)),
+            self._regions.take(pa.array(record)),
+        ]
+        return pa.table(columns, schema=FAILED)
+
+    def _strings(self, start: npt.NDArray[np.int64], stop: npt.NDArray[np.int64]) -> pa.Array:
+        """Return the slices of the text as an Arrow column; a start below zero is a null."""
+        offsets = np.empty(len(start) + 1, np.int32)
+        valid = np.zeros((len(start) + 7) // 8, np.uint8)
+        nulls = _measure(start, stop, offsets, valid)
+        data = np.empty(int(offsets[-1]), np.uint8)
+        _gather(self._text, start, offsets, data)
+        validity = pa.py_buffer(valid) if nulls else None
+        return pa.StringArray.from_buffers(
+            len(start), pa.py_buffer(offsets), pa.py_buffer(data), validity, nulls
+        )
+
+    def _positions(self, record: npt.NDArray[np.int64], index: npt.NDArray[np.int64]) -> pa.Array:
+        places = np.empty(len(record), [("header", _HEADER), ("index", ">u4")])
+        places["header"] = self._headers[record]
+        places["index"] = index
+        return pa.FixedSizeBinaryArray.from_buffers(POSITION, len(record), [None, pa.py_buffer(places)])
+
+
+def _records(chunk: list[_Body], addresses: list[bytes], first_address: int) -> npt.NDArray[np.void]:
+    """Return what the scan must know of each record."""
+    records = np.zeros(len(chunk), to.RECORD)
+    records["stop"] = np.cumsum([len(item.body) for item in chunk])
+    records["start"][1:] = records["stop"][:-1]
+    records["address_stop"] = first_address + np.cumsum([len(address) for address in addresses])
+    records["address_start"] = np.concatenate(([first_address], records["address_stop"][:-1]))
+    records["type"] = [_path_type(item) for item in chunk]
+    records["received_at"] = [item.record.received_at for item in chunk]
+    records["sent_at"] = [_header_time(item.record) for item in chunk]
+    records["browser"] = [bool(item.record.flags & Flags.BROWSER) for item in chunk]
+    readable = records["type"] != to.UNREADABLE
+    records["events"][readable] = np.array([item.record.events for item in chunk], np.int64)[readable]
+    return records
+
+
+def _path_type(item: _Body) -> int:
+    """Return what the scan must know of a record's path; some records it cannot read."""
+    record = item.record
+    # Room is made for as many events as were counted, so a count that cannot be is not believed.
+    if item.damage or record.flags & Flags.TOLERANT or not 0 <= record.events <= len(item.body):
+        return to.UNREADABLE
+    if not _is_utf8(item.body):
+        return to.UNREADABLE
+    type = _TYPE_OF_KIND[record.kind]
+    return to.BATCH if type is None else EVENT_TYPES.index(type)
+
+
+def _is_utf8(body: bytes) -> bool:
+    if body.isascii():
+        return True
+    try:
+        body.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _header(record: Record) -> bytes:
+    """Return a position up to the index, as `Position.to_bytes` lays it out."""
+    return (
+        record.received_at.to_bytes(8, "big")
+        + region_code(record.region)
+        + bytes.fromhex(record.log_id)
+        + record.offset.to_bytes(8, "big")
+    )
+
+
+def _header_time(record: Record) -> int:
+    time = parse_time(record.sent_at) if record.sent_at else None
+    return NO_TIME if time is None else time
+
+
+def _address(record: Record) -> bytes:
+    """Return the member that fills in the peer's address."""
+    return b'"ip":' + json_text.dump(record.ip).encode() if record.ip else b""
+
+
+def _with_derived_ids(ids: pa.Array, positions: pa.Array) -> pa.Array:
+    """Name events without an id after their position, as the reference does."""
+    if not ids.null_count:
+        return ids
+    missing = ids.is_null()
+    derived = [f"pl-{position.hex()}" for position in positions.filter(missing).to_pylist()]
+    return pc.replace_with_mask(ids, missing, pa.array(derived, pa.string()))
+
+
+def _times(micros: npt.NDArray[np.int64]) -> pa.Array:
+    return pa.array(micros, pa.int64(), mask=micros == NO_TIME).cast(TIME)
+
+
+@json_tape.borrowing
+def _measure(
+    start: npt.NDArray[np.int64],
+    stop: npt.NDArray[np.int64],
+    offsets: npt.NDArray[np.int32],
+    valid: npt.NDArray[np.uint8],
+) -> int:
+    """Fill offsets and validity bits of slices; return how many are null."""
+    nulls = 0
+    offsets[0] = 0
+    for row in range(start.size):
+        if start[row] < 0:
+            nulls += 1
+            offsets[row + 1] = offsets[row]
+        else:
+            offsets[row + 1] = offsets[row] + stop[row] - start[row]
+            valid[row >> 3] |= 1 << (row & 7)
+    return nulls
+
+
+@json_tape.borrowing
+def _gather(
+    text: npt.NDArray[np.uint8],
+    start: npt.NDArray[np.int64],
+    offsets: npt.NDArray[np.int32],
+    data: npt.NDArray[np.uint8],
+) -> None:
+    for row in range(start.size):
+        begin = offsets[row]
+        size = offsets[row + 1] - begin
+        origin = start[row]
+        for place in range(size):
+            data[begin + place] = text[origin + place]
+
+
+# ---- the exact way ---------------------------------------------------------------------------
+
+
+class _Exact:
+    """Records read by the reference, gathered into the same tables."""
+
+    def __init__(self) -> None:
+        self.event_records: list[int] = []
+        self.failed_records: list[int] = []
+        self._events: list[tuple[Event, str]] = []
+        self._failed: list[tuple[Rejected, str]] = []
+
+    def add(self, number: int, item: _Body, rules: IdentityRules) -> None:
+        envelope = envelope_of(item.record)
+        if item.damage:
+            outcomes = undecodable(item.record.body, envelope, item.damage)
+        else:
+            outcomes = parse_record(item.body, envelope, rules)
+        for outcome in outcomes:
+            if isinstance(outcome, Event):
+                self.event_records.append(number)
+                self._events.append((outcome, envelope.region))
+            else:
+                self.failed_records.append(number)
+                self._failed.append((outcome, envelope.region))
+
+    def events(self) -> pa.Table:
+        return _table(EVENTS, [_row(event, region, EVENTS) for event, region in self._events])
+
+    def failed(self) -> pa.Table:
+        return _table(FAILED, [_row(rejected, region, FAILED) for rejected, region in self._failed])
+
+    def identifiers(self, first_row: int) -> pa.Table:
+        found = [
+            (row, collection, identifier.type, identifier.value)
+            for row, (event, _) in enumerate(self._events, start=first_row)
+            for collection, identifiers in enumerate((event.users, event.accounts))
+            for identifier in identifiers
+        ]
+        return _table(IDENTIFIERS, found)
+
+
+def envelope_of(record: Record) -> Envelope:
+    """Return what the reference must know of a record besides its body."""
+    return Envelope(
+        received_at=record.received_at,
+        region=record.region,
+        log_id=record.log_id,
+        offset=record.offset,
+        source_id=record.source_id,
+        type=_TYPE_OF_KIND[record.kind],
+        events=record.events,
+        ip=record.ip,
+        sent_at=record.sent_at,
+        browser=bool(record.flags & Flags.BROWSER),
+        extraction_version=record.extraction_version,
+    )
+
+
+def _row(outcome: Event | Rejected, region: str, schema: pa.Schema) -> tuple[object, ...]:
+    special = {"position": outcome.position.to_bytes(), "region": region}
+    return tuple(special[name] if name in special else getattr(outcome, name) for name in schema.names)
+
+
+def _table(schema: pa.Schema, rows: Sequence[tuple[object, ...]]) -> pa.Table:
+    columns = zip(*rows, strict=True) if rows else ([] for _ in schema)
+    arrays = [pa.array(list(values), field.type) for values, field in zip(columns, schema, strict=True)]
+    return pa.table(arrays, schema=schema)

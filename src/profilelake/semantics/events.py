@@ -1,0 +1,493 @@
+"""What one record of the log means: the events in it, or why one of them is refused.
+
+This is the plain reference; `landing/parse.py` is its fast form. Which fields an event has, which
+time it happened, which identifiers it names: decided here. What identifiers lead to is not.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final, Literal, TypeAlias, get_args
+
+from profilelake.errors import Unavailable
+from profilelake.semantics import json_text
+from profilelake.semantics.identifiers import Identifier, normalise
+from profilelake.semantics.json_text import Json, NotJson, Number, Part
+from profilelake.semantics.positions import Position
+from profilelake.semantics.rules import COLLECTIONS, EXTRACTION_VERSION, Collection, IdentityRules
+from profilelake.semantics.times import happened_at, parse_time
+
+EventType: TypeAlias = Literal["identify", "track", "page", "screen", "group", "alias"]
+EVENT_TYPES: Final[tuple[EventType, ...]] = get_args(EventType)
+
+EVENT_BYTES_MAX: Final = 32_768
+"""Bytes of one event's JSON as it was sent."""
+INHERITED_BYTES_MAX: Final = 8_192
+"""Bytes of `context` and `integrations` that a batch hands down to each of its events."""
+EVENT_DEPTH_MAX: Final = 100
+"""Levels of brackets in one event; every engine reads that deep."""
+
+REASONS: Final[dict[str, str]] = {
+    "undecodable_record": "the request body is not JSON of the expected shape, so none of its events can be read",
+    "not_an_object": "an event must be a JSON object",
+    "nested_too_deeply": f"the event has more than {EVENT_DEPTH_MAX} levels of brackets",
+    "event_too_large": f"the event has more than {EVENT_BYTES_MAX} bytes of JSON, or its batch hands down"
+    f" more than {INHERITED_BYTES_MAX} bytes of context and integrations",
+    "unknown_type": f"`type` must be one of {', '.join(EVENT_TYPES)}",
+    "invalid_field": "a field has a JSON type that its meaning does not allow",
+    "missing_event_name": "a track event needs `event`",
+    "missing_group_id": "a group event needs `groupId`",
+    "missing_previous_id": "an alias event needs `previousId`",
+    "no_identifier": "the event names nobody: it needs a userId, anonymousId, groupId, e-mail, device id"
+    " or external id",
+}
+"""Why an event is refused: code -> what the sender is told."""
+
+TEXT_FIELDS: Final = ("messageId", "userId", "anonymousId", "groupId", "previousId", "event", "name")
+"""Fields whose value is text; numbers are taken as their digits."""
+OBJECT_FIELDS: Final = ("context", "properties", "traits", "integrations")
+"""Fields whose value is an object; PHP writes an empty one as `[]`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """What is known of a record besides its body.
+
+    `type` is what the path named, None for a batch. `events` was counted on arrival. `browser`:
+    the request came from a page, so `context.ip` is filled from `ip`. `sent_at` is the SentAt
+    header, "" where there was none.
+    """
+
+    received_at: int
+    region: str
+    log_id: str
+    offset: int
+    source_id: str
+    type: EventType | None
+    events: int
+    ip: str = ""
+    sent_at: str = ""
+    browser: bool = False
+    extraction_version: int = EXTRACTION_VERSION
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One accepted event. Times are microseconds UTC; JSON parts are canonical text.
+
+    `original_timestamp` is the client's own time, None where it sent none; `timestamp` is when it
+    happened by our clock. The identifiers are normalised, distinct, and raw: no rule has blocked
+    any yet. `consent` is `context.consent`, `library` is `context.library.name`.
+    """
+
+    position: Position
+    received_at: int
+    message_id: str
+    type: EventType
+    event: str | None
+    name: str | None
+    user_id: str | None
+    anonymous_id: str | None
+    group_id: str | None
+    previous_id: str | None
+    timestamp: int
+    original_timestamp: int | None
+    sent_at: int | None
+    source_id: str
+    library: str | None
+    consent: str | None
+    context: str | None
+    properties: str | None
+    traits: str | None
+    integrations: str | None
+    users: tuple[Identifier, ...]
+    accounts: tuple[Identifier, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """One refused event: data, not an exception, so that it can be looked at and replayed.
+
+    `raw` is the event as it was sent. Of an undecodable record the first event keeps the whole
+    body and the others none.
+    """
+
+    position: Position
+    received_at: int
+    message_id: str | None
+    reason: str
+    detail: str
+    raw: bytes
+    source_id: str
+
+
+class _Refused(Exception):  # noqa: N818 - never leaves this module; it carries a verdict, not an error
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(reason, detail)
+        self.reason = reason
+        self.detail = detail
+
+
+def parse_record(body: bytes, envelope: Envelope, rules: IdentityRules) -> list[Event | Rejected]:
+    """Return what each event of a record means, in their order: exactly `envelope.events` outcomes.
+
+    `body` is the request body after Content-Encoding. A body that cannot be read, or that holds
+    another number of events than were counted on arrival, is refused whole (`undecodable`), so
+    that the accounts always balance.
+
+    Raises:
+        Unavailable: a newer program wrote the record and reads identifiers from other places.
+    """
+    check_extraction_version(envelope.extraction_version)
+    try:
+        outcomes = list(_outcomes(json_text.decode_bytes(body), envelope, rules))
+    except NotJson as error:
+        return undecodable(body, envelope, str(error))
+    if len(outcomes) != envelope.events:
+        return undecodable(body, envelope, count_mismatch(len(outcomes), envelope.events))
+    return outcomes
+
+
+def undecodable(raw: bytes, envelope: Envelope, detail: str) -> list[Event | Rejected]:
+    """Return the refusals of a record none of whose events can be read; the first one keeps the body."""
+    return [
+        _rejected(envelope, index, _Refused("undecodable_record", detail), None, b"" if index else raw)
+        for index in range(envelope.events)
+    ]
+
+
+def count_mismatch(found: int, counted: int) -> str:
+    """Return the detail for a record whose events are not as many as were counted on arrival."""
+    return f"the body holds {found} events, {counted} were counted on arrival"
+
+
+def size_detail(size: int) -> str:
+    """Return the detail of an event that is too large."""
+    return f"{size} bytes"
+
+
+def check_extraction_version(version: int) -> None:
+    """Refuse records whose identifiers are read from places this program does not know."""
+    if version != EXTRACTION_VERSION:
+        raise Unavailable(
+            f"reading a log record of extraction version {version}, this program knows {EXTRACTION_VERSION}:"
+            " start the program version that wrote it, or a newer one"
+        )
+
+
+# ---- records ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """What the root of a batch says about all its events."""
+
+    sent_at: int | None = None
+    context: dict[str, Json] | None = None
+    integrations: dict[str, Json] | None = None
+    refused: _Refused | None = None
+
+
+def _outcomes(text: str, envelope: Envelope, rules: IdentityRules) -> Iterator[Event | Rejected]:
+    root = json_text.whole(text)
+    if envelope.type is not None:
+        yield _outcome(text, root, _Batch(), envelope, 0, rules)
+        return
+    if text[root.start] != "{":
+        raise NotJson("a batch must be an object")
+    found = dict(json_text.members(text, root))
+    array = found.get("batch")
+    if array is None or text[array.start] != "[":
+        raise NotJson("a batch needs an array `batch`")
+    batch = _batch(text, found)
+    for index, item in enumerate(json_text.items(text, array)):
+        yield _outcome(text, item, batch, envelope, index, rules)
+
+
+def _batch(text: str, found: dict[str, Part]) -> _Batch:
+    """Read the root of a batch. Its `timestamp` is the time of the flush, so nobody's time: not read."""
+    inherited = [found[name] for name in ("context", "integrations") if name in found]
+    if sum(len(text[part.start : part.end].encode()) for part in inherited) > INHERITED_BYTES_MAX:
+        return _Batch(refused=_Refused("event_too_large", "batch context and integrations"))
+    if any(part.depth >= EVENT_DEPTH_MAX for part in inherited):
+        return _Batch(refused=_Refused("nested_too_deeply", "batch context and integrations"))
+    root = {
+        name: json_text.value(text[part.start : part.end])
+        for name, part in found.items()
+        if name in ("context", "integrations", "sentAt") and part.depth < EVENT_DEPTH_MAX
+    }
+    try:
+        return _Batch(
+            sent_at=_time(root.get("sentAt")),
+            context=_object(root, "context"),
+            integrations=_object(root, "integrations"),
+        )
+    except _Refused as refused:
+        return _Batch(refused=_Refused(refused.reason, f"batch {refused.detail}"))
+
+
+def _outcome(
+    text: str, part: Part, batch: _Batch, envelope: Envelope, index: int, rules: IdentityRules
+) -> Event | Rejected:
+    raw = text[part.start : part.end]
+    size = len(raw.encode())
+    message: Json = None
+    try:
+        if part.depth > EVENT_DEPTH_MAX:
+            raise _Refused("nested_too_deeply")
+        message = json_text.value(raw)
+        if not isinstance(message, dict):
+            raise _Refused("not_an_object")
+        if size > EVENT_BYTES_MAX:
+            raise _Refused("event_too_large", size_detail(size))
+        if batch.refused:
+            raise batch.refused
+        return parse_event(message, batch, envelope, index, rules)
+    except _Refused as refused:
+        known = _known_message_id(message) if isinstance(message, dict) else None
+        return _rejected(envelope, index, refused, known, raw.encode())
+
+
+def _rejected(
+    envelope: Envelope, index: int, refused: _Refused, message_id: str | None, raw: bytes
+) -> Rejected:
+    return Rejected(
+        position=_position(envelope, index),
+        received_at=envelope.received_at,
+        message_id=message_id,
+        reason=refused.reason,
+        detail=refused.detail,
+        raw=raw,
+        source_id=envelope.source_id,
+    )
+
+
+def _position(envelope: Envelope, index: int) -> Position:
+    return Position(envelope.received_at, envelope.region, envelope.log_id, envelope.offset, index)
+
+
+# ---- one event -------------------------------------------------------------------------------
+
+
+def parse_event(
+    message: dict[str, Json], batch: _Batch, envelope: Envelope, index: int, rules: IdentityRules
+) -> Event:
+    kind = _type(message, envelope)
+    texts = {field: _text(message, field) for field in TEXT_FIELDS}
+    parts = {field: _object(message, field) for field in OBJECT_FIELDS}
+    context = _with_ip(_inherit(parts["context"], batch.context), envelope)
+    properties = _with_category(kind, message, parts["properties"])
+    traits = parts["traits"]
+    if kind == "identify" and traits is None:
+        # RudderStack's SDKs write the traits of an identify call into the context only.
+        traits = _inner(context, "traits")
+    if kind == "track" and texts["event"] is None:
+        raise _Refused("missing_event_name")
+    if kind == "group" and texts["groupId"] is None:
+        raise _Refused("missing_group_id")
+    if kind == "alias" and texts["previousId"] is None:
+        raise _Refused("missing_previous_id")
+    found = _identifiers(kind, texts, context, traits, parts["properties"], rules)
+    if not any(found.values()):
+        raise _Refused("no_identifier")
+    original = _first_time(message.get("timestamp"), message.get("originalTimestamp"))
+    sent = batch.sent_at
+    if sent is None:
+        sent = _first_time(message.get("sentAt"), envelope.sent_at)
+    position = _position(envelope, index)
+    return Event(
+        position=position,
+        received_at=envelope.received_at,
+        message_id=texts["messageId"] or "pl-" + position.to_bytes().hex(),
+        type=kind,
+        event=texts["event"],
+        name=texts["name"],
+        user_id=texts["userId"],
+        anonymous_id=texts["anonymousId"],
+        group_id=texts["groupId"],
+        previous_id=texts["previousId"],
+        timestamp=happened_at(envelope.received_at, original, sent),
+        original_timestamp=original,
+        sent_at=sent,
+        source_id=envelope.source_id,
+        library=_library(context),
+        consent=_dump(_inner(context, "consent")),
+        context=_dump(context),
+        properties=_dump(properties),
+        traits=_dump(traits),
+        integrations=_dump(_inherit(parts["integrations"], batch.integrations)),
+        users=tuple(found["users"]),
+        accounts=tuple(found["accounts"]),
+    )
+
+
+def _type(message: dict[str, Json], envelope: Envelope) -> EventType:
+    if envelope.type is not None:
+        return envelope.type
+    sent = message.get("type")
+    for kind in EVENT_TYPES:
+        if sent == kind:
+            return kind
+    raise _Refused("unknown_type")
+
+
+def _text(message: dict[str, Json], field: str) -> str | None:
+    found = message.get(field)
+    if found is None or isinstance(found, str):
+        return found or None
+    if isinstance(found, Number):
+        return found.digits
+    raise _Refused("invalid_field", f"{field} is neither text nor a number")
+
+
+def _object(message: dict[str, Json], field: str) -> dict[str, Json] | None:
+    found = message.get(field)
+    if found is None or found == "":
+        return None
+    if found == []:
+        return {}
+    if isinstance(found, dict):
+        return found
+    raise _Refused("invalid_field", f"{field} is not an object")
+
+
+def _known_message_id(message: dict[str, Json]) -> str | None:
+    try:
+        return _text(message, "messageId")
+    except _Refused:
+        return None
+
+
+def _inherit(own: dict[str, Json] | None, batch: dict[str, Json] | None) -> dict[str, Json] | None:
+    """Add the members of the batch that the event has not: what the event says itself wins."""
+    if own is None or batch is None:
+        return batch if own is None else own
+    return own | {key: item for key, item in batch.items() if key not in own}
+
+
+def _with_ip(context: dict[str, Json] | None, envelope: Envelope) -> dict[str, Json] | None:
+    """Fill `context.ip` where the event came from a page, or its sender asks for it."""
+    wanted = envelope.browser or (context is not None and context.get("direct") is True)
+    if not wanted or not envelope.ip or (context and context.get("ip") not in (None, "")):
+        return context
+    return (context or {}) | {"ip": envelope.ip}
+
+
+def _with_category(
+    kind: EventType, message: dict[str, Json], properties: dict[str, Json] | None
+) -> dict[str, Json] | None:
+    """Keep the `category` of a page or screen, which some SDKs send beside the properties only."""
+    category = message.get("category")
+    if kind not in ("page", "screen") or category in (None, "") or (properties and "category" in properties):
+        return properties
+    return (properties or {}) | {"category": category}
+
+
+def _library(context: dict[str, Json] | None) -> str | None:
+    library = _inner(context, "library")
+    name = library.get("name") if library else None
+    return name if isinstance(name, str) and name else None
+
+
+def _inner(outer: dict[str, Json] | None, field: str) -> dict[str, Json] | None:
+    """Return an object inside another one, None where there is none: inner parts are never refused."""
+    found = outer.get(field) if outer else None
+    if found == []:
+        return {}
+    return found if isinstance(found, dict) else None
+
+
+def _dump(value: dict[str, Json] | None) -> str | None:
+    return None if value is None else json_text.dump(value)
+
+
+def _time(value: Json) -> int | None:
+    return parse_time(value) if isinstance(value, str) else None
+
+
+def _first_time(*values: Json) -> int | None:
+    """Return the first of the values that is a time: one that cannot be read counts as absent."""
+    return next((time for time in map(_time, values) if time is not None), None)
+
+
+# ---- identifiers -----------------------------------------------------------------------------
+
+
+def custom_keys(type: str) -> tuple[str, ...]:
+    """Return the keys a custom identifier type is read from: camelCase, snake_case, and as it is."""
+    snake = "".join("_" + letter.lower() if letter.isupper() else letter for letter in type).strip("_")
+    head, *rest = snake.split("_")
+    camel = head + "".join(word[:1].upper() + word[1:] for word in rest)
+    return tuple(dict.fromkeys((camel, snake, type)))
+
+
+def _identifiers(
+    kind: EventType,
+    texts: dict[str, str | None],
+    context: dict[str, Json] | None,
+    traits: dict[str, Json] | None,
+    properties: dict[str, Json] | None,
+    rules: IdentityRules,
+) -> dict[Collection, list[Identifier]]:
+    """Collect the identifiers an event names, in a fixed order, each once.
+
+    Per type the first place that holds one counts; `context.externalIds` come on top. Inside the
+    free-form parts, what is neither text nor a number is no identifier.
+    """
+    found: dict[Collection, list[Identifier]] = {"users": [], "accounts": []}
+    context = context or {}
+    own, about, said = traits or {}, _inner(context, "traits") or {}, properties or {}
+
+    def add(collection: Collection, type: str, *places: Json) -> None:
+        for place in places:
+            text = place.digits if isinstance(place, Number) else place
+            value = normalise(type, text) if isinstance(text, str) else ""
+            if value:
+                identifier = Identifier(type, value)
+                if identifier not in found[collection]:
+                    found[collection].append(identifier)
+                return
+
+    add("users", "user_id", texts["userId"])
+    add("users", "email", own.get("email"), about.get("email"), said.get("email"))
+    add("users", "anonymous_id", texts["anonymousId"])
+    device = _inner(context, "device") or {}
+    system = device.get("type")
+    if system in ("android", "ios"):
+        add("users", f"{system}.id", device.get("id"))
+        if device.get("adTrackingEnabled") is True:
+            add("users", f"{system}.idfa", device.get("advertisingId"))
+        add("users", f"{system}.push_token", device.get("token"))
+    analytics = _inner(_inner(context, "integrations"), "Google Analytics") or {}
+    add("users", "ga_client_id", analytics.get("clientId"))
+    for rule in rules.types:
+        if rule.custom:
+            first: dict[str, Json] = {}
+            if kind != "alias":
+                first = own if kind in ("identify", "group") else said
+            keys = custom_keys(rule.type)
+            add(rule.collection, rule.type, *(place.get(key) for place in (first, about) for key in keys))
+    for entry in _entries(context.get("externalIds")):
+        add(entry.collection, entry.type, entry.value)
+    add("accounts", "group_id", texts["groupId"])
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class _External:
+    collection: Collection
+    type: str
+    value: Json
+
+
+def _entries(listed: Json) -> Iterator[_External]:
+    """Read `context.externalIds`: entries that lack one of the four keys are no identifiers."""
+    for entry in listed if isinstance(listed, list) else ():
+        if not isinstance(entry, dict) or entry.get("encoding") != "none":
+            continue
+        type, collection = entry.get("type"), entry.get("collection")
+        # NUL parts type and value where identifiers are hashed, so a type cannot hold one.
+        if not isinstance(type, str) or not type or "\0" in type:
+            continue
+        for known in COLLECTIONS:
+            if collection == known:
+                yield _External(known, type, entry.get("id"))
