@@ -1,0 +1,204 @@
+"""One micro-batch: records of the log into the state, in one transaction."""
+
+import logging
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import pyarrow as pa
+
+from profilelake.errors import Corrupt, Unavailable
+from profilelake.eventlog import Damage, LogEnd, Record, Slice
+from profilelake.identity.resolve import Resolver
+from profilelake.identity.tables import IDENTIFIER_SETS, IDENTITY_UPDATES
+from profilelake.lake.tables import TableDef
+from profilelake.landing.dedup import DedupIndex
+from profilelake.landing.land import Landed, Landing, damage_rows
+from profilelake.landing.tables import EVENT_COPIES, FAILED_EVENTS
+from profilelake.ops.failpoints import reach
+from profilelake.pipeline.metrics import Timer
+from profilelake.pipeline.progress import PROGRESS, TOTALS, Applied, load_applied
+from profilelake.pipeline.publish import outbox_key, pack, run_rows
+from profilelake.profiles.fold import fold_traits
+from profilelake.profiles.tables import TRAIT_WRITES
+from profilelake.semantics.rules import IdentityRules
+from profilelake.state import recent
+from profilelake.state.store import Db, State, Tx
+from profilelake.state.working import Working
+
+EPOCH_DIGITS: Final = 12
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class WorkspaceSetup:
+    """What the pipeline must know of a workspace: its rules, its identifier key, its folders."""
+
+    name: str
+    rules: IdentityRules
+    identifier_key: bytes
+    recent_directory: Path
+    dedup_directory: Path
+
+
+class Batcher:
+    """Applies slices of the log to the state of all workspaces. The only writer of facts there."""
+
+    def __init__(
+        self, state: State, workspaces: Sequence[WorkspaceSetup], region: str, now: int, timer: Timer
+    ) -> None:
+        self._state = state
+        self._timer = timer
+        self._setups = {setup.name: setup for setup in workspaces}
+        self._resolvers = {setup.name: Resolver(setup.rules) for setup in workspaces}
+        self._region = region
+        self._epoch = f"{now:020d}"
+        state.ensure(list(self._setups))
+        self._landings: dict[str, Landing] = {}
+        self.reload()
+
+    def reload(self) -> None:
+        """Take everything kept in memory from the state again; needed after a transaction failed."""
+        for setup in self._setups.values():
+            with self._state.read(setup.name) as tx:
+                index = DedupIndex.load(tx, setup.name, setup.dedup_directory)
+                recent.sweep(setup.recent_directory, recent.load(tx, setup.name))
+            self._landings[setup.name] = Landing(key=setup.identifier_key, rules=setup.rules, index=index)
+
+    def vector(self) -> dict[str, LogEnd]:
+        """Return how far the log has been applied, for all workspaces alike."""
+        name = next(iter(self._setups))
+        with self._state.read(name) as tx:
+            return load_applied(tx, name, self._epoch).ends()
+
+    def apply(self, slice: Slice) -> None:
+        """Apply a slice. Records that cannot be processed become dead letters and stop nobody.
+
+        Raises:
+            Unavailable: disk full or the like: nothing was applied, the same slice may be retried.
+            Corrupt: the state contradicts itself.
+        """
+        self._apply(slice.records, slice.ends, slice.damage, slice.watermark)
+
+    def _apply(
+        self,
+        records: Sequence[Record],
+        ends: Mapping[str, LogEnd],
+        damage: Sequence[Damage],
+        watermark: int,
+    ) -> None:
+        try:
+            self._transact(records, ends, damage, watermark, detail=None)
+            return
+        except (Unavailable, Corrupt, OSError, MemoryError):
+            self.reload()
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is found and set aside below
+            # A fault of ours that some record brings out must not stop all others for ever.
+            _log.exception("processing %d records failed; looking for the one that causes it", len(records))
+            self.reload()
+            if len(records) <= 1:
+                detail = f"processing failed: {type(error).__name__}"
+                self._transact(records, ends, damage, watermark, detail=detail)
+                return
+        half = len(records) // 2
+        first = records[:half]
+        reached = dict(self.vector())
+        for record in first:
+            reached[record.log_id] = LogEnd(record.next_offset, record.events_before + record.events)
+        self._apply(first, reached, (), first[-1].received_at)
+        self._apply(records[half:], ends, damage, watermark)
+
+    def _transact(
+        self,
+        records: Sequence[Record],
+        ends: Mapping[str, LogEnd],
+        damage: Sequence[Damage],
+        watermark: int,
+        *,
+        detail: str | None,
+    ) -> None:
+        by_workspace: dict[str, list[Record]] = {name: [] for name in self._setups}
+        fallback = next(iter(self._setups))
+        for record in records:
+            by_workspace[record.workspace if record.workspace in by_workspace else fallback].append(record)
+        self._timer.start()
+        with self._state.write() as tx:
+            for name, mine in by_workspace.items():
+                applied = load_applied(tx, name, self._epoch)
+                applied.sequence += 1
+                if mine or damage:
+                    self._stages(tx, name, mine, damage if name == fallback else (), applied, detail)
+                applied.vector = {**applied.vector, **{log: (e.offset, e.events) for log, e in ends.items()}}
+                applied.watermark = max(applied.watermark, watermark)
+                tx.put_meta(name, PROGRESS, applied)
+            reach("state.before_commit")
+        reach("state.committed")
+        self._timer.lap("commit")
+        self._timer.applied(sum(record.events for record in records))
+
+    def _stages(
+        self,
+        tx: Tx,
+        name: str,
+        records: Sequence[Record],
+        damage: Sequence[Damage],
+        applied: Applied,
+        detail: str | None,
+    ) -> None:
+        sequence = applied.sequence
+        landing = self._landings[name]
+        landed = landing.land(tx, records, sequence) if detail is None else landing.set_aside(records, detail)
+        self._timer.lap("land")
+        reach("landing.landed")
+        work = Working(tx, name, sequence)
+        resolver = self._resolvers[name]
+        rows = resolver.apply(work, landed.sightings, landed.events, applied.position)
+        if landed.copies.num_rows:
+            resolver.move_back(work, landed.copies, rows)
+        self._timer.lap("identity")
+        writes = fold_traits(work, landed.events)
+        self._timer.lap("profiles")
+        work.flush()
+        self._timer.lap("flush")
+        reach("state.profiles")
+        failed = pa.concat_tables([landed.failed, damage_rows(damage, applied.watermark, self._region)])
+        waiting: tuple[tuple[TableDef, pa.Table], ...] = (
+            (EVENT_COPIES, landed.copies),
+            (FAILED_EVENTS, failed),
+            (IDENTIFIER_SETS, rows.identifier_sets()),
+            (IDENTITY_UPDATES, rows.identity_updates()),
+            (TRAIT_WRITES, writes),
+        )
+        for definition, table in waiting:
+            if table.num_rows:
+                tx.put(name, Db.OUTBOX, outbox_key(sequence, definition), pack(table))
+        reach("state.outbox")
+        if landed.events.num_rows:
+            run = recent.write(
+                self._setups[name].recent_directory,
+                run_rows(landed.events),
+                sequence_min=sequence,
+                sequence_max=sequence,
+            )
+            reach("recent.written")
+            recent.store(tx, name, [*recent.load(tx, name), run])
+            last = landed.events.column("position")[-1].as_py()
+            applied.position = max(applied.position, last)
+        self._timer.lap("recent")
+        _count(applied, landed, failed.num_rows)
+
+
+def _count(applied: Applied, landed: Landed, failed: int) -> None:
+    totals = {name: applied.totals.get(name, 0) for name in TOTALS}
+    totals["in_lake"] += landed.events.num_rows
+    totals["duplicates"] += landed.duplicates
+    totals["failed"] += failed
+    applied.totals = totals
+
+
+def new_epoch(now: int) -> str:
+    """Return the name of a new state: later ones sort after earlier ones."""
+    return f"{now:020d}-{secrets.token_hex(4)}"

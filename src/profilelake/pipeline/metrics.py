@@ -1,0 +1,46 @@
+"""Where the pipeline's processor time goes, by stage, and how much it has done."""
+
+import time
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter
+
+STAGES: Final = ("read", "land", "identity", "profiles", "flush", "recent", "commit", "publish", "tend")
+
+
+class Stages:
+    """Counters of the pipeline process; each thread takes a `Timer` of its own."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        seconds = Counter(
+            "profilelake_stage_cpu_seconds",
+            "Processor seconds by pipeline stage",
+            ("stage",),
+            registry=registry,
+        )
+        self.seconds = {stage: seconds.labels(stage) for stage in STAGES}
+        self.events = Counter("profilelake_pipeline_events", "Events applied to the state", registry=registry)
+        self.batches = Counter("profilelake_micro_batches", "Micro-batches applied", registry=registry)
+
+
+class Timer:
+    """Counts thread processor seconds per stage; `lap` ends the stage that began with the last one."""
+
+    def __init__(self, stages: Stages) -> None:
+        self._stages = stages
+        self._at = 0.0
+
+    def start(self) -> None:
+        """Begin a stage now."""
+        self._at = time.thread_time()
+
+    def lap(self, stage: str) -> None:
+        """Count what passed since `start` or the last `lap` for `stage`."""
+        now = time.thread_time()
+        self._stages.seconds[stage].inc(now - self._at)
+        self._at = now
+
+    def applied(self, events: int) -> None:
+        """Count a micro-batch."""
+        self._stages.events.inc(events)
+        self._stages.batches.inc()

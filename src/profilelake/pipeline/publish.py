@@ -1,0 +1,296 @@
+"""Bring the lake's tables up to the state: exactly once, table by table, from the outbox.
+
+Runs beside the micro-batches, on a consistent view of the state. Every table carries the sequence it
+has reached in its own snapshots, so a publication that was cut short anywhere is continued, never
+repeated; what the outbox holds is let go only when every table has it.
+"""
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from profilelake.identity import publish as identity_rows
+from profilelake.identity.tables import (
+    IDENTIFIER_SETS,
+    IDENTIFIERS,
+    IDENTITY_MAP,
+    IDENTITY_REFUSALS,
+    IDENTITY_UPDATES,
+    SET_MAP,
+    SET_SIGHTINGS,
+)
+from profilelake.lake.catalog import Lake
+from profilelake.lake.progress import Progress
+from profilelake.lake.tables import TableDef
+from profilelake.landing.tables import EVENT_COPIES, EVENTS, FAILED_EVENTS
+from profilelake.ops.clock import Clock
+from profilelake.ops.failpoints import reach
+from profilelake.pipeline.progress import PUBLISHED, Published, load_applied, load_published
+from profilelake.profiles.publish import profile_changes
+from profilelake.profiles.tables import PROFILES, TRAIT_WRITES
+from profilelake.state import recent
+from profilelake.state.recent import Run
+from profilelake.state.records import NOBODY
+from profilelake.state.store import Db, State, Tx
+from profilelake.state.working import Dirty
+
+APPENDED: Final = (EVENT_COPIES, FAILED_EVENTS, IDENTIFIER_SETS, IDENTITY_UPDATES, TRAIT_WRITES)
+"""Tables whose rows wait in the outbox as they are."""
+CURRENT: Final = (SET_MAP, IDENTIFIERS, IDENTITY_MAP, IDENTITY_REFUSALS, PROFILES)
+ACTIVITY_SETS_MAX: Final = 10_000
+"""Sets whose new counts are shown with every publication; more of them wait for `publish_age`."""
+
+_log = logging.getLogger(__name__)
+_ROW_COLUMNS: Final = ("key", "copy", "position")
+
+
+@dataclass(frozen=True, slots=True)
+class Publisher:
+    """Publishes one workspace. One thread of one process uses it."""
+
+    workspace: str
+    state: State
+    lake: Lake
+    recent_directory: Path
+    rule_version: int
+    clock: Clock
+    publish_age_seconds: float
+
+    def publish(self, *, whole: bool) -> bool:
+        """Commit what the state has and the lake has not; return False when there was nothing.
+
+        `whole` shows every count, however many profiles were active.
+
+        Raises:
+            Unavailable: disk full or an unknown outcome; call again.
+        """
+        with self.state.read(self.workspace) as tx:
+            applied = load_applied(tx, self.workspace, "")
+            published = load_published(tx, self.workspace)
+            if applied.sequence <= published.sequence and not (
+                whole and published.activity_through < applied.sequence
+            ):
+                return False
+            progress = applied.as_progress()
+            runs = recent.load(tx, self.workspace)
+            self._publish_events(runs, progress)
+            reach("publish.events")
+            for definition in APPENDED:
+                self._append(definition, progress, partial(_waiting, tx, self.workspace, definition))
+            reach("publish.appended")
+            activity, through = self._active(tx, runs, published, applied.sequence, whole=whole)
+            self._publish_current(tx, progress, activity)
+            reach("publish.current")
+        committed = self.lake.table(self.workspace, EVENTS).progress()
+        if committed is None:
+            return False
+        self._let_go(committed, through)
+        return True
+
+    def merge(self) -> None:
+        """Fold the change logs of current tables into their bases, and recent runs into larger ones."""
+        for definition in CURRENT:
+            if self.lake.current_table(self.workspace, definition).merge():
+                reach("publish.merged")
+        with self.state.write() as tx:
+            published = load_published(tx, self.workspace)
+            published.merged_at = self.clock()
+            tx.put_meta(self.workspace, PUBLISHED, published)
+
+    def tend_runs(self) -> None:
+        """Merge small recent runs that the lake has, drop those beyond the look-back, sweep files."""
+        oldest = self.clock() - recent.LOOK_BACK_SECONDS * 1_000_000
+        with self.state.read(self.workspace) as tx:
+            published = load_published(tx, self.workspace)
+            runs = recent.load(tx, self.workspace)
+        settled = [run for run in runs if run.sequence_max <= published.sequence]
+        due = recent.merge_due(settled)
+        if due:
+            merged = recent.merge(self.recent_directory, due)
+            reach("runs.merged")
+            names = {run.name for run in due}
+            with self.state.write() as tx:
+                now = recent.load(tx, self.workspace)
+                kept = [run for run in now if run.name not in names]
+                place = next(number for number, run in enumerate(now) if run.name in names)
+                recent.store(tx, self.workspace, [*kept[:place], merged, *kept[place:]])
+            reach("runs.listed")
+        expired = {run.name for run in settled if run.received_max < oldest}
+        if expired:
+            with self.state.write() as tx:
+                now = recent.load(tx, self.workspace)
+                recent.store(tx, self.workspace, [run for run in now if run.name not in expired])
+        if due or expired:
+            with self.state.read(self.workspace) as tx:
+                recent.sweep(self.recent_directory, recent.load(tx, self.workspace))
+            reach("runs.swept")
+
+    def _append(
+        self,
+        definition: TableDef,
+        progress: Progress,
+        rows_after: Callable[[int], pa.Table],
+        *,
+        always: bool = False,
+    ) -> None:
+        table = self.lake.table(self.workspace, definition)
+        held = _held(table.progress(), progress)
+        if held < progress.sequence:
+            table.append(rows_after(held), progress, always=always)
+
+    def _publish_events(self, runs: list[Run], progress: Progress) -> None:
+        def events_after(held: int) -> pa.Table:
+            parts = [
+                recent.read_whole(self.recent_directory, run, EVENTS.schema().names)
+                for run in _between(runs, held, progress.sequence)
+            ]
+            if not parts:
+                return EVENTS.schema().empty_table()
+            return pa.concat_tables(parts).sort_by([(name, "ascending") for name in EVENTS.sort])
+
+        def sightings_after(held: int) -> pa.Table:
+            parts = [
+                recent.read_keys(self.recent_directory, run, identity_rows.SIGHTING_COLUMNS)
+                for run in _between(runs, held, progress.sequence)
+            ]
+            return (
+                identity_rows.sightings(pa.concat_tables(parts))
+                if parts
+                else SET_SIGHTINGS.schema().empty_table()
+            )
+
+        self._append(EVENTS, progress, events_after, always=True)
+        self._append(SET_SIGHTINGS, progress, sightings_after)
+
+    def _active(
+        self, tx: Tx, runs: list[Run], published: Published, sequence: int, *, whole: bool
+    ) -> tuple[set[bytes], int]:
+        """Return profiles whose counts are to be shown now, and the sequence that covers."""
+        parts = [
+            recent.read_keys(self.recent_directory, run, ("key",)).column("key")
+            for run in runs
+            if run.sequence_max > published.activity_through
+        ]
+        if not parts:
+            return set(), sequence
+        keys = pc.unique(pa.chunked_array([chunk for part in parts for chunk in part.chunks]))
+        due = self.clock() - published.at > self.publish_age_seconds * 1_000_000
+        if len(keys) > ACTIVITY_SETS_MAX and not whole and not due:
+            return set(), published.activity_through
+        records = tx.sets(self.workspace, keys.to_pylist())
+        return {record.profile for record in records.values()} - {NOBODY}, sequence
+
+    def _publish_current(self, tx: Tx, progress: Progress, active: set[bytes]) -> None:
+        dirty: dict[str, list[tuple[int, bytes]]] = {kind: [] for kind in Dirty}
+        for key, mark in tx.items(self.workspace, Db.DIRTY):
+            dirty[key[:1].decode()].append((int.from_bytes(mark, "big"), key[1:]))
+        workspace, sequence = self.workspace, progress.sequence
+        makers: Mapping[str, tuple[Dirty, Callable[[list[bytes]], pa.Table]]] = {
+            SET_MAP.name: (
+                Dirty.SET,
+                lambda keys: identity_rows.set_map_changes(tx, workspace, keys, sequence),
+            ),
+            IDENTIFIERS.name: (
+                Dirty.IDENT,
+                lambda keys: identity_rows.identifier_changes(tx, workspace, keys, sequence),
+            ),
+            IDENTITY_MAP.name: (
+                Dirty.IDENT,
+                lambda keys: identity_rows.identity_map_changes(tx, workspace, keys, sequence),
+            ),
+            IDENTITY_REFUSALS.name: (
+                Dirty.REFUSALS,
+                lambda keys: identity_rows.refusal_changes(tx, workspace, keys, sequence, self.rule_version),
+            ),
+            PROFILES.name: (Dirty.PROFILE, lambda keys: profile_changes(tx, workspace, keys, sequence)),
+        }
+        for definition in CURRENT:
+            kind, make = makers[definition.name]
+            table = self.lake.current_table(self.workspace, definition)
+            held = _held(table.progress(), progress)
+            if held >= progress.sequence:
+                continue
+            keys = {key for mark, key in dirty[kind] if mark > held}
+            if definition is PROFILES:
+                keys |= active
+            if keys:
+                table.append_changes(make(sorted(keys)), progress)
+
+    def _let_go(self, committed: Progress, activity_through: int) -> None:
+        """Forget what every table has now, and note how far the lake has come."""
+        with self.state.write() as tx:
+            for key, _ in tx.items(self.workspace, Db.OUTBOX):
+                if int.from_bytes(key[:8], "big") > committed.sequence:
+                    break
+                tx.delete(self.workspace, Db.OUTBOX, key)
+            for key, mark in tx.items(self.workspace, Db.DIRTY):
+                if int.from_bytes(mark, "big") <= committed.sequence:
+                    tx.delete(self.workspace, Db.DIRTY, key)
+            published = load_published(tx, self.workspace)
+            published.sequence = committed.sequence
+            published.vector = dict(committed.vector)
+            published.totals = dict(committed.totals)
+            published.activity_through = activity_through
+            published.at = self.clock()
+            tx.put_meta(self.workspace, PUBLISHED, published)
+            reach("publish.let_go")
+        reach("publish.done")
+
+
+def _held(table: Progress | None, wanted: Progress) -> int:
+    """Return the sequence a table has reached in the wanted epoch."""
+    return table.sequence if table is not None and table.epoch == wanted.epoch else -1
+
+
+def _between(runs: Iterable[Run], after: int, through: int) -> list[Run]:
+    return [run for run in runs if run.sequence_min > after and run.sequence_max <= through]
+
+
+def outbox_key(sequence: int, definition: TableDef) -> bytes:
+    """Return the key under which rows of a micro-batch wait for the lake."""
+    return sequence.to_bytes(8, "big") + definition.name.encode()
+
+
+def pack(rows: pa.Table) -> bytes:
+    """Return rows as they wait in the outbox."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, rows.schema, options=pa.ipc.IpcWriteOptions(compression="lz4")) as writer:
+        writer.write_table(rows)
+    packed: bytes = sink.getvalue().to_pybytes()
+    return packed
+
+
+def _waiting(tx: Tx, workspace: str, definition: TableDef, after: int) -> pa.Table:
+    name = definition.name.encode()
+    start = (after + 1).to_bytes(8, "big")
+    parts = [
+        pa.ipc.open_stream(value).read_all()
+        for key, value in tx.items(workspace, Db.OUTBOX, start)
+        if key[8:] == name
+    ]
+    return pa.concat_tables(parts) if parts else definition.schema().empty_table()
+
+
+def run_rows(events: pa.Table) -> pa.Table:
+    """Return accepted events as the rows of a recent run: sorted, group events under both their sets."""
+    nobody = pa.scalar(bytes(16), pa.binary(16))
+    users, accounts = events.column("set_id"), events.column("account_set_id")
+    key = pc.coalesce(users, accounts, nobody)
+    both = pc.and_(pc.is_valid(users), pc.is_valid(accounts))
+    own = _keyed(events, key, copy=False)
+    second = events.filter(both)
+    if second.num_rows:
+        own = pa.concat_tables([own, _keyed(second, second.column("account_set_id"), copy=True)])
+    return own.sort_by([("key", "ascending"), ("position", "ascending")])
+
+
+def _keyed(events: pa.Table, key: pa.ChunkedArray, *, copy: bool) -> pa.Table:
+    mark = pa.array(np.full(events.num_rows, copy))
+    return events.add_column(0, "key", key).add_column(1, "copy", mark)

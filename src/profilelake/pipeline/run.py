@@ -1,0 +1,188 @@
+"""The pipeline process: read the log, apply, publish, tend; stop cleanly when told to."""
+
+import logging
+import os
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from prometheus_client import CollectorRegistry
+
+from profilelake.errors import Unavailable
+from profilelake.eventlog import LogEnd
+from profilelake.eventlog.embedded import LogReader, prune
+from profilelake.lake.catalog import Lake
+from profilelake.ops.clock import Clock
+from profilelake.ops.failpoints import reach
+from profilelake.pipeline.batch import Batcher, WorkspaceSetup
+from profilelake.pipeline.metrics import Stages, Timer
+from profilelake.pipeline.progress import load_published
+from profilelake.pipeline.publish import Publisher
+from profilelake.settings import PipelineSettings
+from profilelake.state.store import State
+
+MICRO_BATCH_BYTES_MAX: Final = 32 << 20
+"""Log bytes one micro-batch takes at most."""
+TICK_SECONDS: Final = 0.02
+RETRY_SECONDS: Final = 1.0
+TEND_SECONDS: Final = 5.0
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Pipeline:
+    """Everything between the log and the tables, in one process with two threads.
+
+    One applies micro-batches, the other publishes to the lake; they meet in the state only.
+    """
+
+    log_directory: Path
+    flush_request: Path
+    state: State
+    lake: Lake
+    workspaces: list[WorkspaceSetup]
+    region: str
+    settings: PipelineSettings
+    clock: Clock
+    registry: CollectorRegistry
+    _stop: threading.Event = field(default_factory=threading.Event)
+    _applied_all: threading.Event = field(default_factory=threading.Event)
+    _failure: list[BaseException] = field(default_factory=list)
+
+    def stop(self) -> None:
+        """Have `run` apply what the log holds, publish it, and return."""
+        self._stop.set()
+
+    def run(self) -> None:
+        """Work until `stop`; raise what made work impossible."""
+        stages = Stages(self.registry)
+        timer = Timer(stages)
+        batcher = Batcher(self.state, self.workspaces, self.region, self.clock(), timer)
+        publishers = [
+            Publisher(
+                workspace=setup.name,
+                state=self.state,
+                lake=self.lake,
+                recent_directory=setup.recent_directory,
+                rule_version=setup.rules.version,
+                clock=self.clock,
+                publish_age_seconds=self.settings.publish_age_seconds,
+            )
+            for setup in self.workspaces
+        ]
+        publishing = threading.Thread(target=self._publish, args=(publishers, Timer(stages)), name="publish")
+        publishing.start()
+        try:
+            self._apply(batcher, timer)
+        finally:
+            self._applied_all.set()
+            publishing.join()
+        if self._failure:
+            raise self._failure[0]
+
+    def _apply(self, batcher: Batcher, timer: Timer) -> None:
+        reader = LogReader(self.log_directory, clock=self.clock)
+        vector = batcher.vector()
+        while not self._failure:
+            started_at = time.monotonic()
+            timer.start()
+            stopping = self._stop.is_set()
+            slice = reader.read(
+                vector,
+                bytes_max=MICRO_BATCH_BYTES_MAX,
+                events_max=self.settings.micro_batch_events_max,
+                wait_max_seconds=self.settings.watermark_wait_seconds,
+            )
+            timer.lap("read")
+            reach("log.read")
+            if slice.behind:
+                _log.warning("logs %s do not move; what they bring later is late", ", ".join(slice.behind))
+            if slice.records or slice.damage:
+                try:
+                    batcher.apply(slice)
+                except (Unavailable, OSError) as error:
+                    _log.error("micro-batch not applied, trying again: %s", error)
+                    self._stop.wait(RETRY_SECONDS)
+                    continue
+                vector = {**vector, **slice.ends}
+            elif stopping and not slice.behind:
+                return
+            left = self.settings.micro_batch_seconds - (time.monotonic() - started_at)
+            busy = sum(record.events for record in slice.records) > self.settings.micro_batch_events_max // 2
+            if left > 0 and not stopping and not busy:
+                self._stop.wait(left)
+
+    def _publish(self, publishers: list[Publisher], timer: Timer) -> None:
+        try:
+            self._publish_until_stopped(publishers, timer)
+        except BaseException as error:  # noqa: BLE001 - handed to the thread that ends the process
+            self._failure.append(error)
+
+    def _publish_until_stopped(self, publishers: list[Publisher], timer: Timer) -> None:
+        published_at = tended_at = time.monotonic()
+        flushed = self._flush_mark()
+        while True:
+            last = self._applied_all.is_set()
+            mark = self._flush_mark()
+            now = time.monotonic()
+            asked = mark != flushed or last
+            if asked or now - published_at >= self.settings.lake_age_seconds:
+                timer.start()
+                try:
+                    for publisher in publishers:
+                        publisher.publish(whole=asked)
+                    timer.lap("publish")
+                    flushed, published_at = mark, now
+                except (Unavailable, OSError) as error:
+                    _log.error("publication not finished, trying again: %s", error)
+                    if last:
+                        return
+                    self._applied_all.wait(RETRY_SECONDS)
+            if last:
+                return
+            if now - tended_at >= TEND_SECONDS:
+                tended_at = now
+                timer.start()
+                self._tend(publishers)
+                timer.lap("tend")
+            self._applied_all.wait(TICK_SECONDS)
+
+    def _tend(self, publishers: list[Publisher]) -> None:
+        """Do what keeps reads fast and disks bounded; a failure here is retried and loses nothing."""
+        try:
+            for publisher in publishers:
+                publisher.tend_runs()
+                with self.state.read(publisher.workspace) as tx:
+                    published = load_published(tx, publisher.workspace)
+                age = self.clock() - published.merged_at
+                if age >= self.settings.publish_age_seconds * 1_000_000:
+                    publisher.merge()
+            self._prune()
+        except (Unavailable, OSError) as error:
+            _log.error("maintenance not finished, trying again: %s", error)
+
+    def _prune(self) -> None:
+        """Let go of log segments that are in the lake of every workspace and old enough."""
+        consumed: dict[str, LogEnd] = {}
+        for number, setup in enumerate(self.workspaces):
+            with self.state.read(setup.name) as tx:
+                vector = load_published(tx, setup.name).vector
+            for log, (offset, events) in vector.items():
+                before = consumed.get(log)
+                if number == 0 or (before is not None and offset < before.offset):
+                    consumed[log] = LogEnd(offset, events)
+        prune(
+            self.log_directory,
+            consumed,
+            keep_seconds=self.settings.log_retention_hours * 3600,
+            now=self.clock(),
+        )
+
+    def _flush_mark(self) -> int:
+        try:
+            return os.stat(self.flush_request).st_mtime_ns  # noqa: PTH116 - called fifty times a second
+        except FileNotFoundError:
+            return 0

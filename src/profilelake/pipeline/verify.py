@@ -1,0 +1,334 @@
+"""Hold state and tables against the facts, and put the right ones in their place.
+
+Both need the data directory to themselves.
+"""
+
+import shutil
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import duckdb
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from profilelake.errors import Conflict
+from profilelake.identity.tables import IDENTIFIERS, IDENTITY_MAP, IDENTITY_REFUSALS, SET_MAP, SET_SIGHTINGS
+from profilelake.lake.catalog import Lake
+from profilelake.lake.progress import Progress
+from profilelake.lake.reading import attach
+from profilelake.landing.dedup import DedupIndex
+from profilelake.landing.land import dedup_entries
+from profilelake.landing.tables import EVENTS
+from profilelake.ops.failpoints import reach
+from profilelake.pipeline.batch import WorkspaceSetup
+from profilelake.pipeline.progress import PROGRESS, PUBLISHED, Applied, Published, events_in, load_published
+from profilelake.pipeline.publish import APPENDED, CURRENT, run_rows
+from profilelake.pipeline.rebuild import Fold, Records, fold, records, tables
+from profilelake.profiles.tables import PROFILES
+from profilelake.state import recent
+from profilelake.state.records import ProfileRecord, SetRecord, encode
+from profilelake.state.store import Db, State, Tx
+
+DIFFERENCES_MAX: Final = 20
+"""Examples named per kind of difference; the count is always whole."""
+LOAD_ROWS: Final = 50_000
+RUN_ROWS: Final = 500_000
+RECENT_COLUMNS: Final = tuple(EVENTS.schema().names)
+
+_FACTS: Final = (SET_SIGHTINGS, *APPENDED)
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Something that is not what the facts say."""
+
+    what: str
+    detail: str
+
+
+def verify(setup: WorkspaceSetup, state: State, lake: Lake) -> list[Difference]:
+    """Return where state or tables differ from the facts; the state must be published whole."""
+    found: list[Difference] = []
+    with duckdb.connect() as connection, state.read(setup.name) as tx:
+        attach(connection, lake, setup.name)
+        found += _conservation(connection, load_published(tx, setup.name))
+        folds = fold(connection, setup.rules)
+        held = [records(folded) for folded in folds]
+        for name, wanted in _whole(folds, held).items():
+            found += _compare_table(connection, name, wanted)
+        found += _compare_state(tx, setup.name, held)
+    return found
+
+
+def rebuild(setup: WorkspaceSetup, state_path: Path, lake: Lake, now: int) -> dict[str, Any]:
+    """Make state, de-duplication index, recent events and current tables again from the lake's facts.
+
+    What the log holds beyond the tables is applied by the next start. Returns counts and seconds
+    by step.
+
+    Raises:
+        Conflict: the tables of facts do not stand at one and the same point.
+    """
+    clock = _Steps()
+    facts = lake.table(setup.name, EVENTS).progress() or Progress("", 0)
+    _check_level(lake, setup.name, facts)
+    epoch = f"{now:020d}"
+    progress = Progress(epoch, facts.sequence + 1, facts.vector, facts.totals)
+    with duckdb.connect() as connection:
+        attach(connection, lake, setup.name)
+        folds = fold(connection, setup.rules)
+        clock.done("identity")
+        held = [records(folded) for folded in folds]
+        clock.done("profiles")
+        whole = _whole(folds, held)
+        clock.done("tables")
+        for definition in CURRENT:
+            lake.current_table(setup.name, definition).replace(whole[definition.name], progress)
+            reach("rebuild.replaced")
+        for definition in (EVENTS, *_FACTS):
+            lake.table(setup.name, definition).append(
+                definition.schema().empty_table(), progress, always=True
+            )
+            reach("rebuild.appended")
+        clock.done("commit")
+        fresh = state_path.with_name(state_path.name + ".new")
+        shutil.rmtree(fresh, ignore_errors=True)
+        state = State.open(fresh, writable=True)
+        state.ensure([setup.name])
+        for part in held:
+            _load(state, setup.name, part)
+        clock.done("state")
+        _load_events(state, setup, connection, progress, now)
+        state.close()
+        reach("rebuild.loaded")
+        clock.done("events")
+    _swap(fresh, state_path)
+    return {
+        "profiles": sum(len(part.profiles) for part in held),
+        "identifiers": sum(len(part.idents) for part in held),
+        "sets": sum(len(part.sets) for part in held),
+        "events": events_in(facts.vector),
+        "seconds": clock.seconds,
+    }
+
+
+class _Steps:
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._at = time.perf_counter()
+
+    def done(self, step: str) -> None:
+        now = time.perf_counter()
+        self.seconds[step] = round(now - self._at, 3)
+        self._at = now
+
+
+def _whole(folds: Sequence[Fold], held: Sequence[Records]) -> dict[str, pa.Table]:
+    parts = [tables(folded, part) for folded, part in zip(folds, held, strict=True)]
+    return {name: pa.concat_tables([part[name] for part in parts]) for name in parts[0]}
+
+
+def _check_level(lake: Lake, workspace: str, facts: Progress) -> None:
+    for definition in _FACTS:
+        progress = lake.table(workspace, definition).progress()
+        if progress is not None and (progress.epoch, progress.sequence) > (facts.epoch, facts.sequence):
+            raise Conflict(
+                f"rebuilding: table {definition.name} is ahead of events; a publication was cut short. "
+                "Start the server once so that it is finished, then rebuild"
+            )
+
+
+# ---- comparing ---------------------------------------------------------------------------------
+
+
+def _conservation(connection: duckdb.DuckDBPyConnection, published: Published) -> list[Difference]:
+    counted = connection.execute(
+        "SELECT (SELECT count(*) FROM events), (SELECT count(DISTINCT message_id) FROM events), "
+        "(SELECT count(*) FROM failed_events)"
+    ).fetchall()[0]
+    rows, ids, failed = counted
+    wanted = published.totals
+    checks = (
+        ("events in the lake", rows, wanted.get("in_lake", 0)),
+        ("distinct message ids in the lake", ids, rows),
+        ("failed events in the lake", failed, wanted.get("failed", 0)),
+        ("accepted events accounted for", sum(wanted.values()), events_in(published.vector)),
+    )
+    return [
+        Difference("conservation", f"{name}: {found}, should be {right}")
+        for name, found, right in checks
+        if found != right
+    ]
+
+
+def _compare_table(connection: duckdb.DuckDBPyConnection, name: str, wanted: pa.Table) -> list[Difference]:
+    key = {d.name: d.key for d in (SET_MAP, IDENTIFIERS, IDENTITY_MAP, IDENTITY_REFUSALS, PROFILES)}[name]
+    found = connection.table(name).to_arrow_table()
+    return _compare_rows(f"table {name}", _by_key(found, key), _by_key(wanted, key))
+
+
+def _by_key(rows: pa.Table, key: str | None) -> dict[Any, Any]:
+    names = rows.column_names
+    place = names.index(str(key))
+    columns = [column.to_pylist() for column in rows.columns]
+    return {values[place]: values for values in zip(*columns, strict=True)}
+
+
+def _compare_rows(what: str, found: Mapping[Any, Any], wanted: Mapping[Any, Any]) -> list[Difference]:
+    differing = [key for key, value in wanted.items() if found.get(key) != value]
+    differing += [key for key in found if key not in wanted]
+    if not differing:
+        return []
+    shown = [
+        f"{_name(key)}: is {_short(found.get(key))}, should be {_short(wanted.get(key))}"
+        for key in differing[:DIFFERENCES_MAX]
+    ]
+    return [Difference(what, f"{len(differing)} rows differ; {line}") for line in shown]
+
+
+def _name(key: object) -> str:
+    return key.hex() if isinstance(key, bytes) else str(key)
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 400 else text[:399] + "…"
+
+
+def _compare_state(tx: Tx, workspace: str, held: Sequence[Records]) -> list[Difference]:
+    wanted_sets = {key: _set_facts(record) for part in held for key, record in part.sets.items()}
+    wanted_idents = {key: encode(record) for part in held for key, record in part.idents.items()}
+    wanted_profiles = {key: _profile_facts(record) for part in held for key, record in part.profiles.items()}
+    wanted_traits = {key: writes for part in held for key, writes in part.traits.items()}
+    wanted_refusals = {key: encode(refusals) for part in held for key, refusals in part.refusals.items()}
+    every = [key for key, _ in tx.items(workspace, Db.SET)]
+    return [
+        *_compare_rows(
+            "state of sets",
+            {key: _set_facts(record) for key, record in tx.sets(workspace, every).items()},
+            wanted_sets,
+        ),
+        *_compare_rows("state of identifiers", dict(tx.items(workspace, Db.IDENT)), wanted_idents),
+        *_compare_rows(
+            "state of profiles",
+            {
+                key: _profile_facts(record)
+                for key, record in tx.profiles(
+                    workspace, [key for key, _ in tx.items(workspace, Db.PROFILE)]
+                ).items()
+            },
+            wanted_profiles,
+        ),
+        *_compare_rows("state of traits", tx.set_traits(workspace, every), wanted_traits),
+        *_compare_rows("state of refusals", dict(tx.items(workspace, Db.REFUSALS)), wanted_refusals),
+    ]
+
+
+def _set_facts(record: SetRecord) -> tuple[Any, ...]:
+    members = sorted(record.idents[i : i + 16] for i in range(0, len(record.idents), 16))
+    return (
+        record.collection,
+        members,
+        record.anchor,
+        record.profile,
+        record.first_profile,
+        record.position,
+        record.message_id,
+        record.source_id,
+        record.count,
+        record.last_position,
+        record.last_message_id,
+        record.last_source_id,
+        record.refused,
+    )
+
+
+def _profile_facts(record: ProfileRecord) -> tuple[Any, ...]:
+    return (
+        record.collection,
+        record.position,
+        sorted(record.idents),
+        sorted(record.sets),
+        record.traits,
+        record.merges,
+    )
+
+
+# ---- loading -----------------------------------------------------------------------------------
+
+
+def _load(state: State, workspace: str, part: Records) -> None:
+    stores: tuple[tuple[Db, Mapping[bytes, object]], ...] = (
+        (Db.IDENT, part.idents),
+        (Db.SET, part.sets),
+        (Db.PROFILE, part.profiles),
+        (Db.TRAITS, part.traits),
+        (Db.REFUSALS, part.refusals),
+    )
+    for db, values in stores:
+        for chunk in _chunks(sorted(values)):
+            with state.write() as tx:
+                tx.put_many(workspace, db, [(key, encode(values[key])) for key in chunk])
+    for links in _chunks(sorted(part.links)):
+        with state.write() as tx:
+            tx.put_links(workspace, links)
+
+
+def _chunks(items: Sequence[Any]) -> Iterable[Sequence[Any]]:
+    for start in range(0, len(items), LOAD_ROWS):
+        yield items[start : start + LOAD_ROWS]
+
+
+def _load_events(
+    state: State,
+    setup: WorkspaceSetup,
+    connection: duckdb.DuckDBPyConnection,
+    progress: Progress,
+    now: int,
+) -> None:
+    """Make the de-duplication index and the runs of recent events again, and say where all stands."""
+    events = connection.sql("SELECT * FROM events ORDER BY position").to_arrow_table()
+    events = EVENTS.shape(events).combine_chunks()
+    oldest = pa.scalar(now - recent.LOOK_BACK_SECONDS * 1_000_000, pa.int64()).cast(
+        EVENTS.schema().field("received_at").type
+    )
+    late = events.filter(pc.greater_equal(events.column("received_at"), oldest))
+    runs = [
+        recent.write(
+            setup.recent_directory,
+            run_rows(late.slice(start, RUN_ROWS)),
+            sequence_min=progress.sequence,
+            sequence_max=progress.sequence,
+            level=recent.LEVEL_TOP,
+            label=f"{progress.epoch}-{number}",
+        )
+        for number, start in enumerate(range(0, late.num_rows, RUN_ROWS))
+    ]
+    position = events.column("position")[-1].as_py() if events.num_rows else b""
+    vector = {log: (offset, count) for log, (offset, count) in progress.vector.items()}
+    applied = Applied(
+        progress.epoch, progress.sequence, vector, dict(progress.totals), position, watermark=now
+    )
+    published = Published(
+        progress.sequence, vector, dict(progress.totals), progress.sequence, at=now, merged_at=now
+    )
+    with state.write() as tx:
+        index = DedupIndex(setup.dedup_directory, setup.name)
+        setup.dedup_directory.mkdir(parents=True, exist_ok=True)
+        index.rebuild(tx, dedup_entries(setup.identifier_key, events), progress.epoch)
+        recent.store(tx, setup.name, runs)
+        tx.put_meta(setup.name, PROGRESS, applied)
+        tx.put_meta(setup.name, PUBLISHED, published)
+
+
+def _swap(fresh: Path, place: Path) -> None:
+    """Put the new state in place of the old one, which stays beside it until the next rebuild."""
+    old = place.with_name(place.name + ".old")
+    shutil.rmtree(old, ignore_errors=True)
+    if place.exists():
+        place.rename(old)
+        reach("rebuild.moved")
+    fresh.rename(place)

@@ -1,0 +1,124 @@
+"""Fold a micro-batch of events into trait writes of sets and traits of profiles.
+
+`semantics.last_write` says which write wins; this is its form on the online state.
+"""
+
+from collections.abc import Mapping
+from typing import Final
+
+import msgspec
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from profilelake.profiles.tables import TRAIT_WRITES
+from profilelake.semantics.rules import Collection
+from profilelake.state.records import NOBODY, IdentRecord, ProfileRecord, TraitRecord, join_traits, wins
+from profilelake.state.working import Working
+
+WRITERS: Final[dict[Collection, tuple[str, str]]] = {
+    "users": ("identify", "set_id"),
+    "accounts": ("group", "account_set_id"),
+}
+"""Which call writes the traits of which collection, and the column that names its set."""
+
+_decode: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_encode: Final = msgspec.json.Encoder().encode
+_NULL: Final = b"null"
+
+
+def fold_traits(work: Working, events: pa.Table) -> pa.Table:
+    """Apply the trait writes of these events; return them as rows of `trait_writes`.
+
+    The events' sets must have been resolved in `work` before.
+    """
+    tables = [_fold(work, events, collection) for collection in WRITERS]
+    return pa.concat_tables(tables)
+
+
+def _fold(work: Working, events: pa.Table, collection: Collection) -> pa.Table:
+    call, set_column = WRITERS[collection]
+    mask = pc.and_(
+        pc.equal(events.column("type"), call),
+        pc.and_(pc.is_valid(events.column("traits")), pc.is_valid(events.column(set_column))),
+    )
+    writers = events.filter(mask)
+    if not writers.num_rows:
+        return TRAIT_WRITES.schema().empty_table()
+    sets = writers.column(set_column).to_pylist()
+    work.load_traits(sets)
+    work.load_sets(sets)
+    work.load_profiles({work.sets[key].profile for key in sets})
+    rows: list[int] = []
+    names: list[str] = []
+    values: list[str | None] = []
+    for row, (key, text, timestamp, position, source_id, message_id) in enumerate(
+        zip(
+            sets,
+            writers.column("traits").to_pylist(),
+            writers.column("timestamp").cast(pa.int64()).to_pylist(),
+            writers.column("position").to_pylist(),
+            writers.column("source_id").to_pylist(),
+            writers.column("message_id").to_pylist(),
+            strict=True,
+        )
+    ):
+        written = {
+            name: TraitRecord(
+                None if raw == _NULL else bytes(raw).decode(), timestamp, position, source_id, message_id
+            )
+            for name, raw in _decode(text).items()
+        }
+        if not written:
+            continue
+        rows += [row] * len(written)
+        names += written
+        values += [write.value for write in written.values()]
+        _apply(work, key, written)
+    chosen = pa.array(rows, pa.int64())
+    columns = {
+        "set_id": writers.column(set_column).take(chosen),
+        "collection": pa.array([collection] * len(rows)),
+        "trait": pa.array(names, pa.string()),
+        "value": pa.array(values, pa.string()),
+    }
+    schema = TRAIT_WRITES.schema()
+    return pa.table(
+        [columns[name] if name in columns else writers.column(name).take(chosen) for name in schema.names],
+        schema=schema,
+    )
+
+
+def _apply(work: Working, key: bytes, written: Mapping[str, TraitRecord]) -> None:
+    join_traits(work.traits.setdefault(key, {}), written)
+    work.touch_traits(key)
+    profile_key = work.sets[key].profile
+    if profile_key == NOBODY:
+        return
+    profile = work.profiles[profile_key]
+    changed = shown = False
+    for name, write in written.items():
+        before = profile.traits.get(name)
+        if wins(write, before):
+            profile.traits[name] = write
+            changed = True
+            shown = shown or (before.value if before is not None else None) != write.value
+    if changed:
+        work.touch_profile(profile_key, publish=shown)
+
+
+def traits_text(profile: ProfileRecord) -> str:
+    """Return the traits that stand as one JSON object, by name; values are the text that was sent."""
+    standing = {
+        name: msgspec.Raw(write.value.encode())
+        for name, write in sorted(profile.traits.items())
+        if write.value is not None
+    }
+    return _encode(standing).decode()
+
+
+def identifiers_text(profile: ProfileRecord, idents: Mapping[bytes, IdentRecord]) -> str:
+    """Return `{type: [values]}` as JSON, types and values sorted."""
+    grouped: dict[str, list[str]] = {}
+    for key, type in profile.idents:
+        grouped.setdefault(type, []).append(idents[key].value)
+    return _encode({type: sorted(grouped[type]) for type in sorted(grouped)}).decode()
