@@ -1,0 +1,1 @@
+"""Reading: the Segment-compatible Profile API over the online state. Nothing here ever writes."""

@@ -1,0 +1,160 @@
+"""What can be read of a profile: traits, external ids, metadata. Events have a module of their own."""
+
+from typing import Final
+
+import msgspec
+
+from profilelake.semantics.identifiers import parse_public_id, public_id
+from profilelake.serve._answer import invalid, time_text
+from profilelake.serve._profile import Cursor, Found, cursor
+from profilelake.serve._request import Query
+from profilelake.state.records import received_at
+
+TRAITS_DEFAULT: Final = 10
+TRAITS_MAX: Final = 200
+EXTERNAL_IDS_DEFAULT: Final = 10
+EXTERNAL_IDS_MAX: Final = 25
+
+_CONSENT: Final = "segment_consent_preference"
+_MAPPING: Final = "map_"
+
+
+class VerboseTrait(msgspec.Struct):
+    """A trait with `verbose=true`."""
+
+    value: msgspec.Raw
+    source_id: str
+    updated_at: str
+
+
+class TraitsPage(msgspec.Struct):
+    """Answer of `/traits`."""
+
+    traits: dict[str, msgspec.Raw | VerboseTrait]
+    cursor: Cursor
+
+
+def traits(found: Found, query: Query) -> TraitsPage:
+    """Return one page of traits, sorted by name; a page starts at the name its cursor carries.
+
+    Values are the JSON text that was stored, so numbers come out digit by digit as they came in.
+    """
+    limit = query.limit(TRAITS_DEFAULT, TRAITS_MAX)
+    wanted = query.names("include")
+    start = query.text("next")
+    # No audience and no computed trait is kept in a profile's own traits.
+    written = {} if query.choice("class", ("audience", "computed_trait")) else found.record.traits
+    names = sorted(
+        name
+        for name, write in written.items()
+        if write.value is not None
+        and name >= start
+        and (not wanted or name in wanted)
+        and not name.startswith(_CONSENT)
+    )
+    page: dict[str, msgspec.Raw | VerboseTrait] = {}
+    verbose = query.flag("verbose")
+    for name in names[:limit]:
+        write = written[name]
+        value = msgspec.Raw(write.value or "null")
+        page[name] = VerboseTrait(value, write.source_id, time_text(write.timestamp)) if verbose else value
+    following = names[limit] if len(names) > limit else None
+    return TraitsPage(page, cursor(found, "traits", query, limit, following))
+
+
+class ExternalId(msgspec.Struct):
+    """One identifier of a profile, as `/external_ids` shows it."""
+
+    source_id: str
+    collection: str
+    id: str
+    type: str
+    created_at: str
+    encoding: str
+    first_message_id: str
+
+
+class ExternalIdsPage(msgspec.Struct):
+    """Answer of `/external_ids`."""
+
+    data: list[ExternalId]
+    cursor: Cursor
+
+
+def external_ids(found: Found, query: Query) -> ExternalIdsPage:
+    """Return one page of identifiers in the order of their mapping ids, which cursors carry."""
+    limit = query.limit(EXTERNAL_IDS_DEFAULT, EXTERNAL_IDS_MAX)
+    types = query.names("include")
+    start = _parse_mapping(query.text("next"))
+    keys = sorted(key for key, type in found.record.idents if key >= start and (not types or type in types))
+    page = keys[:limit]
+    records = found.tx.idents(found.space, page)
+    data = [
+        ExternalId(
+            record.source_id,
+            found.collection,
+            record.value,
+            record.type,
+            time_text(record.created_at),
+            "none",
+            record.message_id,
+        )
+        for record in (records[key] for key in page if key in records)
+    ]
+    following = _mapping(keys[limit]) if len(keys) > limit else None
+    return ExternalIdsPage(data, cursor(found, "external_ids", query, limit, following))
+
+
+class Sightings(msgspec.Struct):
+    """When a profile was first and last heard of, and through what."""
+
+    created_at: str
+    updated_at: str
+    expires_at: str | None
+    first_message_id: str
+    first_source_id: str
+    last_message_id: str
+    last_source_id: str
+
+
+class Metadata(Sightings):
+    """Answer of `/metadata`: clients read the fields at the root or inside `metadata`."""
+
+    segment_id: str
+    metadata: Sightings
+
+
+def metadata(found: Found, query: Query) -> Metadata:
+    """Return when the profile was first and last heard of, by arrival."""
+    query.flag("verbose")
+    sets = found.tx.sets(found.space, found.record.sets).values()
+    if not sets:
+        at = time_text(received_at(found.record.position))
+        seen = Sightings(at, at, None, "", "", "", "")
+    else:
+        first = min(sets, key=lambda record: record.position)
+        last = max(sets, key=lambda record: record.last_position)
+        seen = Sightings(
+            time_text(received_at(first.position)),
+            time_text(received_at(last.last_position)),
+            None,
+            first.message_id,
+            first.source_id,
+            last.last_message_id,
+            last.last_source_id,
+        )
+    return Metadata(**msgspec.structs.asdict(seen), segment_id=found.segment_id, metadata=seen)
+
+
+def _mapping(key: bytes) -> str:
+    return _MAPPING + public_id("users", key).partition("_")[2]
+
+
+def _parse_mapping(text: str) -> bytes:
+    """Return the key inside a mapping id, the smallest one where none is given."""
+    if not text:
+        return b""
+    parsed = parse_public_id("use_" + text.removeprefix(_MAPPING)) if text.startswith(_MAPPING) else None
+    if parsed is None:
+        raise invalid("The parameter `next` is not a cursor of this resource.")
+    return parsed[1]

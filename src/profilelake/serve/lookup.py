@@ -1,0 +1,39 @@
+"""One profile as a whole, for the command line."""
+
+from typing import Any, Final
+
+import msgspec
+
+from profilelake.profiles.fold import identifiers_text, traits_text
+from profilelake.semantics.rules import Collection
+from profilelake.serve._answer import Refused, time_text
+from profilelake.serve._profile import find
+from profilelake.state.records import received_at
+from profilelake.state.store import Tx
+
+SETS_MAX: Final = 10_000
+
+
+def whole_profile(
+    tx: Tx, workspace: str, identifier_key: bytes, collection: Collection, id: str
+) -> dict[str, Any] | None:
+    """Return identifiers, traits and when the profile was seen; None where there is none.
+
+    `id` is `type:value` or a profile id, an earlier one included.
+    """
+    try:
+        found = find(tx, workspace, collection, id, identifier_key)
+    except Refused:
+        return None
+    record = found.record
+    idents = tx.idents(workspace, [key for key, _ in record.idents])
+    sets = list(tx.sets(workspace, record.sets).values())
+    return {
+        "profile_id": found.segment_id,
+        "collection": collection,
+        "identifiers": msgspec.json.decode(identifiers_text(record, idents)),
+        "traits": msgspec.json.decode(traits_text(record)),
+        "first_seen_at": time_text(received_at(min(seen.position for seen in sets))),
+        "last_seen_at": time_text(received_at(max(seen.last_position for seen in sets))),
+        "event_count": sum(seen.count for seen in sets),
+    }

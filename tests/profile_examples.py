@@ -1,0 +1,276 @@
+"""Profiles in a real state, and the Profile API over them: called directly, or on a real server."""
+
+import asyncio
+import http.client
+import json
+import os
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import pyarrow as pa
+from prometheus_client import CollectorRegistry
+
+from profilelake.landing.tables import EVENTS
+from profilelake.ops.http import HttpLimits, bind, run, serve_app
+from profilelake.semantics.identifiers import Identifier, ident_id, normalise, public_id, set_id
+from profilelake.semantics.positions import Position
+from profilelake.semantics.rules import COLLECTIONS, Collection
+from profilelake.serve.profile_api import ProfileApi
+from profilelake.state import recent
+from profilelake.state.records import IdentRecord, ProfileRecord, SetRecord, TraitRecord, encode
+from profilelake.state.store import Db, State
+from profilelake.workspaces import Token, TokenKind
+
+SPACE = "default"
+OTHER_SPACE = "elsewhere"
+KEY = b"0123456789abcdef"
+TOKEN = "rk_test"
+OTHER_TOKEN = "rk_other"
+SECOND = 1_000_000
+DAY = 86_400 * SECOND
+BEGIN = 1_767_225_600 * SECOND
+"""2026-01-01T00:00:00Z"""
+
+ROWS = pa.schema(
+    [
+        pa.field("key", pa.binary(16)),
+        pa.field("copy", pa.bool_()),
+        *(f.with_nullable(True) for f in EVENTS.schema()),
+    ]
+)
+
+
+def position(received_at: int, offset: int = 0) -> bytes:
+    return Position(received_at, "here", "00" * 8, offset, 0).to_bytes()
+
+
+def row(key: bytes, received_at: int, message_id: str, offset: int = 0, **values: Any) -> dict[str, Any]:
+    """Return one row of a recent run."""
+    return {
+        "key": key,
+        "copy": False,
+        "position": position(received_at, offset),
+        "received_at": received_at,
+        "message_id": message_id,
+        "type": "track",
+        "event": "Clicked",
+        "timestamp": received_at,
+        "source_id": "src_web",
+        "region": "here",
+        "set_id": key,
+        **values,
+    }
+
+
+def rows_table(rows: Iterable[Mapping[str, Any]]) -> pa.Table:
+    """Return rows as a run wants them: sorted by key and position."""
+    ordered = sorted(rows, key=lambda row: (row["key"], row["position"]))
+    return pa.Table.from_pylist(ordered, schema=ROWS)
+
+
+@dataclass
+class Profiles:
+    """Writes profiles through the state's own interface, as the pipeline's micro-batches do."""
+
+    directory: Path
+    space: str = SPACE
+
+    def __post_init__(self) -> None:
+        self.state = State.open(self.directory / "state", writable=True)
+        self.state.ensure([SPACE, OTHER_SPACE])
+        self.sequence = 0
+
+    def recent(self, space: str) -> Path:
+        return self.directory / "recent" / space
+
+    def add(
+        self,
+        *sets: Sequence[str],
+        traits: Mapping[str, object] | None = None,
+        collection: Collection = "users",
+        at: int = BEGIN,
+    ) -> tuple[str, list[bytes]]:
+        """Store a profile of these identifier sets, seen a second apart; return its id and the set ids.
+
+        Identifiers are written `type:value`; traits are values, or JSON text as `JsonText`.
+        """
+        number = COLLECTIONS.index(collection)
+        idents: dict[bytes, tuple[Identifier, int]] = {}
+        keys: list[bytes] = []
+        members: list[list[bytes]] = []
+        for age, texts in enumerate(sets):
+            seen = at + age * SECOND
+            ids = []
+            for text in texts:
+                type, _, value = text.partition(":")
+                identifier = Identifier(type, normalise(type, value))
+                ids.append(ident_id(KEY, collection, identifier))
+                idents.setdefault(ids[-1], (identifier, seen))
+            members.append(ids)
+            keys.append(set_id(KEY, collection, ids))
+        founder = keys[0]
+        with self.state.write() as tx:
+            for ident, (identifier, seen) in idents.items():
+                record = IdentRecord(
+                    number, identifier.type, identifier.value, "src_web", f"first-{identifier.value}", seen,
+                    position(seen), founder,
+                )  # fmt: skip
+                tx.put(self.space, Db.IDENT, ident, encode(record))
+            for age, (key, ids) in enumerate(zip(keys, members, strict=True)):
+                seen = at + age * SECOND
+                sets_record = SetRecord(
+                    number, b"".join(sorted(ids)), ids[0], founder, founder, position(seen), f"m-{age}", "src_web",
+                    2, position(seen + DAY), f"last-{age}", "src_app",
+                )  # fmt: skip
+                tx.put(self.space, Db.SET, key, encode(sets_record))
+            written = {
+                name: TraitRecord(
+                    None if value is None else str(value) if isinstance(value, JsonText) else json.dumps(value),
+                    at, position(at), "src_web", "m-0",
+                )
+                for name, value in (traits or {}).items()
+            }  # fmt: skip
+            profile = ProfileRecord(
+                number, position(at), [(key, found.type) for key, (found, _) in idents.items()], keys, written
+            )
+            tx.put(self.space, Db.PROFILE, founder, encode(profile))
+        return public_id(collection, founder), keys
+
+    def remember(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Store events as one run."""
+        self.sequence += 1
+        with self.state.write() as tx:
+            written = recent.write(
+                self.recent(self.space),
+                rows_table(rows),
+                sequence_min=self.sequence,
+                sequence_max=self.sequence,
+            )
+            recent.store(tx, self.space, [*recent.load(tx, self.space), written])
+
+
+class JsonText(str):
+    """A trait's value as its JSON text."""
+
+    __slots__ = ()
+
+
+class FixedTokens:
+    """One read token for each of the two spaces."""
+
+    def __init__(self) -> None:
+        self._tokens = {
+            TOKEN: Token("tok_1", TokenKind.READ, SPACE, "", None, revoked=False),
+            OTHER_TOKEN: Token("tok_2", TokenKind.READ, OTHER_SPACE, "", None, revoked=False),
+            "rk_narrow": Token("tok_3", TokenKind.READ, SPACE, "traits:age", None, revoked=False),
+        }
+
+    def poll(self) -> int:
+        return 1
+
+    def token(self, secret: str, *, now: int) -> Token | None:  # noqa: ARG002 - as key rings have it
+        return self._tokens.get(secret)
+
+
+def profile_api(profiles: Profiles, **changes: Any) -> ProfileApi:
+    options: dict[str, Any] = {
+        "registry": CollectorRegistry(),
+        "request_id": lambda: os.urandom(8).hex(),
+        "now": lambda: BEGIN,
+        "requests_per_second": None,
+        **changes,
+    }
+    state = options.pop("state", lambda: profiles.state)
+    return ProfileApi(state, profiles.recent, lambda _: KEY, FixedTokens(), **options)
+
+
+@dataclass(frozen=True)
+class Response:
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+def call(
+    api: ProfileApi,
+    target: str | bytes,
+    *,
+    method: str = "GET",
+    token: str | None = TOKEN,
+    body: Sequence[bytes] = (b"",),
+) -> Response:
+    """Send one request to the ASGI callable; anything it raises is raised here."""
+    raw = target if isinstance(target, bytes) else target.encode("latin-1")
+    path, _, query = raw.partition(b"?")
+    headers = [(b"host", b"x")]
+    if token is not None:
+        headers.append((b"authorization", b"Bearer " + token.encode()))
+    scope = {
+        "type": "http",
+        "method": method,
+        "path": path.decode("latin-1"),
+        "raw_path": path,
+        "query_string": query,
+        "headers": headers,
+    }
+    parts = [
+        {"type": "http.request", "body": part, "more_body": number + 1 < len(body)}
+        for number, part in enumerate(body)
+    ]
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return parts.pop(0)
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    asyncio.run(api(scope, receive, send))
+    start, finish = sent
+    names = {name.decode(): value.decode() for name, value in start["headers"]}
+    assert int(names["content-length"]) == len(finish["body"])
+    return Response(start["status"], names, finish["body"])
+
+
+class ProfileServer:
+    """The API on a real server on loopback, in a thread; started on entry, ended on exit."""
+
+    def __init__(self, api: ProfileApi) -> None:
+        self._api = api
+        self._ready = threading.Event()
+        self._thread = threading.Thread(target=lambda: run(self._main()), name="profile-server")
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        assert self._ready.wait(10)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join(20)
+        assert not self._thread.is_alive()
+
+    async def _main(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._stop = asyncio.Event()
+        sock = bind("127.0.0.1", 0)
+        self.port = sock.getsockname()[1]
+        await serve_app(self._api, sock, HttpLimits(), stop=self._stop, on_ready=self._ready.set)
+
+    def get(self, target: str, headers: Mapping[str, str] | None = None, *, method: str = "GET") -> Response:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        try:
+            connection.request(method, target, headers=dict(headers or {}))
+            answer = connection.getresponse()
+            return Response(
+                answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read()
+            )
+        finally:
+            connection.close()
