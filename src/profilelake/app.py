@@ -1,0 +1,350 @@
+"""The one place where parts are put together: the processes of `profilelake serve`.
+
+Each process imports only what it runs, so that a collecting process carries no query engine and
+starts at once; these late imports are the only ones in the project.
+"""
+
+import asyncio
+import fcntl
+import gc
+import json
+import logging
+import os
+import secrets
+import shutil
+import signal
+import socket
+import sys
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import profilelake
+from profilelake.errors import Conflict, Unavailable
+from profilelake.ops import logs
+from profilelake.ops.clock import wall
+from profilelake.ops.supervisor import Child, Supervisor, die_with_parent, say_ready
+from profilelake.semantics.rules import IdentityRules, segment_defaults
+from profilelake.settings import Layout, Settings
+from profilelake.workspaces.control import Control
+
+if TYPE_CHECKING:
+    from profilelake.pipeline.batch import WorkspaceSetup
+
+WORKSPACE: Final = "default"
+_METRICS: Final = "metrics"
+_log = logging.getLogger(__name__)
+
+
+def identity_rules() -> IdentityRules:
+    """Return the identity rules in force."""
+    return segment_defaults()
+
+
+class DirectoryLock:
+    """Ownership of a data directory, held until the process ends."""
+
+    def __init__(self, layout: Layout) -> None:
+        """Take the lock.
+
+        Raises:
+            Conflict: a running process holds it; its owner is named.
+        """
+        layout.run.mkdir(parents=True, exist_ok=True)
+        self._file = (layout.run / "lock").open("a+")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            self._file.seek(0)
+            owner = self._file.read().strip() or "another process"
+            self._file.close()
+            raise Conflict(
+                f"opening {layout.directory}: in use by {owner}; stop it first, or name another directory"
+            ) from error
+        self._file.truncate(0)
+        self._file.write(f"process {os.getpid()} since {datetime.now(UTC).isoformat(timespec='seconds')}\n")
+        self._file.flush()
+
+    def release(self) -> None:
+        """Let others own the directory."""
+        self._file.close()
+
+
+def serve(settings: Settings, environment: Mapping[str, str]) -> int:
+    """Run the server of a data directory until it is told to stop; return the exit code.
+
+    Raises:
+        Conflict: the directory is in use, or not a data directory.
+        Unavailable: the address cannot be listened on, or a process does not start.
+    """
+    logs.configure("supervisor")
+    layout = Layout(settings.directory)
+    layout.create()
+    lock = DirectoryLock(layout)
+    try:
+        _set_up(layout, environment)
+        holder = _hold_port(settings.http.host, settings.http.port)
+        try:
+            return _supervise(settings, layout, holder)
+        finally:
+            holder.close()
+            layout.server.unlink(missing_ok=True)
+    finally:
+        lock.release()
+
+
+def _set_up(layout: Layout, environment: Mapping[str, str]) -> None:
+    """Create workspace, source, keys and identifier key at the first start; show new ones once."""
+    given = {
+        name: environment.get(f"PROFILELAKE_{name.upper()}") or None
+        for name in ("write_key", "read_token", "admin_token")
+    }
+    with Control.open(layout.control, secrets.token_bytes) as control:
+        made = control.ensure_default(now=wall(), **given)
+        control.bind_identifier_key(layout.secrets)
+    known: dict[str, str] = {}
+    if layout.credentials.exists():
+        known = json.loads(layout.credentials.read_text())
+    for name, value in given.items():
+        shown = getattr(made, name)
+        if shown is not None:
+            print(f"{name}: {shown}", file=sys.stderr)  # noqa: T201 - shown once, to the operator
+        if shown or value:
+            known[name] = shown or value or ""
+    _write_private(layout.credentials, json.dumps(known, indent=2) + "\n")
+
+
+def _write_private(path: Path, text: str) -> None:
+    temporary = path.with_suffix(".new")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w") as sink:
+        sink.write(text)
+        sink.flush()
+        os.fsync(sink.fileno())
+    temporary.rename(path)
+
+
+def _hold_port(host: str, port: int) -> socket.socket:
+    """Reserve the port for the HTTP processes without accepting on it."""
+    from profilelake.ops.http import bind
+
+    probe = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        # Sharing the port among our processes must not let two servers share it unknowingly.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind((host, port))
+        probe.close()
+        return bind(host, port)
+    except OSError as error:
+        probe.close()
+        raise Unavailable(
+            f"listening on {host}:{port}: {error.strerror or error}; choose another --port"
+        ) from error
+
+
+def _supervise(settings: Settings, layout: Layout, holder: socket.socket) -> int:
+    host, port = holder.getsockname()[:2]
+    shutil.rmtree(layout.run / _METRICS, ignore_errors=True)
+    (layout.run / _METRICS).mkdir()
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str((layout.run / _METRICS).absolute())
+    os.environ.setdefault("NUMBA_CACHE_DIR", str(_kernel_cache()))
+    common = ["--dir", str(settings.directory), "--parent", str(os.getpid()), "--ready", "{ready}"]
+    children = [
+        Child(
+            name=f"http-{number}",
+            arguments=["process", "http", *common, "--host", host, "--port", str(port)],
+        )
+        for number in range(settings.http.processes)
+    ]
+    children.append(Child(name="pipeline", arguments=["process", "pipeline", *common], stop_stage=1))
+    shown = f"[{host}]" if ":" in host else host
+    url = f"http://{shown}:{port}"
+
+    def ready() -> None:
+        document = {
+            "url": url,
+            "pid": os.getpid(),
+            "version": profilelake.__version__,
+            "started_at": datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+        }
+        _write_private(layout.server, json.dumps(document) + "\n")
+        print(f"profilelake is ready on {url}", file=sys.stderr, flush=True)  # noqa: T201
+
+    return Supervisor(children, ready).run()
+
+
+def _kernel_cache() -> Path:
+    """Return where compiled kernels are kept: once per user and version, not per data directory."""
+    root = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(root) / "profilelake" / f"kernels-{profilelake.__version__}"
+
+
+def http_process(settings: Settings, *, parent: int, ready: int, host: str, port: int) -> int:
+    """Collect events and serve profiles on a shared port until told to stop."""
+    from prometheus_client import CollectorRegistry
+
+    from profilelake.collect.limits import CollectLimits
+    from profilelake.collect.tracking import Tracking
+    from profilelake.eventlog.embedded import LogWriter
+    from profilelake.manage.app import Management
+    from profilelake.ops import http
+    from profilelake.serve.latest_state import LatestState
+    from profilelake.serve.profile_api import ProfileApi
+    from profilelake.workspaces.identifier_key import identifier_key
+    from profilelake.workspaces.keyring import KeyRing
+
+    die_with_parent(parent)
+    logs.configure("http")
+    layout = Layout(settings.directory)
+    keys = KeyRing(layout.control)
+    keys.poll()
+    registry = CollectorRegistry()
+    state = LatestState(layout.state)
+    proxies = tuple(part.strip() for part in settings.http.trusted_proxies.split(",") if part.strip())
+
+    async def main() -> None:
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        writer = LogWriter(layout.log, region=settings.region, clock=wall)
+        profiles = ProfileApi(
+            state,
+            layout.recent,
+            lambda workspace: identifier_key(layout.secrets, workspace),
+            keys,
+            registry=registry,
+            request_id=lambda: secrets.token_hex(8),
+            now=wall,
+            requests_per_second=settings.http.profile_requests_per_second or None,
+        )
+        management = Management(
+            workspace=WORKSPACE,
+            state=state,
+            log_directory=layout.log,
+            flush_request=layout.flush_request,
+            metrics_directory=layout.run / _METRICS,
+            keys=keys,
+            trouble=lambda: writer.trouble,
+            clock=wall,
+        ).application()
+
+        async def otherwise(scope: http.Scope, receive: http.Receive, send: http.Send) -> None:
+            path = scope["path"]
+            if path.startswith(("/v1/spaces/", "/v1/namespaces/")):
+                await profiles(scope, receive, send)
+            else:
+                await management(scope, receive, send)
+
+        limits = CollectLimits(trusted_proxies=proxies)
+        tracking = Tracking(writer, keys, limits, registry, otherwise)
+        try:
+            await http.serve_app(
+                tracking,
+                http.bind(host, port),
+                http.HttpLimits(),
+                stop=stop,
+                on_ready=lambda: say_ready(ready),
+            )
+        finally:
+            await asyncio.to_thread(writer.close)
+
+    http.run(main())
+    return 0
+
+
+def pipeline_process(settings: Settings, *, parent: int, ready: int) -> int:
+    """Turn what was collected into profiles and tables until told to stop."""
+    from prometheus_client import CollectorRegistry
+
+    from profilelake.kernels import identity as identity_kernel
+    from profilelake.kernels import siphash
+    from profilelake.lake.catalog import Lake
+    from profilelake.landing import parse
+    from profilelake.pipeline.run import Pipeline
+    from profilelake.state.store import State
+
+    die_with_parent(parent)
+    logs.configure("pipeline")
+    sys.setswitchinterval(0.001)
+    layout = Layout(settings.directory)
+    warm_at = time.monotonic()
+    for part in (siphash, identity_kernel, parse):
+        part.warm()
+    _log.info("kernels ready after %.1f s", time.monotonic() - warm_at)
+    gc.set_threshold(50_000, 20, 20)
+    state = State.open(layout.state, writable=True)
+    pipeline = Pipeline(
+        log_directory=layout.log,
+        flush_request=layout.flush_request,
+        state=state,
+        lake=Lake.open(layout.catalog_uri, layout.warehouse),
+        workspaces=[_workspace(layout)],
+        region=settings.region,
+        settings=settings.pipeline,
+        clock=wall,
+        registry=CollectorRegistry(),
+    )
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: pipeline.stop())
+    say_ready(ready)
+    pipeline.run()
+    state.close()
+    return 0
+
+
+def verify_directory(layout: Layout) -> list[dict[str, str]]:
+    """Return where state and tables of a stopped server differ from the accepted facts."""
+    from profilelake.lake.catalog import Lake
+    from profilelake.pipeline.publish import Publisher
+    from profilelake.pipeline.verify import verify
+    from profilelake.state.store import State
+
+    os.environ.setdefault("NUMBA_CACHE_DIR", str(_kernel_cache()))
+    lock = DirectoryLock(layout)
+    try:
+        setup = _workspace(layout)
+        state = State.open(layout.state, writable=True)
+        state.ensure([WORKSPACE])
+        lake = Lake.open(layout.catalog_uri, layout.warehouse)
+        Publisher(
+            workspace=WORKSPACE,
+            state=state,
+            lake=lake,
+            recent_directory=setup.recent_directory,
+            rule_version=setup.rules.version,
+            clock=wall,
+            publish_age_seconds=0.0,
+        ).publish(whole=True)
+        return [{"what": found.what, "detail": found.detail} for found in verify(setup, state, lake)]
+    finally:
+        lock.release()
+
+
+def rebuild_directory(layout: Layout) -> dict[str, object]:
+    """Make state and current tables of a stopped server again from the lake."""
+    from profilelake.lake.catalog import Lake
+    from profilelake.pipeline.verify import rebuild
+
+    os.environ.setdefault("NUMBA_CACHE_DIR", str(_kernel_cache()))
+    lock = DirectoryLock(layout)
+    try:
+        lake = Lake.open(layout.catalog_uri, layout.warehouse)
+        return rebuild(_workspace(layout), layout.state, lake, wall())
+    finally:
+        lock.release()
+
+
+def _workspace(layout: Layout) -> "WorkspaceSetup":
+    from profilelake.pipeline.batch import WorkspaceSetup
+    from profilelake.workspaces.identifier_key import identifier_key
+
+    return WorkspaceSetup(
+        name=WORKSPACE,
+        rules=identity_rules(),
+        identifier_key=identifier_key(layout.secrets, WORKSPACE),
+        recent_directory=layout.recent(WORKSPACE),
+        dedup_directory=layout.dedup(WORKSPACE),
+    )

@@ -1,0 +1,252 @@
+"""The command line: data on stdout, talk on stderr, exit codes of `errors`."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+from typer.exceptions import TyperException
+
+import profilelake
+from profilelake.errors import Corrupt, Invalid, NotFound, ProfilelakeError
+from profilelake.settings import Layout, Settings
+
+INTERRUPTED: Final = 130
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="A Profiles Data Lake: customer events in, people and open tables out.",
+)
+profile_commands = typer.Typer(no_args_is_help=True, help="Profiles.")
+lake_commands = typer.Typer(no_args_is_help=True, help="The Iceberg tables.")
+process_commands = typer.Typer(no_args_is_help=True, hidden=True)
+app.add_typer(profile_commands, name="profile")
+app.add_typer(lake_commands, name="lake")
+app.add_typer(process_commands, name="process")
+
+Directory = Annotated[
+    Path,
+    typer.Option("--dir", envvar="PROFILELAKE_DIR", help="Data directory.", show_default=True),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+DEFAULT_DIRECTORY: Final = Path("profilelake-data")
+
+
+def main() -> None:
+    """Run the command line; end with the exit code of the error, if there is one."""
+    try:
+        code = app(standalone_mode=False)
+    except ProfilelakeError as error:
+        print(f"profilelake: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        sys.exit(INTERRUPTED)
+    except TyperException as error:
+        print(f"profilelake: {error.format_message()}", file=sys.stderr)
+        sys.exit(Invalid.exit_code)
+    except BrokenPipeError:
+        # Whoever read our output has enough; that is no failure.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+@app.command()
+def serve(
+    directory: Directory = DEFAULT_DIRECTORY,
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.")] = None,
+) -> int:
+    """Collect events, build profiles, serve them."""
+    from profilelake import app as application
+
+    settings = Settings.load(directory, os.environ, http={"host": host, "port": port})
+    return application.serve(settings, os.environ)
+
+
+@app.command()
+def status(directory: Directory = DEFAULT_DIRECTORY, as_json: Json = False) -> None:
+    """Show where every accepted event is."""
+    from profilelake.manage.status import read_status
+    from profilelake.ops.clock import wall
+
+    layout = _layout(directory)
+    document = read_status(_state(layout, required=False), layout.log, "default", wall())
+    document["server"] = _server(layout)
+    if as_json:
+        _print_json(document)
+        return
+    for name in (
+        "accepted",
+        "in_lake",
+        "duplicates",
+        "failed",
+        "suppressed",
+        "erased",
+        "expired",
+        "in_flight",
+    ):
+        print(f"{name:<11} {document[name]:>15,}")
+    print(f"{'balanced':<11} {'yes' if document['balanced'] else 'NO':>15}")
+    print(f"{'server':<11} {document['server'] or 'not running':>15}")
+
+
+@profile_commands.command("get")
+def profile_get(
+    identifier: Annotated[str, typer.Argument(metavar="TYPE:VALUE", help="such as email:ana@example.org")],
+    directory: Directory = DEFAULT_DIRECTORY,
+    collection: Annotated[str, typer.Option(help="users or accounts")] = "users",
+) -> None:
+    """Print one profile as JSON: identifiers, traits, when and how often it was seen."""
+    from profilelake.semantics.rules import COLLECTIONS
+    from profilelake.serve.lookup import whole_profile
+    from profilelake.workspaces.identifier_key import identifier_key
+
+    if collection not in COLLECTIONS:
+        raise Invalid(f"--collection {collection}: it is one of {', '.join(COLLECTIONS)}")
+    layout = _layout(directory)
+    state = _state(layout, required=True)
+    with state.read("default") as tx:
+        found = whole_profile(
+            tx,
+            "default",
+            identifier_key(layout.secrets, "default"),
+            COLLECTIONS[COLLECTIONS.index(collection)],
+            identifier,
+        )
+    if found is None:
+        raise NotFound(f"profile get {identifier}: no such profile in {collection}")
+    _print_json(found)
+
+
+@app.command()
+def sql(
+    query: Annotated[str, typer.Argument(help="SQL (DuckDB); tables by their bare names.")],
+    directory: Directory = DEFAULT_DIRECTORY,
+    format: Annotated[str, typer.Option(help="table, json, csv, arrow or parquet.")] = "table",
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Write to a file.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Ask the lake. Reads committed data, whether the server runs or not."""
+    from profilelake.query.run import run_query, write_result
+
+    layout = _layout(directory)
+    result = run_query(layout, query)
+    write_result(result, "json" if as_json else format, output)
+
+
+@lake_commands.command("tables")
+def lake_tables(directory: Directory = DEFAULT_DIRECTORY, as_json: Json = False) -> None:
+    """List the tables with their place, rows and last commit."""
+    from profilelake.query.run import list_tables, write_result
+
+    write_result(list_tables(_layout(directory)), "json" if as_json else "table", None)
+
+
+@app.command()
+def verify(directory: Directory = DEFAULT_DIRECTORY, as_json: Json = False) -> None:
+    """Compare the online state and the tables with what the accepted facts say. Needs a stopped server."""
+    from profilelake.app import verify_directory
+
+    differences = verify_directory(_layout(directory))
+    if as_json:
+        _print_json(differences)
+    for line in () if as_json else differences:
+        print(f"{line['what']}: {line['detail']}")
+    if differences:
+        raise Corrupt(f"verify: {len(differences)} differences; run: profilelake rebuild")
+    print("state and tables are what the facts say", file=sys.stderr)
+
+
+@app.command()
+def rebuild(directory: Directory = DEFAULT_DIRECTORY) -> None:
+    """Make state and current tables again from the lake. Needs a stopped server."""
+    from profilelake.app import rebuild_directory
+
+    _print_json(rebuild_directory(_layout(directory)))
+
+
+@app.command()
+def demo(
+    directory: Annotated[Path, typer.Option("--dir", help="Data directory of the demo.")] = Path(
+        "profilelake-demo"
+    ),
+    events: Annotated[int, typer.Option(min=1, help="Events to send.")] = 100_000,
+    seed: Annotated[int, typer.Option(help="Seed of the shop's data.")] = 1,
+    once: Annotated[bool, typer.Option("--once", help="Stop the server at the end.")] = False,
+) -> int:
+    """Send a shop's events with the real Segment SDK and show what becomes of them."""
+    from profilelake.demo.run import Options, run_demo
+
+    return run_demo(Options(directory=directory, events=events, seed=seed, once=once))
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    print(profilelake.__version__)
+
+
+Parent = Annotated[int, typer.Option("--parent")]
+Ready = Annotated[int, typer.Option("--ready")]
+
+
+@process_commands.command("http")
+def process_http(
+    directory: Directory,
+    parent: Parent,
+    ready: Ready,
+    host: Annotated[str, typer.Option()],
+    port: Annotated[int, typer.Option()],
+) -> int:
+    """Run one collecting and serving process; the supervisor starts it."""
+    from profilelake import app as application
+
+    settings = Settings.load(directory, os.environ)
+    return application.http_process(settings, parent=parent, ready=ready, host=host, port=port)
+
+
+@process_commands.command("pipeline")
+def process_pipeline(directory: Directory, parent: Parent, ready: Ready) -> int:
+    """Run the pipeline process; the supervisor starts it."""
+    from profilelake import app as application
+
+    settings = Settings.load(directory, os.environ)
+    return application.pipeline_process(settings, parent=parent, ready=ready)
+
+
+def _layout(directory: Path) -> Layout:
+    layout = Layout(directory)
+    layout.check()
+    return layout
+
+
+def _state(layout: Layout, *, required: bool) -> Any:
+    from profilelake.state.store import State
+
+    try:
+        return State.open(layout.state)
+    except NotFound:
+        if required:
+            raise
+        return None
+
+
+def _server(layout: Layout) -> str | None:
+    """Return the address of the running server."""
+    try:
+        document = json.loads(layout.server.read_text())
+        os.kill(int(document["pid"]), 0)
+    except (FileNotFoundError, ProcessLookupError, ValueError, KeyError):
+        return None
+    return str(document["url"])
+
+
+def _print_json(document: object) -> None:
+    json.dump(document, sys.stdout, indent=2, ensure_ascii=False)
+    print()

@@ -1,0 +1,1 @@
+"""Management: status, health, metrics. For operators and for whoever waits for a commit."""
