@@ -27,10 +27,10 @@ run: setup ## send a shop's events with the real Segment SDK and show what becom
 	$(BIN)/profilelake demo --events $(EVENTS) --seed $(SEED) --dir $(DIR) $(if $(ONCE),--once)
 
 test: setup ## the fast suite
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto
 
 test-all: setup ## every test, slow ones too
-	$(BIN)/python -m pytest -m "slow or not slow"
+	$(BIN)/python -m pytest -n auto -m "slow or not slow"
 
 test-slow-ci: setup ## the part of the slow tests that CI runs, always the same
 	$(BIN)/python -m pytest -m slow tests/faults/test_pipeline_crashes_slow.py tests/http/test_segment_node_slow.py

@@ -16,13 +16,13 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import profilelake
-from profilelake.errors import Conflict, Unavailable
+from profilelake.errors import Conflict, Corrupt, Unavailable
 from profilelake.ops import logs
 from profilelake.ops.clock import wall
 from profilelake.ops.supervisor import Child, Supervisor, die_with_parent, say_ready
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 WORKSPACE: Final = "default"
 _METRICS: Final = "metrics"
+_GC_THRESHOLDS: Final = (50_000, 20, 20)
+"""Batches make many objects that live until their end; looking for cycles among them is wasted."""
 _log = logging.getLogger(__name__)
 
 
@@ -63,6 +65,8 @@ class DirectoryLock:
             raise Conflict(
                 f"opening {layout.directory}: in use by {owner}; stop it first, or name another directory"
             ) from error
+        # Whoever wrote it is gone: killed, for instance.
+        layout.server.unlink(missing_ok=True)
         self._file.truncate(0)
         self._file.write(f"process {os.getpid()} since {datetime.now(UTC).isoformat(timespec='seconds')}\n")
         self._file.flush()
@@ -104,16 +108,27 @@ def _set_up(layout: Layout, environment: Mapping[str, str]) -> None:
     with Control.open(layout.control, secrets.token_bytes) as control:
         made = control.ensure_default(now=wall(), **given)
         control.bind_identifier_key(layout.secrets)
-    known: dict[str, str] = {}
-    if layout.credentials.exists():
+    new = {name: value for name in given if (value := getattr(made, name)) is not None}
+    if not new:
+        return
+    # What was given is not written: its owner has it, and may have taken it away from here on purpose.
+    _write_private(layout.credentials, json.dumps(_credentials(layout) | new, indent=2) + "\n")
+    for name, value in new.items():
+        print(f"{name}: {value}", file=sys.stderr)  # noqa: T201 - shown once, to the operator
+
+
+def _credentials(layout: Layout) -> dict[str, str]:
+    try:
         known = json.loads(layout.credentials.read_text())
-    for name, value in given.items():
-        shown = getattr(made, name)
-        if shown is not None:
-            print(f"{name}: {shown}", file=sys.stderr)  # noqa: T201 - shown once, to the operator
-        if shown or value:
-            known[name] = shown or value or ""
-    _write_private(layout.credentials, json.dumps(known, indent=2) + "\n")
+        if isinstance(known, dict):
+            return known
+    except FileNotFoundError:
+        return {}
+    except ValueError:
+        pass
+    raise Corrupt(
+        f"reading {layout.credentials}: it is not JSON as we wrote it; move it away and start again"
+    )
 
 
 def _write_private(path: Path, text: str) -> None:
@@ -128,20 +143,32 @@ def _write_private(path: Path, text: str) -> None:
 
 def _hold_port(host: str, port: int) -> socket.socket:
     """Reserve the port for the HTTP processes without accepting on it."""
-    from profilelake.ops.http import bind
-
-    probe = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
     try:
-        # Sharing the port among our processes must not let two servers share it unknowingly.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        probe.bind((host, port))
-        probe.close()
-        return bind(host, port)
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        # Sharing the port among our processes must not let two servers share it unknowingly: one that
+        # wants the port for itself is refused, be it that the other listens already or only holds it.
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+        holder = socket.socket(family, kind, protocol)
     except OSError as error:
-        probe.close()
-        raise Unavailable(
-            f"listening on {host}:{port}: {error.strerror or error}; choose another --port"
-        ) from error
+        raise _not_listening(host, port, error) from error
+    try:
+        # Without SO_REUSEADDR, which would let the probe of another server pass as long as nobody listens.
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        holder.bind(address)
+    except OSError as error:
+        holder.close()
+        raise _not_listening(host, port, error) from error
+    return holder
+
+
+def _not_listening(host: str, port: int, error: OSError) -> Unavailable:
+    return Unavailable(
+        f"listening on {host}:{port}: {error.strerror or error}; choose another --port or --host"
+    )
 
 
 def _supervise(settings: Settings, layout: Layout, holder: socket.socket) -> int:
@@ -149,7 +176,7 @@ def _supervise(settings: Settings, layout: Layout, holder: socket.socket) -> int
     shutil.rmtree(layout.run / _METRICS, ignore_errors=True)
     (layout.run / _METRICS).mkdir()
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = str((layout.run / _METRICS).absolute())
-    os.environ.setdefault("NUMBA_CACHE_DIR", str(_kernel_cache()))
+    os.environ.setdefault("NUMBA_CACHE_DIR", str(_kernel_cache(layout)))
     common = ["--dir", str(settings.directory), "--parent", str(os.getpid()), "--ready", "{ready}"]
     children = [
         Child(
@@ -159,6 +186,7 @@ def _supervise(settings: Settings, layout: Layout, holder: socket.socket) -> int
         for number in range(settings.http.processes)
     ]
     children.append(Child(name="pipeline", arguments=["process", "pipeline", *common], stop_stage=1))
+    children.append(Child(name="lake", arguments=["process", "lake", *common], stop_stage=2))
     shown = f"[{host}]" if ":" in host else host
     url = f"http://{shown}:{port}"
 
@@ -175,10 +203,18 @@ def _supervise(settings: Settings, layout: Layout, holder: socket.socket) -> int
     return Supervisor(children, ready).run()
 
 
-def _kernel_cache() -> Path:
-    """Return where compiled kernels are kept: once per user and version, not per data directory."""
-    root = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(root) / "profilelake" / f"kernels-{profilelake.__version__}"
+def _kernel_cache(layout: Layout) -> Path:
+    """Return where compiled kernels are kept: once per user and version, where the user has a place."""
+    name = f"kernels-{profilelake.__version__}"
+    try:
+        root = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+        cache = Path(root) / "profilelake" / name
+        cache.mkdir(parents=True, exist_ok=True)
+        if os.access(cache, os.W_OK):
+            return cache
+    except (OSError, RuntimeError):
+        pass  # no home, or one that cannot be written to, as in many containers
+    return layout.run.absolute() / name
 
 
 def http_process(settings: Settings, *, parent: int, ready: int, host: str, port: int) -> int:
@@ -202,7 +238,6 @@ def http_process(settings: Settings, *, parent: int, ready: int, host: str, port
     keys.poll()
     registry = CollectorRegistry()
     state = LatestState(layout.state)
-    proxies = tuple(part.strip() for part in settings.http.trusted_proxies.split(",") if part.strip())
 
     async def main() -> None:
         stop = asyncio.Event()
@@ -238,7 +273,7 @@ def http_process(settings: Settings, *, parent: int, ready: int, host: str, port
             else:
                 await management(scope, receive, send)
 
-        limits = CollectLimits(trusted_proxies=proxies)
+        limits = CollectLimits(trusted_proxies=settings.http.proxies())
         tracking = Tracking(writer, keys, limits, registry, otherwise)
         try:
             await http.serve_app(
@@ -256,59 +291,96 @@ def http_process(settings: Settings, *, parent: int, ready: int, host: str, port
 
 
 def pipeline_process(settings: Settings, *, parent: int, ready: int) -> int:
-    """Turn what was collected into profiles and tables until told to stop."""
+    """Apply what was collected to the state until told to stop."""
     from prometheus_client import CollectorRegistry
 
+    from profilelake.kernels import dense, siphash
     from profilelake.kernels import identity as identity_kernel
-    from profilelake.kernels import siphash
-    from profilelake.lake.catalog import Lake
     from profilelake.landing import parse
-    from profilelake.pipeline.run import Pipeline
+    from profilelake.pipeline.run import Applying
     from profilelake.state.store import State
 
     die_with_parent(parent)
     logs.configure("pipeline")
-    sys.setswitchinterval(0.001)
     layout = Layout(settings.directory)
     warm_at = time.monotonic()
-    for part in (siphash, identity_kernel, parse):
+    for part in (siphash, dense, identity_kernel, parse):
         part.warm()
     _log.info("kernels ready after %.1f s", time.monotonic() - warm_at)
-    gc.set_threshold(50_000, 20, 20)
+    gc.set_threshold(*_GC_THRESHOLDS)
     state = State.open(layout.state, writable=True)
-    pipeline = Pipeline(
+    applying = Applying(
         log_directory=layout.log,
-        flush_request=layout.flush_request,
         state=state,
-        lake=Lake.open(layout.catalog_uri, layout.warehouse),
         workspaces=[_workspace(layout)],
         region=settings.region,
         settings=settings.pipeline,
         clock=wall,
         registry=CollectorRegistry(),
     )
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: pipeline.stop())
+    _stop_on_signals(applying.stop)
     say_ready(ready)
-    pipeline.run()
+    applying.run()
     state.close()
     return 0
 
 
+def lake_process(settings: Settings, *, parent: int, ready: int) -> int:
+    """Publish the state to the lake, and tend both, until told to stop."""
+    from prometheus_client import CollectorRegistry
+
+    from profilelake.lake.catalog import Lake
+    from profilelake.pipeline.publish import check_epoch, ensure_tables
+    from profilelake.pipeline.run import Publishing
+    from profilelake.state.store import State
+
+    die_with_parent(parent)
+    logs.configure("lake")
+    layout = Layout(settings.directory)
+    gc.set_threshold(*_GC_THRESHOLDS)
+    lake = Lake.open(layout.catalog_uri, layout.warehouse)
+    ensure_tables(lake, WORKSPACE)
+    state = State.open(layout.state, writable=True)
+    state.ensure([WORKSPACE])
+    check_epoch(state, lake, WORKSPACE)
+    publishing = Publishing(
+        log_directory=layout.log,
+        flush_request=layout.flush_request,
+        state=state,
+        lake=lake,
+        workspaces=[_workspace(layout)],
+        settings=settings.pipeline,
+        clock=wall,
+        registry=CollectorRegistry(),
+    )
+    _stop_on_signals(publishing.stop)
+    say_ready(ready)
+    publishing.run()
+    state.close()
+    return 0
+
+
+def _stop_on_signals(stop: Callable[[], None]) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop())
+
+
 def verify_directory(layout: Layout) -> list[dict[str, str]]:
     """Return where state and tables of a stopped server differ from the accepted facts."""
+    os.environ.setdefault("NUMBA_CACHE_DIR", str(_kernel_cache(layout)))  # before numba is imported
     from profilelake.lake.catalog import Lake
-    from profilelake.pipeline.publish import Publisher
+    from profilelake.lake.reading import damage_told
+    from profilelake.pipeline.publish import Publisher, ensure_tables
     from profilelake.pipeline.verify import verify
     from profilelake.state.store import State
 
-    os.environ.setdefault("NUMBA_CACHE_DIR", str(_kernel_cache()))
     lock = DirectoryLock(layout)
     try:
         setup = _workspace(layout)
         state = State.open(layout.state, writable=True)
         state.ensure([WORKSPACE])
         lake = Lake.open(layout.catalog_uri, layout.warehouse)
+        ensure_tables(lake, WORKSPACE)
         Publisher(
             workspace=WORKSPACE,
             state=state,
@@ -318,22 +390,30 @@ def verify_directory(layout: Layout) -> list[dict[str, str]]:
             clock=wall,
             publish_age_seconds=0.0,
         ).publish(whole=True)
-        return [{"what": found.what, "detail": found.detail} for found in verify(setup, state, lake)]
+        with damage_told():
+            differences = verify(setup, state, lake)
+        return [{"what": found.what, "detail": found.detail} for found in differences]
     finally:
         lock.release()
 
 
 def rebuild_directory(layout: Layout) -> dict[str, object]:
     """Make state and current tables of a stopped server again from the lake."""
+    os.environ.setdefault("NUMBA_CACHE_DIR", str(_kernel_cache(layout)))  # before numba is imported
     from profilelake.lake.catalog import Lake
+    from profilelake.lake.reading import damage_told
+    from profilelake.pipeline.publish import ensure_tables
     from profilelake.pipeline.verify import rebuild
 
-    os.environ.setdefault("NUMBA_CACHE_DIR", str(_kernel_cache()))
     lock = DirectoryLock(layout)
     try:
         lake = Lake.open(layout.catalog_uri, layout.warehouse)
-        return rebuild(_workspace(layout), layout.state, lake, wall())
+        ensure_tables(lake, WORKSPACE)
+        gc.disable()  # a record of everything lives until the end: looking for cycles is wasted
+        with damage_told():
+            return rebuild(_workspace(layout), layout.state, lake, wall())
     finally:
+        gc.enable()
         lock.release()
 
 

@@ -2,18 +2,22 @@
 
 import json
 import os
+import socket
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Final
+from urllib.parse import urlsplit
 
 import typer
 from typer.exceptions import TyperException
 
 import profilelake
-from profilelake.errors import Corrupt, Invalid, NotFound, ProfilelakeError
+from profilelake.errors import Corrupt, Invalid, NotFound, ProfilelakeError, Unavailable
 from profilelake.settings import Layout, Settings
 
 INTERRUPTED: Final = 130
+SERVER_LOOK_SECONDS: Final = 2.0
+"""How long a server may take to accept a connection before it counts as not running."""
 
 app = typer.Typer(
     add_completion=False,
@@ -41,6 +45,7 @@ def main() -> None:
     """Run the command line; end with the exit code of the error, if there is one."""
     try:
         code = app(standalone_mode=False)
+        sys.stdout.flush()
     except ProfilelakeError as error:
         print(f"profilelake: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
@@ -49,10 +54,17 @@ def main() -> None:
     except TyperException as error:
         print(f"profilelake: {error.format_message()}", file=sys.stderr)
         sys.exit(Invalid.exit_code)
+    except SystemExit as end:
+        # The library ends with 1 when whoever read our output has enough; that is no failure.
+        sys.exit(0 if isinstance(end.__context__, BrokenPipeError) else end.code)
     except BrokenPipeError:
-        # Whoever read our output has enough; that is no failure.
+        # The same for what was still buffered.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+    except OSError as error:
+        # The disk is full, a file may not be read, and the like: for the user to put right.
+        print(f"profilelake: {error}", file=sys.stderr)
+        sys.exit(Unavailable.exit_code)
     sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -133,19 +145,19 @@ def sql(
     as_json: Json = False,
 ) -> None:
     """Ask the lake. Reads committed data, whether the server runs or not."""
-    from profilelake.query.run import run_query, write_result
+    from profilelake.query.run import run_query, writer
 
     layout = _layout(directory)
-    result = run_query(layout, query)
-    write_result(result, "json" if as_json else format, output)
+    write = writer("json" if as_json else format, output)
+    write(run_query(layout, query))
 
 
 @lake_commands.command("tables")
 def lake_tables(directory: Directory = DEFAULT_DIRECTORY, as_json: Json = False) -> None:
     """List the tables with their place, rows and last commit."""
-    from profilelake.query.run import list_tables, write_result
+    from profilelake.query.run import list_tables, writer
 
-    write_result(list_tables(_layout(directory)), "json" if as_json else "table", None)
+    writer("json" if as_json else "table", None)(list_tables(_layout(directory)))
 
 
 @app.command()
@@ -220,6 +232,15 @@ def process_pipeline(directory: Directory, parent: Parent, ready: Ready) -> int:
     return application.pipeline_process(settings, parent=parent, ready=ready)
 
 
+@process_commands.command("lake")
+def process_lake(directory: Directory, parent: Parent, ready: Ready) -> int:
+    """Run the lake process; the supervisor starts it."""
+    from profilelake import app as application
+
+    settings = Settings.load(directory, os.environ)
+    return application.lake_process(settings, parent=parent, ready=ready)
+
+
 def _layout(directory: Path) -> Layout:
     layout = Layout(directory)
     layout.check()
@@ -238,13 +259,15 @@ def _state(layout: Layout, *, required: bool) -> Any:
 
 
 def _server(layout: Layout) -> str | None:
-    """Return the address of the running server."""
+    """Return the address at which the server of this directory answers; None if it does not."""
     try:
         document = json.loads(layout.server.read_text())
-        os.kill(int(document["pid"]), 0)
-    except (FileNotFoundError, ProcessLookupError, ValueError, KeyError):
+        address = urlsplit(str(document["url"]))
+        # A killed server leaves the file behind, and its process id may be another process by now.
+        with socket.create_connection((address.hostname, address.port), timeout=SERVER_LOOK_SECONDS):
+            return str(document["url"])
+    except (OSError, ValueError, KeyError, TypeError):
         return None
-    return str(document["url"])
 
 
 def _print_json(document: object) -> None:

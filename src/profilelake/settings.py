@@ -4,16 +4,20 @@ Arguments win over the environment (`PROFILELAKE_<SECTION>_<FIELD>`), that over
 `DIR/profilelake.toml`, that over the defaults here.
 """
 
+import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, Final, Self
 
-from profilelake.errors import Conflict, Invalid
+from profilelake.errors import Conflict, Corrupt, Invalid
 
 FORMAT: Final = 1
 """Version of everything below the data directory."""
+REGION_BYTES_MAX: Final = 64
+"""Bytes of a region's name; it is written into every log segment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +33,11 @@ class HttpSettings:
     profile_requests_per_second: int = 0
     """What a space may ask of the Profile API per second and process; 0 for no limit."""
     trusted_proxies: str = ""
-    """Addresses, separated by commas, whose `X-Forwarded-For` is believed."""
+    """Networks, separated by commas, whose `X-Forwarded-For` is believed."""
+
+    def proxies(self) -> tuple[str, ...]:
+        """Return `trusted_proxies` one by one."""
+        return tuple(part.strip() for part in self.trusted_proxies.split(",") if part.strip())
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,38 +76,95 @@ class Settings:
             Invalid: a file, a name or a value that cannot be read, with its place.
         """
         path = directory / "profilelake.toml"
-        document: dict[str, Any] = {}
-        if path.exists():
-            try:
-                document = tomllib.loads(path.read_text())
-            except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-                raise Invalid(f"reading {path}: {error}") from error
-        region = environment.get("PROFILELAKE_REGION") or document.pop("region", "local")
+        document = _read(path)
+        named = document.pop("region", "local")
+        region = _region(environment.get("PROFILELAKE_REGION") or named)
         sections: dict[str, Any] = {"http": HttpSettings(), "pipeline": PipelineSettings()}
-        for name in document.keys() - sections.keys():
-            raise Invalid(f"reading {path}: no section [{name}]; there are {', '.join(sections)}")
+        for name in sorted(document.keys() - sections.keys()):
+            raise Invalid(
+                f"reading {path}: no section [{name}]; there are {', '.join(sections)}, "
+                "and `region` before the first of them"
+            )
         for name, section in sections.items():
-            values: dict[str, Any] = dict(document.get(name, {}))
-            for known in fields(section):
-                text = environment.get(f"PROFILELAKE_{name}_{known.name}".upper())
-                if text is not None:
-                    values[known.name] = text
+            values = document.get(name, {})
+            if not isinstance(values, dict):
+                raise Invalid(f"reading {path}: {name} = {values!r} is not a section; write [{name}]")
+            prefix = f"PROFILELAKE_{name}_".upper()
+            values |= {
+                variable.removeprefix(prefix).lower(): text
+                for variable, text in environment.items()
+                if variable.startswith(prefix)
+            }
             values |= {key: value for key, value in overrides.get(name, {}).items() if value is not None}
             sections[name] = _with_values(section, name, values)
+        for proxy in sections["http"].proxies():
+            _check_network(proxy)
         return cls(directory=directory, region=region, **sections)
 
 
-def _with_values(section: Any, name: str, values: dict[str, Any]) -> Any:
+_RANGES: Final[dict[str, tuple[float, float]]] = {
+    "port": (0, 65_535),
+    "processes": (1, 64),
+    "profile_requests_per_second": (0, 1_000_000),
+    "micro_batch_seconds": (0, 60),
+    "micro_batch_events_max": (1, 1_000_000),
+    "watermark_wait_seconds": (0, 60),
+    "lake_age_seconds": (0, 86_400),
+    "publish_age_seconds": (0, 86_400),
+    "log_retention_hours": (0, 24 * 28),
+}
+"""Least and greatest value of each number."""
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise Invalid(f"reading {path}: {error}") from error
+
+
+def _region(name: object) -> str:
+    if not isinstance(name, str) or not name.isprintable() or not 0 < len(name.encode()) <= REGION_BYTES_MAX:
+        raise Invalid(f"setting region = {name!r}: give a name of 1 to {REGION_BYTES_MAX} bytes")
+    return name
+
+
+def _check_network(text: str) -> None:
+    try:
+        ip_network(text, strict=False)
+    except ValueError as error:
+        raise Invalid(
+            f"setting http.trusted_proxies: {text!r} is no network; write them as 10.0.0.0/8, 192.0.2.7"
+        ) from error
+
+
+def _with_values(section: Any, name: str, values: Mapping[str, Any]) -> Any:
     known = {known.name: type(getattr(section, known.name)) for known in fields(section)}
-    for key in values.keys() - known.keys():
+    for key in sorted(values.keys() - known.keys()):
         raise Invalid(f"setting {name}.{key}: no such setting; there are {', '.join(known)}")
-    converted = {}
-    for key, value in values.items():
-        try:
-            converted[key] = known[key](value)
-        except (TypeError, ValueError) as error:
-            raise Invalid(f"setting {name}.{key} = {value!r}: not a {known[key].__name__}") from error
-    return replace(section, **converted)
+    return replace(
+        section, **{key: _value(f"{name}.{key}", known[key], value) for key, value in values.items()}
+    )
+
+
+def _value(name: str, kind: type, value: Any) -> str | int | float:
+    """Return a value from a file, the environment or an argument as its setting has it."""
+    if kind is str:
+        if not isinstance(value, str):
+            raise Invalid(f"setting {name} = {value!r}: not text; put it in quotes")
+        return value
+    least, most = _RANGES[name.partition(".")[2]]
+    try:
+        # Whole numbers by way of their text: 1.5 and true are mistakes, not 1.
+        number: float = int(str(value)) if kind is int else float(value)
+    except (TypeError, ValueError) as error:
+        wanted = "a whole number" if kind is int else "a number"
+        raise Invalid(f"setting {name} = {value!r}: not {wanted}") from error
+    if isinstance(value, bool) or math.isnan(number) or not least <= number <= most:
+        raise Invalid(f"setting {name} = {value!r}: give {least:,} to {most:,}")
+    return number
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +241,8 @@ class Layout:
         if marker.exists():
             self.check()
             return
+        if self.directory.exists() and not self.directory.is_dir():
+            raise Conflict(f"creating a data directory in {self.directory}: there is a file of that name")
         if self.directory.exists():
             strangers = [entry.name for entry in self.directory.iterdir() if entry.name not in _EXPECTED]
             if strangers:
@@ -187,22 +254,36 @@ class Layout:
         for path in (self.run, self.secrets):
             path.mkdir(exist_ok=True)
         self.secrets.chmod(0o700)
-        marker.write_text(f"{FORMAT}\n")
+        unfinished = self.run / "FORMAT"
+        unfinished.write_text(f"{FORMAT}\n")
+        unfinished.rename(marker)
 
     def check(self) -> None:
-        """Refuse a directory that is missing or of another format."""
+        """Refuse a directory that is missing or of another format.
+
+        Raises:
+            Invalid: it is not a data directory.
+            Conflict: it is of a newer format.
+            Corrupt: what it says of its format is nonsense.
+        """
         marker = self.directory / "FORMAT"
         if not marker.exists():
             raise Invalid(
                 f"opening {self.directory}: not a profilelake data directory; "
                 "name one with --dir or start the server there once: profilelake serve"
             )
-        found = marker.read_text().strip()
-        if found != str(FORMAT):
+        found = marker.read_text(errors="replace").strip()
+        if not (found.isascii() and found.isdigit()) or int(found) < FORMAT:
+            raise Corrupt(
+                f"opening {self.directory}: its file FORMAT says {found[:20]!r}, this program reads {FORMAT}; "
+                "restore it from backup"
+            )
+        if int(found) > FORMAT:
             raise Conflict(
                 f"opening {self.directory}: format {found}, this program reads {FORMAT}; "
                 "upgrade profilelake: pip install --upgrade profilelake"
             )
 
 
-_EXPECTED: Final = frozenset({"profilelake.toml", "definitions", "secrets", "run"})
+_EXPECTED: Final = frozenset({"profilelake.toml", "definitions", "secrets", "run", "FORMAT"})
+"""What may be there before the first start, or appear from another one at the same time."""

@@ -8,7 +8,7 @@ IDENTITY__SETS: Final = """
                last_position, last_message_id, last_source_id
         FROM set_sightings
         UNION ALL
-        SELECT coalesce(set_id, account_set_id), 0, position, message_id, source_id,
+        SELECT unnest([set_id, account_set_id]), 0, position, message_id, source_id,
                position, message_id, source_id
         FROM event_copies
     ), known AS (
@@ -31,6 +31,17 @@ IDENTITY__SETS: Final = """
 """
 """Every distinct set with its first and last sighting and its events, in position order."""
 
+IDENTITY__MISSING: Final = """
+    WITH seen AS (
+        SELECT DISTINCT unnest([set_id, account_set_id]) AS set_id FROM events
+    ), members AS (
+        SELECT DISTINCT unnest(identifiers).ident_id AS ident_id FROM identifier_sets
+    )
+    SELECT (SELECT count(*) FROM seen ANTI JOIN identifier_sets USING (set_id) WHERE set_id IS NOT NULL),
+           (SELECT count(*) FROM members ANTI JOIN identifiers USING (ident_id))
+"""
+"""How many sets of events are not known, and how many identifiers of sets have no value."""
+
 IDENTITY__MEMBERS: Final = """
     WITH members AS (
         SELECT set_id, unnest(identifiers) AS member
@@ -40,6 +51,6 @@ IDENTITY__MEMBERS: Final = """
     FROM members
     JOIN numbered_sets AS sets USING (set_id)
     JOIN identifiers ON identifiers.ident_id = members.member.ident_id
-    ORDER BY sets.row, type, identifiers.value
+    ORDER BY sets.row
 """
 """The identifiers of the sets of `numbered_sets` (set_id, row), in the order of rows."""

@@ -9,7 +9,7 @@ answer is the one in-order arrival would have given.
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -38,6 +38,10 @@ from profilelake.state.working import Working
 
 SHOWN_IDS_MAX: Final = 100_000
 """Public ids kept at hand: the same profiles are written again and again."""
+
+
+Columns: TypeAlias = tuple[list[bytes], list[str], list[str]]
+"""Positions, message ids and sources of events."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,8 +130,9 @@ class Resolver:
         All changes go into `work`; the rows for append-only tables are returned.
         """
         rows = IdentityRows()
+        columns = _columns(events)
         for batch in sightings:
-            new, late = self._meet(work, batch, events, applied, rows)
+            new, late = self._meet(work, batch, columns, applied, rows)
             if new:
                 self._resolve(work, batch.collection, new, rows)
             if late:
@@ -138,46 +143,53 @@ class Resolver:
         """Give sets the earlier first sighting that copies of their events have turned out to be."""
         for collection, column in (("users", "set_id"), ("accounts", "account_set_id")):
             keys = copies.column(column).to_pylist()
-            seen = _sightings(copies, np.arange(copies.num_rows))
+            seen = [Sighting(*values) for values in zip(*_columns(copies), strict=True)]
             work.load_sets(key for key in keys if key is not None)
             moved = []
             for key, sighting in zip(keys, seen, strict=True):
                 record = None if key is None else work.sets.get(key)
                 if record is not None and sighting.position < record.position:
-                    _set_first(record, sighting)
+                    _set_first(work, record, sighting)
                     work.touch_set(key, publish=False)
                     moved.append(key)
             if moved:
                 self._replay(work, collection, moved, rows)  # type: ignore[arg-type]
 
     def _meet(
-        self, work: Working, batch: SetSightings, events: pa.Table, applied: bytes, rows: IdentityRows
+        self, work: Working, batch: SetSightings, columns: Columns, applied: bytes, rows: IdentityRows
     ) -> tuple[list[_Set], list[bytes]]:
         """Count sightings of known sets, make records for new ones; return new sets and late ones."""
-        firsts = _sightings(events, batch.first)
-        lasts = _sightings(events, batch.last)
-        counts = batch.counts.tolist()
+        place, message_id, source_id = columns
         work.load_sets(batch.set_ids)
         unknown: list[int] = []
         late: list[bytes] = []
+        seen: list[bytes] = []
+        firsts, lasts, counts = batch.first.tolist(), batch.last.tolist(), batch.counts.tolist()
         for number, key in enumerate(batch.set_ids):
             record = work.sets.get(key)
             if record is None:
                 unknown.append(number)
                 continue
+            seen.append(key)
             record.count += counts[number]
-            if lasts[number].position > record.last_position:
-                _set_last(record, lasts[number])
-            if firsts[number].position < record.position:
-                _set_first(record, firsts[number])
+            row = lasts[number]
+            if place[row] > record.last_position:
+                record.last_position = place[row]
+                record.last_message_id, record.last_source_id = message_id[row], source_id[row]
+            row = firsts[number]
+            if place[row] < record.position:
+                _set_first(work, record, Sighting(place[row], message_id[row], source_id[row]))
                 late.append(key)
-            work.touch_set(key, publish=False)
+        work.touch_seen_sets(seen)
         new: list[_Set] = []
         for number, members in self._members(work, batch, unknown):
-            key, first = batch.set_ids[number], firsts[number]
+            key, row = batch.set_ids[number], firsts[number]
+            first = Sighting(place[row], message_id[row], source_id[row])
             met = self._new_set(work, batch.collection, key, first, members, rows)
             met.record.count = counts[number]
-            _set_last(met.record, lasts[number])
+            row = lasts[number]
+            met.record.last_position = place[row]
+            met.record.last_message_id, met.record.last_source_id = message_id[row], source_id[row]
             if first.position < applied:
                 late.append(key)
             else:
@@ -227,10 +239,8 @@ class Resolver:
                     number, type, value, first.source_id, first.message_id, at, first.position, NOBODY
                 )
                 work.touch_ident(ident)
-            elif first.position < known.position:
-                known.position, known.created_at = first.position, at
-                known.message_id, known.source_id = first.message_id, first.source_id
-                work.touch_ident(ident)
+            else:
+                _bring_forward(work, ident, first)
             work.links.append((ident, key))
         linking = sorted((m.strength, m.value, m.ident) for m in members if m.strength >= 0)
         cleaned = [ident for _, _, ident in linking]
@@ -517,18 +527,27 @@ def _split(joined: bytes) -> list[bytes]:
     return [joined[i : i + 16] for i in range(0, len(joined), 16)]
 
 
-def _sightings(events: pa.Table, rows: npt.NDArray[np.int64]) -> list[Sighting]:
-    chosen = events.select(["position", "message_id", "source_id"]).take(pa.array(rows))
-    return [
-        Sighting(*values) for values in zip(*(column.to_pylist() for column in chosen.columns), strict=True)
-    ]
+def _columns(events: pa.Table) -> Columns:
+    """Return positions, message ids and sources of events."""
+    place, message_id, source_id = (
+        events.column(name).to_pylist() for name in ("position", "message_id", "source_id")
+    )
+    return place, message_id, source_id
 
 
-def _set_first(record: SetRecord, sighting: Sighting) -> None:
+def _set_first(work: Working, record: SetRecord, sighting: Sighting) -> None:
+    """Note an earlier first sighting of a set, which may be that of its identifiers too."""
     record.position = sighting.position
     record.message_id, record.source_id = sighting.message_id, sighting.source_id
+    idents = _split(record.idents)
+    work.load_idents(idents)
+    for ident in idents:
+        _bring_forward(work, ident, sighting)
 
 
-def _set_last(record: SetRecord, sighting: Sighting) -> None:
-    record.last_position = sighting.position
-    record.last_message_id, record.last_source_id = sighting.message_id, sighting.source_id
+def _bring_forward(work: Working, ident: bytes, sighting: Sighting) -> None:
+    known = work.idents[ident]
+    if sighting.position < known.position:
+        known.position, known.created_at = sighting.position, received_at(sighting.position)
+        known.message_id, known.source_id = sighting.message_id, sighting.source_id
+        work.touch_ident(ident)

@@ -15,9 +15,9 @@ from pyiceberg.table import CommitTableResponse, Table
 from pyiceberg.table.update import TableRequirement, TableUpdate
 from sqlalchemy import event, select, update
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DatabaseError, OperationalError
 
-from profilelake.errors import Invalid, NotFound, Unavailable
+from profilelake.errors import Conflict, Corrupt, Invalid, NotFound, Unavailable
 from profilelake.lake.commit import live_entries, manifests_of
 from profilelake.lake.current import CurrentTable
 from profilelake.lake.files import DurableFileIO, remove_files
@@ -141,6 +141,8 @@ class Lake:
             Invalid: no such kind of catalog, or a warehouse path that other readers would
                 take for a pattern or an escape.
             Unavailable: the catalog does not answer.
+            Corrupt: the catalog's file is not one.
+            Conflict: the tables lie elsewhere: the directory was moved or copied.
         """
         path = Path(os.path.abspath(warehouse))  # noqa: PTH100 - a link stays a link in published paths
         if refused := _PATH_REFUSED.search(str(path)):
@@ -159,6 +161,11 @@ class Lake:
             raise Unavailable(
                 f"opening the lake: catalog {url!r} does not answer: {error}; retry later"
             ) from error
+        except (DatabaseError, sqlite3.DatabaseError) as error:
+            raise Corrupt(
+                f"opening the lake: catalog {url!r} cannot be read: {error}; restore it from backup"
+            ) from error
+        _check_place(catalog, path)
         return cls(catalog, path, clock)
 
     def close(self) -> None:
@@ -280,6 +287,31 @@ def _prepare_sqlite(database: str | None) -> None:
         connection.execute("PRAGMA journal_mode=WAL")
     finally:
         connection.close()
+
+
+def _check_place(catalog: SqlCatalog, warehouse: Path) -> None:
+    """Refuse a warehouse that its tables do not lie in.
+
+    Tables name their files by absolute paths. Under a moved directory they cannot be read, and a
+    copied one would read, and write, the files of the original.
+    """
+    statement = select(IcebergTables.metadata_location).where(IcebergTables.catalog_name == CATALOG_NAME)
+    with catalog.engine.connect() as connection:
+        locations = connection.execute(statement).scalars().all()
+    if not locations and next(warehouse.glob("*/*/data/**/*.parquet"), None) is not None:
+        # Tables made anew would hide what is there, and a rebuild from them would forget everybody.
+        raise Corrupt(
+            f"opening the lake: the catalog knows no table, but there are files of tables in {warehouse}; "
+            "restore the catalog from backup"
+        )
+    places = {location.removeprefix("file://").rsplit("/", 4)[0] for location in locations if location}
+    for place in sorted(places - {str(warehouse)}):
+        if not Path(place).exists() or not warehouse.samefile(place):
+            raise Conflict(
+                f"opening the lake: its tables lie in {place}, not in {warehouse}; Iceberg tables hold absolute "
+                f"paths, so they cannot be moved or copied: move the data directory back, or make {place} "
+                f"a symbolic link to {warehouse}"
+            )
 
 
 def _open_catalog(uri: str, warehouse: Path) -> SqlCatalog:

@@ -1,16 +1,32 @@
 """The tables of a workspace as DuckDB views, for any process, while another one commits."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
 import duckdb
+from pyiceberg.exceptions import ValidationError
 
-from profilelake.errors import Unavailable
+from profilelake.errors import Corrupt, Unavailable
 from profilelake.lake import sql
 from profilelake.lake.catalog import Lake, PublishedTable
 from profilelake.lake.current import Generation
 from profilelake.lake.schema import KEY, KIND
 
 PLAN_ATTEMPTS_MAX: Final = 5
+
+
+@contextmanager
+def damage_told() -> Iterator[None]:
+    """Read tables inside, no files that a user named: what cannot be read then is damage.
+
+    Raises:
+        Corrupt: a file of a table is missing or not what it should be.
+    """
+    try:
+        yield
+    except (duckdb.IOException, duckdb.InvalidInputException, FileNotFoundError) as error:
+        raise Corrupt(f"reading the tables: {error}; restore the file from backup") from error
 
 
 def attach(connection: duckdb.DuckDBPyConnection, lake: Lake, workspace: str) -> list[str]:
@@ -23,13 +39,17 @@ def attach(connection: duckdb.DuckDBPyConnection, lake: Lake, workspace: str) ->
     Raises:
         Invalid: a table has delete files of another engine.
         Unavailable: the tables changed faster than they could be read.
+        Corrupt: the metadata of a table cannot be read.
     """
     connection.execute("SET TimeZone='UTC'")
     names = lake.names(workspace)
     for name in names:
-        connection.execute(
-            f"CREATE OR REPLACE VIEW {sql.identifier(name)} AS {_select(lake, workspace, name)}"
-        )
+        try:
+            select = _select(lake, workspace, name)
+        except (ValueError, ValidationError) as error:
+            # What the library says of metadata and manifests that are not what they should be.
+            raise Corrupt(f"reading the tables: {name}: {error}; restore the file from backup") from error
+        connection.execute(f"CREATE OR REPLACE VIEW {sql.identifier(name)} AS {select}")
     return names
 
 

@@ -8,7 +8,6 @@ the state, so the index can never be ahead of or behind the events.
 
 import os
 import zlib
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
@@ -75,8 +74,9 @@ class _Run:
 
 
 def _run(entries: Entries, file: RunFile | None = None) -> _Run:
-    first = np.ascontiguousarray(entries["first"])
-    return _Run(entries, first, np.ascontiguousarray(entries["second"]), sorted_runs.bloom_of(first), file)
+    # Copies in any case: the words of a single entry are contiguous where they lie, in a read-only file.
+    first, second = np.array(entries["first"]), np.array(entries["second"])
+    return _Run(entries, first, second, sorted_runs.bloom_of(first), file)
 
 
 def _sorted(entries: Entries) -> Entries:
@@ -92,6 +92,7 @@ class DedupIndex:
     _memory: list[_Run] = field(default_factory=list)
     _files: list[_Run] = field(default_factory=list)
     _memory_rows: int = 0
+    _replaced: bool = False
 
     @classmethod
     def load(cls, tx: Tx, workspace: str, directory: Path) -> "DedupIndex":
@@ -190,6 +191,7 @@ class DedupIndex:
                 break
             joined = _sorted(np.concatenate([run.entries for run in tail]))
             self._files[-FAN_IN:] = [self._write(joined, f"{sequence:012d}-{len(self._files)}")]
+            self._replaced = True
         reach("dedup.spilled")
         tx.clear(self.workspace, Db.SEEN)
         self._memory, self._memory_rows = [], 0
@@ -199,7 +201,10 @@ class DedupIndex:
         tx.put_meta(self.workspace, _META, [run.file for run in self._files])
 
     def sweep(self) -> None:
-        """Remove run files that are no longer listed; call it after the transaction."""
+        """Remove run files that were merged into others; call it after the transaction."""
+        if not self._replaced:
+            return
+        self._replaced = False
         listed = {run.file.name for run in self._files if run.file is not None}
         for path in self.directory.glob("*.run"):
             if path.name not in listed:
@@ -236,8 +241,3 @@ def _read(directory: Path, file: RunFile) -> Entries:
     if zlib.crc32(entries.tobytes()) != int.from_bytes(head[16:24], "little"):
         raise Corrupt(f"reading de-duplication run {path}: checksum differs; run: profilelake rebuild")
     return entries
-
-
-def join(parts: Sequence[Entries]) -> Entries:
-    """Return entries one after the other."""
-    return np.concatenate(parts) if parts else np.zeros(0, dtype=ENTRY)

@@ -2,7 +2,6 @@
 
 import asyncio
 import base64
-import binascii
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +17,9 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from profilelake.errors import Invalid, Unavailable
-from profilelake.manage.status import TOTALS, accepted_ends, committed, read_status
+from profilelake.manage.status import accepted_ends, committed, read_status
 from profilelake.ops.clock import Clock
+from profilelake.pipeline.progress import TOTALS
 from profilelake.state.store import State
 from profilelake.workspaces import TokenKind
 from profilelake.workspaces.keyring import KeyRing
@@ -31,6 +31,7 @@ ASK_AGAIN_SECONDS: Final = 0.5
 """A flush is asked for again so often: what was accepted just before it may not have been applied."""
 
 _LOOPBACK: Final = frozenset({"127.0.0.1", "::1"})
+_FORWARDED: Final = frozenset({"forwarded", "x-forwarded-for", "x-real-ip"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,15 +49,18 @@ class Management:
 
     def application(self) -> Starlette:
         """Return the ASGI application."""
-        return Starlette(
+        application = Starlette(
             routes=[
                 Route("/livez", self._live),
                 Route("/readyz", self._ready),
                 Route("/metrics", self._metrics),
                 Route("/api/status", self._guarded(self._status)),
             ],
-            exception_handlers={404: _not_found, 405: _not_allowed},
+            exception_handlers={404: _not_found, 405: _not_allowed, 500: _failed},
         )
+        # A redirect would be built from what the client says our name is.
+        application.router.redirect_slashes = False
+        return application
 
     async def _live(self, _request: Request) -> Response:
         return Response("ok\n", media_type="text/plain")
@@ -106,12 +110,13 @@ class Management:
 
     async def _metrics(self, request: Request) -> Response:
         peer = request.client.host if request.client else ""
-        if peer not in _LOOPBACK:
+        # Behind a proxy on this machine everybody comes from loopback.
+        if peer not in _LOOPBACK or not _FORWARDED.isdisjoint(request.headers.keys()):
             refused = self._refusal(request)
             if refused is not None:
                 return refused
         registry = CollectorRegistry()
-        MultiProcessCollector(registry, path=str(self.metrics_directory))
+        MultiProcessCollector(registry, path=str(self.metrics_directory))  # type: ignore[no-untyped-call]
         registry.register(_Conservation(self._read()))
         return Response(generate_latest(registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
@@ -189,7 +194,13 @@ async def _not_found(request: Request, _error: Exception) -> Response:
 
 
 async def _not_allowed(request: Request, _error: Exception) -> Response:
-    return problem(405, "method_not_allowed", f"{request.method} is not answered at {request.url.path}")
+    detail = f"{request.method} is not answered at {request.url.path}"
+    return problem(405, "method_not_allowed", detail, headers={"Allow": "GET, HEAD"})
+
+
+async def _failed(_request: Request, _error: Exception) -> Response:
+    # What it was is in the log; the client learns nothing of our insides.
+    return problem(500, "internal", "answering failed; the server's log says why")
 
 
 def _timeout(text: str | None) -> float:
@@ -212,6 +223,6 @@ def _secret(header: str) -> str:
     if scheme.lower() == "basic":
         try:
             return base64.b64decode(rest, validate=True).decode().partition(":")[0]
-        except (binascii.Error, UnicodeDecodeError):
+        except ValueError:
             return ""
     return ""

@@ -60,8 +60,8 @@ def read_status(state: State | None, log_directory: Path, workspace: str, now: i
             "committed": {name: offset for name, (offset, _) in published.vector.items()},
         },
         "stages": [
-            _stage(EVENTS_APPLIED, total - read, now - applied.watermark),
-            _stage(EVENTS_PUBLISHED, read - committed, now - published.at),
+            _stage(EVENTS_APPLIED, total - read, now, applied.watermark),
+            _stage(EVENTS_PUBLISHED, read - committed, now, published.at),
         ],
         "limits_hit": [],
     }
@@ -73,6 +73,7 @@ def committed(status: dict[str, Any], target: dict[str, int]) -> bool:
     return all(reached.get(name, 0) >= offset for name, offset in target.items())
 
 
-def _stage(name: str, events: int, age_microseconds: int) -> dict[str, Any]:
-    seconds = max(0.0, age_microseconds / 1_000_000) if events else 0.0
+def _stage(name: str, events: int, now: int, reached_at: int) -> dict[str, Any]:
+    # A stage that never got anywhere has no age to be behind by; its events tell.
+    seconds = max(0.0, (now - reached_at) / 1_000_000) if events and reached_at else 0.0
     return {"name": name, "lag_events": events, "lag_seconds": round(seconds, 3)}

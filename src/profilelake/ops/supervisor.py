@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from profilelake.errors import Unavailable
+from profilelake.errors import Conflict, Corrupt, Invalid, NotFound, Unavailable
 from profilelake.ops import failpoints
 
 BACK_OFF_FIRST_SECONDS: Final = 0.2
@@ -23,6 +23,8 @@ GRACE_SECONDS: Final = 25.0
 """How long children may drain before they are killed."""
 START_FAILURES_MAX: Final = 3
 """A child that ends so often before the server was ever ready will not start at all."""
+LASTING_FAILURES: Final = frozenset(failure.exit_code for failure in (Invalid, NotFound, Conflict, Corrupt))
+"""Exit codes before the server was ever ready that starting again would only repeat."""
 READY_SECONDS: Final = 180.0
 """How long all children together may take until they are ready (kernels compile at the first start)."""
 _PR_SET_PDEATHSIG: Final = 1
@@ -59,13 +61,14 @@ class Supervisor:
     on_ready: Callable[[], None]
     _stopping: bool = False
     _announced: bool = False
+    _lasting_failure: int = 0
     _selector: selectors.BaseSelector = field(default_factory=selectors.DefaultSelector)
 
     def run(self) -> int:
         """Start all children, keep them running, and return an exit code when all have ended.
 
         Raises:
-            Unavailable: the children did not get ready in time.
+            Unavailable: the children did not get ready in time, or one of them ends again and again.
         """
         wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
@@ -76,7 +79,7 @@ class Supervisor:
         try:
             for child in self.children:
                 self._start(child)
-            while not self._stopping:
+            while not self._stopping and not self._lasting_failure:
                 for key, _ in self._selector.select(timeout=self._next_start()):
                     if key.data is None:
                         os.read(wake_read, 4096)
@@ -85,7 +88,7 @@ class Supervisor:
                 self._reap()
                 self._start_due()
                 self._announce(started_at)
-            return self._stop()
+            return self._stop() or self._lasting_failure
         finally:
             for child in self.children:
                 if child.process is not None and child.process.poll() is None:
@@ -126,7 +129,15 @@ class Supervisor:
         for child in self.children:
             if child.process is None or child.process.poll() is None:
                 continue
+            self._close_ready(child)
+            child.ready = False  # it may have said so just before it ended
+            child.failures += 1
             lived = time.monotonic() - child.started_at
+            code = child.process.returncode
+            if not self._announced and code in LASTING_FAILURES:
+                _log.error("process %s ended with %s; starting it again would not help", child.name, code)
+                self._lasting_failure = code
+                return
             child.back_off = (
                 BACK_OFF_FIRST_SECONDS
                 if lived > STEADY_SECONDS
@@ -135,12 +146,10 @@ class Supervisor:
             _log.error(
                 "process %s ended with %s after %.1f s; it starts again in %.1f s",
                 child.name,
-                child.process.returncode,
+                code,
                 lived,
                 child.back_off,
             )
-            self._close_ready(child)
-            child.failures += 1
             if not self._announced and child.failures >= START_FAILURES_MAX:
                 raise Unavailable(f"starting: process {child.name} does not start; see the log above")
             child.process = None

@@ -1,7 +1,6 @@
 """One micro-batch: records of the log into the state, in one transaction."""
 
 import logging
-import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +27,6 @@ from profilelake.state import recent
 from profilelake.state.store import Db, State, Tx
 from profilelake.state.working import Working
 
-EPOCH_DIGITS: Final = 12
 _log = logging.getLogger(__name__)
 
 
@@ -64,7 +62,6 @@ class Batcher:
         for setup in self._setups.values():
             with self._state.read(setup.name) as tx:
                 index = DedupIndex.load(tx, setup.name, setup.dedup_directory)
-                recent.sweep(setup.recent_directory, recent.load(tx, setup.name))
             self._landings[setup.name] = Landing(key=setup.identifier_key, rules=setup.rules, index=index)
 
     def vector(self) -> dict[str, LogEnd]:
@@ -108,8 +105,9 @@ class Batcher:
         reached = dict(self.vector())
         for record in first:
             reached[record.log_id] = LogEnd(record.next_offset, record.events_before + record.events)
-        self._apply(first, reached, (), first[-1].received_at)
-        self._apply(records[half:], ends, damage, watermark)
+        passed = [stretch for stretch in damage if _lies_before(stretch, reached)]
+        self._apply(first, reached, passed, first[-1].received_at)
+        self._apply(records[half:], ends, [d for d in damage if d not in passed], watermark)
 
     def _transact(
         self,
@@ -129,6 +127,7 @@ class Batcher:
             for name, mine in by_workspace.items():
                 applied = load_applied(tx, name, self._epoch)
                 applied.sequence += 1
+                _check_new(applied.vector, records)
                 if mine or damage:
                     self._stages(tx, name, mine, damage if name == fallback else (), applied, detail)
                 applied.vector = {**applied.vector, **{log: (e.offset, e.events) for log, e in ends.items()}}
@@ -136,6 +135,8 @@ class Batcher:
                 tx.put_meta(name, PROGRESS, applied)
             reach("state.before_commit")
         reach("state.committed")
+        for landing in self._landings.values():
+            landing.index.sweep()
         self._timer.lap("commit")
         self._timer.applied(sum(record.events for record in records))
 
@@ -191,14 +192,25 @@ class Batcher:
         _count(applied, landed, failed.num_rows)
 
 
+def _check_new(vector: Mapping[str, tuple[int, int]], records: Sequence[Record]) -> None:
+    """Stop where another process has applied these records meanwhile: our memory knows nothing of it."""
+    first = {record.log_id: record.offset for record in reversed(records)}
+    for log, offset in first.items():
+        if log in vector and offset < vector[log][0]:
+            raise Corrupt(
+                f"applying log {log} from offset {offset}: the state is at {vector[log][0]} already; "
+                "see that no other server works on this directory; a start of this one goes on from there"
+            )
+
+
+def _lies_before(stretch: Damage, vector: Mapping[str, LogEnd]) -> bool:
+    end = vector.get(Path(stretch.path).parent.name)
+    return end is not None and stretch.next_offset <= end.offset
+
+
 def _count(applied: Applied, landed: Landed, failed: int) -> None:
     totals = {name: applied.totals.get(name, 0) for name in TOTALS}
     totals["in_lake"] += landed.events.num_rows
     totals["duplicates"] += landed.duplicates
     totals["failed"] += failed
     applied.totals = totals
-
-
-def new_epoch(now: int) -> str:
-    """Return the name of a new state: later ones sort after earlier ones."""
-    return f"{now:020d}-{secrets.token_hex(4)}"

@@ -49,6 +49,7 @@ class Published(msgspec.Struct):
     vector: dict[str, tuple[int, int]] = {}
     totals: dict[str, int] = {}
     activity_through: int = 0
+    activity_at: int = 0
     at: int = 0
     merged_at: int = 0
 

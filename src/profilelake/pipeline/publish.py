@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from profilelake.errors import Conflict
 from profilelake.identity import publish as identity_rows
 from profilelake.identity.tables import (
     IDENTIFIER_SETS,
@@ -32,7 +33,7 @@ from profilelake.lake.tables import TableDef
 from profilelake.landing.tables import EVENT_COPIES, EVENTS, FAILED_EVENTS
 from profilelake.ops.clock import Clock
 from profilelake.ops.failpoints import reach
-from profilelake.pipeline.progress import PUBLISHED, Published, load_applied, load_published
+from profilelake.pipeline.progress import PROGRESS, PUBLISHED, Published, load_applied, load_published
 from profilelake.profiles.publish import profile_changes
 from profilelake.profiles.tables import PROFILES, TRAIT_WRITES
 from profilelake.state import recent
@@ -44,11 +45,37 @@ from profilelake.state.working import Dirty
 APPENDED: Final = (EVENT_COPIES, FAILED_EVENTS, IDENTIFIER_SETS, IDENTITY_UPDATES, TRAIT_WRITES)
 """Tables whose rows wait in the outbox as they are."""
 CURRENT: Final = (SET_MAP, IDENTIFIERS, IDENTITY_MAP, IDENTITY_REFUSALS, PROFILES)
-ACTIVITY_SETS_MAX: Final = 10_000
-"""Sets whose new counts are shown with every publication; more of them wait for `publish_age`."""
+ACTIVITY_EVENTS_MAX: Final = 10_000
+"""Events whose counts are shown with every publication; the counts of more wait for `publish_age`."""
 
 _log = logging.getLogger(__name__)
-_ROW_COLUMNS: Final = ("key", "copy", "position")
+
+
+def ensure_tables(lake: Lake, workspace: str) -> None:
+    """Make the tables that are missing, so that a question finds them empty before the first event."""
+    for definition in (EVENTS, SET_SIGHTINGS, *APPENDED):
+        lake.table(workspace, definition)
+    for definition in CURRENT:
+        lake.current_table(workspace, definition)
+
+
+def check_epoch(state: State, lake: Lake, workspace: str) -> None:
+    """Refuse a state that the tables were not made from: it would publish everything once more.
+
+    Raises:
+        Conflict: a rebuild was cut short, or the state is gone or from a backup.
+    """
+    with state.read(workspace) as tx:
+        mine = load_applied(tx, workspace, "").epoch
+    reached = [lake.table(workspace, table).progress() for table in (EVENTS, SET_SIGHTINGS, *APPENDED)]
+    reached += [lake.current_table(workspace, table).progress() for table in CURRENT]
+    for progress in reached:
+        if progress is not None and progress.epoch != mine:
+            raise Conflict(
+                f"publishing workspace {workspace}: its state is of epoch {mine!r}, its tables of "
+                f"{progress.epoch!r}: a rebuild was cut short, or the state is not the one that belongs here; "
+                "run: profilelake rebuild"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +98,8 @@ class Publisher:
         Raises:
             Unavailable: disk full or an unknown outcome; call again.
         """
+        if whole:
+            self._make_room_for_counts()
         with self.state.read(self.workspace) as tx:
             applied = load_applied(tx, self.workspace, "")
             published = load_published(tx, self.workspace)
@@ -80,11 +109,7 @@ class Publisher:
                 return False
             progress = applied.as_progress()
             runs = recent.load(tx, self.workspace)
-            self._publish_events(runs, progress)
-            reach("publish.events")
-            for definition in APPENDED:
-                self._append(definition, progress, partial(_waiting, tx, self.workspace, definition))
-            reach("publish.appended")
+            self._publish_facts(tx, runs, progress)
             activity, through = self._active(tx, runs, published, applied.sequence, whole=whole)
             self._publish_current(tx, progress, activity)
             reach("publish.current")
@@ -93,6 +118,37 @@ class Publisher:
             return False
         self._let_go(committed, through)
         return True
+
+    def publish_facts(self) -> None:
+        """Commit what a rebuild starts from and only the state has: facts, and values of identifiers."""
+        with self.state.read(self.workspace) as tx:
+            progress = load_applied(tx, self.workspace, "").as_progress()
+            if progress.sequence <= load_published(tx, self.workspace).sequence:
+                return
+            self._publish_facts(tx, recent.load(tx, self.workspace), progress)
+            identifiers = self.lake.current_table(self.workspace, IDENTIFIERS).progress()
+            if identifiers is None or identifiers.epoch == progress.epoch:
+                self._publish_current(tx, progress, set(), only=(IDENTIFIERS,))
+
+    def _publish_facts(self, tx: Tx, runs: list[Run], progress: Progress) -> None:
+        self._publish_events(runs, progress)
+        reach("publish.events")
+        for definition in APPENDED:
+            self._append(definition, progress, partial(_waiting, tx, self.workspace, definition))
+        reach("publish.appended")
+
+    def _make_room_for_counts(self) -> None:
+        """Begin a new sequence where `profiles` has the present one already, and not all counts."""
+        held = self.lake.current_table(self.workspace, PROFILES).progress()
+        with self.state.read(self.workspace) as tx:
+            shown = load_published(tx, self.workspace).activity_through
+            progress = load_applied(tx, self.workspace, "").as_progress()
+        if shown >= progress.sequence or _held(held, progress) < progress.sequence:
+            return
+        with self.state.write() as tx:
+            applied = load_applied(tx, self.workspace, "")
+            applied.sequence += 1
+            tx.put_meta(self.workspace, PROGRESS, applied)
 
     def merge(self) -> None:
         """Fold the change logs of current tables into their bases, and recent runs into larger ones."""
@@ -173,21 +229,20 @@ class Publisher:
         self, tx: Tx, runs: list[Run], published: Published, sequence: int, *, whole: bool
     ) -> tuple[set[bytes], int]:
         """Return profiles whose counts are to be shown now, and the sequence that covers."""
-        parts = [
-            recent.read_keys(self.recent_directory, run, ("key",)).column("key")
-            for run in runs
-            if run.sequence_max > published.activity_through
-        ]
-        if not parts:
+        pending = [run for run in runs if run.sequence_max > published.activity_through]
+        if not pending:
             return set(), sequence
-        keys = pc.unique(pa.chunked_array([chunk for part in parts for chunk in part.chunks]))
-        due = self.clock() - published.at > self.publish_age_seconds * 1_000_000
-        if len(keys) > ACTIVITY_SETS_MAX and not whole and not due:
+        due = self.clock() - published.activity_at > self.publish_age_seconds * 1_000_000
+        if sum(run.rows for run in pending) > ACTIVITY_EVENTS_MAX and not whole and not due:
             return set(), published.activity_through
+        parts = [recent.read_keys(self.recent_directory, run, ("key",)).column("key") for run in pending]
+        keys = pc.unique(pa.chunked_array([chunk for part in parts for chunk in part.chunks]))
         records = tx.sets(self.workspace, keys.to_pylist())
         return {record.profile for record in records.values()} - {NOBODY}, sequence
 
-    def _publish_current(self, tx: Tx, progress: Progress, active: set[bytes]) -> None:
+    def _publish_current(
+        self, tx: Tx, progress: Progress, active: set[bytes], only: tuple[TableDef, ...] = CURRENT
+    ) -> None:
         dirty: dict[str, list[tuple[int, bytes]]] = {kind: [] for kind in Dirty}
         for key, mark in tx.items(self.workspace, Db.DIRTY):
             dirty[key[:1].decode()].append((int.from_bytes(mark, "big"), key[1:]))
@@ -211,7 +266,7 @@ class Publisher:
             ),
             PROFILES.name: (Dirty.PROFILE, lambda keys: profile_changes(tx, workspace, keys, sequence)),
         }
-        for definition in CURRENT:
+        for definition in only:
             kind, make = makers[definition.name]
             table = self.lake.current_table(self.workspace, definition)
             held = _held(table.progress(), progress)
@@ -237,7 +292,9 @@ class Publisher:
             published.sequence = committed.sequence
             published.vector = dict(committed.vector)
             published.totals = dict(committed.totals)
-            published.activity_through = activity_through
+            if activity_through != published.activity_through:
+                published.activity_through = activity_through
+                published.activity_at = self.clock()
             published.at = self.clock()
             tx.put_meta(self.workspace, PUBLISHED, published)
             reach("publish.let_go")

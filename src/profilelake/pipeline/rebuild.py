@@ -4,7 +4,7 @@ The batch form of identity and profiles: the same kernel and rules as the live o
 once. `verify` holds the live result against it; `rebuild` puts it in place.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -284,13 +284,16 @@ def _refusals(folded: Fold, ident_ids: list[bytes]) -> dict[bytes, list[RefusalR
 
 def tables(folded: Fold, held: Records) -> dict[str, pa.Table]:
     """Return the whole current tables of one collection, by name."""
-    names = pa.array([public_id(folded.collection, key) for key in folded.profile_keys], pa.string())
+    shown = [public_id(folded.collection, key) for key in folded.profile_keys]
+    names = pa.array(shown, pa.string())
     return {
         SET_MAP.name: _set_map(folded, names),
         IDENTIFIERS.name: _identifiers(folded, held),
         IDENTITY_MAP.name: _identity_map(folded, names),
         IDENTITY_REFUSALS.name: _identity_refusals(folded, held),
-        PROFILES.name: _profile_rows(folded, held),
+        PROFILES.name: _profile_rows(
+            folded.collection, held, dict(zip(folded.profile_keys, shown, strict=True))
+        ),
     }
 
 
@@ -386,8 +389,8 @@ def _identity_refusals(folded: Fold, held: Records) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=IDENTITY_REFUSALS.schema())
 
 
-def _profile_rows(folded: Fold, held: Records) -> pa.Table:
-    columns = list(zip(*_each_profile(folded.collection, held), strict=True))
+def _profile_rows(collection: Collection, held: Records, shown: Mapping[bytes, str]) -> pa.Table:
+    columns = list(zip(*_each_profile(collection, held, shown), strict=True))
     schema = PROFILES.schema()
     if not columns:
         return schema.empty_table()
@@ -396,11 +399,13 @@ def _profile_rows(folded: Fold, held: Records) -> pa.Table:
     )
 
 
-def _each_profile(collection: Collection, held: Records) -> Iterator[tuple[Any, ...]]:
+def _each_profile(
+    collection: Collection, held: Records, shown: Mapping[bytes, str]
+) -> Iterator[tuple[Any, ...]]:
     for key, profile in held.profiles.items():
         seen = [held.sets[member] for member in profile.sets]
         yield (
-            public_id(collection, key),
+            shown[key],
             collection,
             identifiers_text(profile, held.idents),
             traits_text(profile),

@@ -1,4 +1,7 @@
-"""The pipeline process: read the log, apply, publish, tend; stop cleanly when told to."""
+"""The loops of the pipeline: one applies the log to the state, the other publishes the state to the lake.
+
+Each is a process of its own: both are Python, and in one process they would take turns.
+"""
 
 import logging
 import os
@@ -33,60 +36,32 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
-class Pipeline:
-    """Everything between the log and the tables, in one process with two threads.
-
-    One applies micro-batches, the other publishes to the lake; they meet in the state only.
-    """
+class Applying:
+    """The loop between log and state."""
 
     log_directory: Path
-    flush_request: Path
     state: State
-    lake: Lake
     workspaces: list[WorkspaceSetup]
     region: str
     settings: PipelineSettings
     clock: Clock
     registry: CollectorRegistry
     _stop: threading.Event = field(default_factory=threading.Event)
-    _applied_all: threading.Event = field(default_factory=threading.Event)
-    _failure: list[BaseException] = field(default_factory=list)
 
     def stop(self) -> None:
-        """Have `run` apply what the log holds, publish it, and return."""
+        """Have `run` apply what the log holds and return."""
         self._stop.set()
 
     def run(self) -> None:
         """Work until `stop`; raise what made work impossible."""
-        stages = Stages(self.registry)
-        timer = Timer(stages)
+        timer = Timer(Stages(self.registry))
         batcher = Batcher(self.state, self.workspaces, self.region, self.clock(), timer)
-        publishers = [
-            Publisher(
-                workspace=setup.name,
-                state=self.state,
-                lake=self.lake,
-                recent_directory=setup.recent_directory,
-                rule_version=setup.rules.version,
-                clock=self.clock,
-                publish_age_seconds=self.settings.publish_age_seconds,
-            )
-            for setup in self.workspaces
-        ]
-        publishing = threading.Thread(target=self._publish, args=(publishers, Timer(stages)), name="publish")
-        publishing.start()
-        try:
-            self._apply(batcher, timer)
-        finally:
-            self._applied_all.set()
-            publishing.join()
-        if self._failure:
-            raise self._failure[0]
+        self._apply(batcher, timer)
 
     def _apply(self, batcher: Batcher, timer: Timer) -> None:
         reader = LogReader(self.log_directory, clock=self.clock)
         vector = batcher.vector()
-        while not self._failure:
+        while True:
             started_at = time.monotonic()
             timer.start()
             stopping = self._stop.is_set()
@@ -105,6 +80,8 @@ class Pipeline:
                     batcher.apply(slice)
                 except (Unavailable, OSError) as error:
                     _log.error("micro-batch not applied, trying again: %s", error)
+                    # Where a bad record had to be looked for, a part of it may be applied.
+                    vector = batcher.vector()
                     self._stop.wait(RETRY_SECONDS)
                     continue
                 vector = {**vector, **slice.ends}
@@ -115,17 +92,46 @@ class Pipeline:
             if left > 0 and not stopping and not busy:
                 self._stop.wait(left)
 
-    def _publish(self, publishers: list[Publisher], timer: Timer) -> None:
-        try:
-            self._publish_until_stopped(publishers, timer)
-        except BaseException as error:  # noqa: BLE001 - handed to the thread that ends the process
-            self._failure.append(error)
 
-    def _publish_until_stopped(self, publishers: list[Publisher], timer: Timer) -> None:
+@dataclass(slots=True)
+class Publishing:
+    """The loop between state and lake, and the maintenance of both. Meets `Applying` in the state only."""
+
+    log_directory: Path
+    flush_request: Path
+    state: State
+    lake: Lake
+    workspaces: list[WorkspaceSetup]
+    settings: PipelineSettings
+    clock: Clock
+    registry: CollectorRegistry
+    _stop: threading.Event = field(default_factory=threading.Event)
+
+    def stop(self) -> None:
+        """Have `run` publish what the state holds and return."""
+        self._stop.set()
+
+    def run(self) -> None:
+        """Work until `stop`; raise what made work impossible."""
+        publishers = [
+            Publisher(
+                workspace=setup.name,
+                state=self.state,
+                lake=self.lake,
+                recent_directory=setup.recent_directory,
+                rule_version=setup.rules.version,
+                clock=self.clock,
+                publish_age_seconds=self.settings.publish_age_seconds,
+            )
+            for setup in self.workspaces
+        ]
+        self._publish(publishers, Timer(Stages(self.registry)))
+
+    def _publish(self, publishers: list[Publisher], timer: Timer) -> None:
         published_at = tended_at = time.monotonic()
         flushed = self._flush_mark()
         while True:
-            last = self._applied_all.is_set()
+            last = self._stop.is_set()
             mark = self._flush_mark()
             now = time.monotonic()
             asked = mark != flushed or last
@@ -140,7 +146,7 @@ class Pipeline:
                     _log.error("publication not finished, trying again: %s", error)
                     if last:
                         return
-                    self._applied_all.wait(RETRY_SECONDS)
+                    self._stop.wait(RETRY_SECONDS)
             if last:
                 return
             if now - tended_at >= TEND_SECONDS:
@@ -148,7 +154,7 @@ class Pipeline:
                 timer.start()
                 self._tend(publishers)
                 timer.lap("tend")
-            self._applied_all.wait(TICK_SECONDS)
+            self._stop.wait(TICK_SECONDS)
 
     def _tend(self, publishers: list[Publisher]) -> None:
         """Do what keeps reads fast and disks bounded; a failure here is retried and loses nothing."""

@@ -3,6 +3,7 @@
 Both need the data directory to themselves.
 """
 
+import logging
 import shutil
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,7 +15,8 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from profilelake.errors import Conflict
+from profilelake.errors import Conflict, Corrupt
+from profilelake.identity.plan import IDENTITY__MISSING
 from profilelake.identity.tables import IDENTIFIERS, IDENTITY_MAP, IDENTITY_REFUSALS, SET_MAP, SET_SIGHTINGS
 from profilelake.lake.catalog import Lake
 from profilelake.lake.progress import Progress
@@ -24,8 +26,16 @@ from profilelake.landing.land import dedup_entries
 from profilelake.landing.tables import EVENTS
 from profilelake.ops.failpoints import reach
 from profilelake.pipeline.batch import WorkspaceSetup
-from profilelake.pipeline.progress import PROGRESS, PUBLISHED, Applied, Published, events_in, load_published
-from profilelake.pipeline.publish import APPENDED, CURRENT, run_rows
+from profilelake.pipeline.progress import (
+    PROGRESS,
+    PUBLISHED,
+    Applied,
+    Published,
+    events_in,
+    load_applied,
+    load_published,
+)
+from profilelake.pipeline.publish import APPENDED, CURRENT, Publisher, run_rows
 from profilelake.pipeline.rebuild import Fold, Records, fold, records, tables
 from profilelake.profiles.tables import PROFILES
 from profilelake.state import recent
@@ -36,9 +46,9 @@ DIFFERENCES_MAX: Final = 20
 """Examples named per kind of difference; the count is always whole."""
 LOAD_ROWS: Final = 50_000
 RUN_ROWS: Final = 500_000
-RECENT_COLUMNS: Final = tuple(EVENTS.schema().names)
 
 _FACTS: Final = (SET_SIGHTINGS, *APPENDED)
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,12 +83,13 @@ def rebuild(setup: WorkspaceSetup, state_path: Path, lake: Lake, now: int) -> di
         Conflict: the tables of facts do not stand at one and the same point.
     """
     clock = _Steps()
+    _finish_publication(setup, state_path, lake, now)
     facts = lake.table(setup.name, EVENTS).progress() or Progress("", 0)
     _check_level(lake, setup.name, facts)
-    epoch = f"{now:020d}"
-    progress = Progress(epoch, facts.sequence + 1, facts.vector, facts.totals)
+    progress = Progress(_next_epoch(facts.epoch, now), facts.sequence + 1, facts.vector, facts.totals)
     with duckdb.connect() as connection:
         attach(connection, lake, setup.name)
+        _check_whole(connection)
         folds = fold(connection, setup.rules)
         clock.done("identity")
         held = [records(folded) for folded in folds]
@@ -115,6 +126,11 @@ def rebuild(setup: WorkspaceSetup, state_path: Path, lake: Lake, now: int) -> di
     }
 
 
+def _next_epoch(epoch: str, now: int) -> str:
+    """Return a later epoch, also where the clock was set back since the last one began."""
+    return f"{max(now, int(epoch or 0) + 1):020d}"
+
+
 class _Steps:
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
@@ -131,6 +147,34 @@ def _whole(folds: Sequence[Fold], held: Sequence[Records]) -> dict[str, pa.Table
     return {name: pa.concat_tables([part[name] for part in parts]) for name in parts[0]}
 
 
+def _finish_publication(setup: WorkspaceSetup, state_path: Path, lake: Lake, now: int) -> None:
+    """Commit the facts of a publication that was cut short: only the old state has them."""
+    if not (state_path / "data.mdb").exists():
+        return
+    try:
+        state = State.open(state_path, writable=True)
+    except Corrupt as error:
+        _log.warning("rebuilding without what only the old state knew: %s", error)
+        return
+    try:
+        state.ensure([setup.name])
+        with state.read(setup.name) as tx:
+            epoch = load_applied(tx, setup.name, "").epoch
+        facts = lake.table(setup.name, EVENTS).progress()
+        if facts is None or facts.epoch == epoch:
+            Publisher(
+                workspace=setup.name,
+                state=state,
+                lake=lake,
+                recent_directory=setup.recent_directory,
+                rule_version=setup.rules.version,
+                clock=lambda: now,
+                publish_age_seconds=0.0,
+            ).publish_facts()
+    finally:
+        state.close()
+
+
 def _check_level(lake: Lake, workspace: str, facts: Progress) -> None:
     for definition in _FACTS:
         progress = lake.table(workspace, definition).progress()
@@ -139,6 +183,17 @@ def _check_level(lake: Lake, workspace: str, facts: Progress) -> None:
                 f"rebuilding: table {definition.name} is ahead of events; a publication was cut short. "
                 "Start the server once so that it is finished, then rebuild"
             )
+
+
+def _check_whole(connection: duckdb.DuckDBPyConnection) -> None:
+    """Refuse to rebuild from facts of which a part is missing: what is not there would be forgotten."""
+    sets, identifiers = connection.sql(IDENTITY__MISSING).fetchall()[0]
+    if sets or identifiers:
+        raise Conflict(
+            f"rebuilding: {sets} identifier sets of events and the values of {identifiers} identifiers are "
+            "not in the lake; a publication was cut short and only the state has them. Put the state back "
+            "in its place, then rebuild"
+        )
 
 
 # ---- comparing ---------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ WRITERS: Final[dict[Collection, tuple[str, str]]] = {
 
 _decode: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _encode: Final = msgspec.json.Encoder().encode
-_NULL: Final = b"null"
+_NULL: Final = msgspec.Raw(b"null")
 
 
 def fold_traits(work: Working, events: pa.Table) -> pa.Table:

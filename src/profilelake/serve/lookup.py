@@ -4,14 +4,16 @@ from typing import Any, Final
 
 import msgspec
 
+from profilelake.errors import Invalid
 from profilelake.profiles.fold import identifiers_text, traits_text
+from profilelake.semantics.identifiers import parse_public_id
 from profilelake.semantics.rules import Collection
 from profilelake.serve._answer import Refused, time_text
 from profilelake.serve._profile import find
 from profilelake.state.records import received_at
 from profilelake.state.store import Tx
 
-SETS_MAX: Final = 10_000
+_UNREADABLE: Final = 400
 
 
 def whole_profile(
@@ -20,10 +22,18 @@ def whole_profile(
     """Return identifiers, traits and when the profile was seen; None where there is none.
 
     `id` is `type:value` or a profile id, an earlier one included.
+
+    Raises:
+        Invalid: it is neither.
     """
+    type, colon, value = id.partition(":")
+    if parse_public_id(id) is None and not (type and colon and value):
+        raise Invalid(f"profile get {id!r}: give TYPE:VALUE, such as user_id:42, or a profile id")
     try:
         found = find(tx, workspace, collection, id, identifier_key)
-    except Refused:
+    except Refused as refused:
+        if refused.status == _UNREADABLE:
+            raise Invalid(f"profile get {id!r}: {refused}") from refused
         return None
     record = found.record
     idents = tx.idents(workspace, [key for key, _ in record.idents])

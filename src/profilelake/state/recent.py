@@ -34,6 +34,7 @@ SCAN_ROWS_MAX: Final = 200_000
 """Events of a profile that one look-up goes through."""
 _META: Final = "recent"
 _SUFFIX: Final = ".run"
+_LABELLED: Final = ".arrow"
 
 
 class Run(msgspec.Struct, array_like=True, frozen=True):
@@ -106,7 +107,7 @@ def write(
     of one micro-batch need a `label` each, to be told apart.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    name = f"{label}.arrow" if label else _name(sequence_min, sequence_max, level)
+    name = f"{label}{_LABELLED}" if label else _name(sequence_min, sequence_max, level)
     with RunWriter(directory / name, rows.schema) as writer:
         writer.add(rows)
     return Run(name, level, sequence_min, sequence_max, writer.received_max, writer.rows)
@@ -153,13 +154,16 @@ def sweep(directory: Path, listed: Iterable[Run]) -> int:
     """Remove run files that no state lists; return how many. Only the writing process may call it.
 
     A file of a later micro-batch than any listed one stays: it may belong to the transaction that
-    another thread is about to commit. One left by a crash goes when later runs are listed.
+    another thread is about to commit. One left by a crash goes when later runs are listed. Labelled
+    files are made while nobody else is at work, so they are never about to be listed.
     """
     names = {run.name: run.sequence_max for run in listed}
     newest = max(names.values(), default=-1)
     removed = 0
-    for path in directory.glob("*" + _SUFFIX):
-        if path.name not in names and int(path.name.split("-")[1]) <= newest:
+    for path in directory.iterdir() if directory.exists() else ():
+        if path.name in names:
+            continue
+        if path.suffix == _LABELLED or (path.suffix == _SUFFIX and int(path.name.split("-")[1]) <= newest):
             path.unlink()
             removed += 1
     return removed

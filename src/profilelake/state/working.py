@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
+from typing import Final
 
 from profilelake.state.records import (
     NOBODY,
@@ -23,6 +24,9 @@ class Dirty(StrEnum):
     REFUSALS = "r"
 
 
+_RECORDS: Final = (Db.SET, Db.IDENT, Db.PROFILE, Db.TRAITS)
+
+
 class Working:
     """Records of one workspace inside one write transaction.
 
@@ -39,19 +43,15 @@ class Working:
         self.profiles: dict[bytes, ProfileRecord] = {}
         self.traits: dict[bytes, dict[str, TraitRecord]] = {}
         self.links: list[tuple[bytes, bytes]] = []
-        self._looked_up: set[tuple[Db, bytes]] = set()
-        self._changed: dict[Db, set[bytes]] = {
-            Db.SET: set(),
-            Db.IDENT: set(),
-            Db.PROFILE: set(),
-            Db.TRAITS: set(),
-        }
+        self._looked_up: dict[Db, set[bytes]] = {db: set() for db in _RECORDS}
+        self._changed: dict[Db, set[bytes]] = {db: set() for db in _RECORDS}
         self._dirty: set[bytes] = set()
 
     def _missing(self, db: Db, keys: Iterable[bytes]) -> list[bytes]:
-        missing = sorted({key for key in keys if (db, key) not in self._looked_up})
-        self._looked_up.update((db, key) for key in missing)
-        return missing
+        known = self._looked_up[db]
+        missing = set(keys) - known
+        known |= missing
+        return sorted(missing)
 
     def load_sets(self, keys: Iterable[bytes]) -> None:
         """Have the records of these sets at hand, where they exist."""
@@ -74,6 +74,10 @@ class Working:
         """Write this set's record at the end."""
         self._touch(Db.SET, Dirty.SET, key, publish=publish)
 
+    def touch_seen_sets(self, keys: Iterable[bytes]) -> None:
+        """Write the records of sets that were seen again; nothing published shows it by itself."""
+        self._changed[Db.SET].update(keys)
+
     def touch_ident(self, key: bytes, *, publish: bool = True) -> None:
         """Write this identifier's record at the end."""
         self._touch(Db.IDENT, Dirty.IDENT, key, publish=publish)
@@ -91,7 +95,7 @@ class Working:
         self._dirty.add(Dirty.REFUSALS.encode() + key)
 
     def _touch(self, db: Db, dirty: Dirty, key: bytes, *, publish: bool) -> None:
-        self._looked_up.add((db, key))
+        self._looked_up[db].add(key)
         self._changed[db].add(key)
         if publish:
             self._dirty.add(dirty.encode() + key)
@@ -106,7 +110,7 @@ class Working:
         )
         for db, records in stores:
             changed = self._changed[db]
-            present = [(key, encode(records[key])) for key in changed if key in records]
+            present = [(key, encode(records[key])) for key in sorted(changed) if key in records]
             self.tx.put_many(self.workspace, db, present)
             for key in changed:
                 if key not in records:
