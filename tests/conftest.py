@@ -1,0 +1,23 @@
+"""Fixtures that tests of several folders share."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from command_line import run_process
+from served import Served, serving
+
+
+@pytest.fixture(scope="session")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A server for all tests of the run; at the end every event is accounted for and all is as the facts say."""
+    directory = tmp_path_factory.mktemp("served") / "data"
+    with serving(directory) as running:
+        yield running
+        status = running.committed()
+        assert status["balanced"]
+        assert status["in_flight"] == 0
+        places = ("in_lake", "duplicates", "failed", "suppressed", "erased", "expired")
+        assert status["accepted"] == sum(status[place] for place in places)
+    verified = run_process("verify", "--dir", directory, "--json")
+    assert (verified.code, verified.json) == (0, []), verified
