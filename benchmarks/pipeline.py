@@ -13,7 +13,6 @@ Starts a server of its own, loads it with gzip batches of 20 events, and reports
 """
 
 import argparse
-import asyncio
 import base64
 import json
 import os
@@ -52,8 +51,9 @@ class Server:
     directory: Path
 
     def cpu_seconds(self) -> dict[str, float]:
-        """Return processor seconds so far, by kind of process."""
-        found = {"http": 0.0, "pipeline": 0.0}
+        """Return processor seconds so far by kind of process, and how much of them all is the kernel's."""
+        kinds = ("http", "pipeline", "lake")
+        found = dict.fromkeys((*kinds, "kernel"), 0.0)
         for path in Path("/proc").glob("[0-9]*"):
             try:
                 arguments = (path / "cmdline").read_bytes().split(b"\0")
@@ -62,9 +62,10 @@ class Server:
                 continue
             if str(self.directory).encode() not in arguments:
                 continue
-            for kind in found:
+            for kind in kinds:
                 if kind.encode() in arguments:
                     found[kind] += (int(fields[11]) + int(fields[12])) / _TICK
+                    found["kernel"] += int(fields[12]) / _TICK
         return found
 
     def get(self, path: str, token: str) -> Any:
@@ -210,23 +211,17 @@ def main() -> int:
     with tempfile.TemporaryDirectory(dir=options.scratch) as directory:
         server = start(Path(directory) / "data")
         try:
-            for events, seed, run in (
-                (
-                    options.warm,
-                    options.seed + 1,
-                    lambda corpus: run_load(server.url, WRITE_KEY, corpus) and server.committed(),
-                ),
-                (options.events, options.seed, lambda corpus: sustained(server, corpus, options.connections)),
-                (
-                    int(options.rate * 30),
-                    options.seed + 2,
-                    lambda corpus: visible(server, corpus, options.rate, options.probes),
-                ),
-            ):
-                if events:
-                    run(
-                        Corpus.load(Mix(events=events, profiles=options.profiles, seed=seed), options.scratch)
-                    )
+
+            def corpus(events: int, seed: int) -> Corpus:
+                return Corpus.load(Mix(events=events, profiles=options.profiles, seed=seed), options.scratch)
+
+            if options.warm:
+                run_load(server.url, WRITE_KEY, corpus(options.warm, options.seed + 1))
+                server.committed()
+            sustained(server, corpus(options.events, options.seed), options.connections)
+            if options.probes:
+                paced = corpus(int(options.rate * 30), options.seed + 2)
+                visible(server, paced, options.rate, options.probes)
         finally:
             server.stop()
     return 0
