@@ -57,7 +57,8 @@ lock: setup ## resolve the dependencies anew
 		--quiet pyproject.toml -o requirements.lock
 
 bench: setup ## the end-to-end figures of the README
-	$(BIN)/python -m benchmarks.pipeline
+	$(BIN)/python benchmarks/pipeline.py
+	$(BIN)/python benchmarks/rebuild.py
 
 clean: ## remove the environment and all caches
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

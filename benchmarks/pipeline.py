@@ -9,7 +9,7 @@ Starts a server of its own, loads it with gzip batches of 20 events, and reports
 - the baseline of the same run: the same bodies to the same server while only collecting counts,
   that is the rate and cost of 200 alone.
 
-    python -m benchmarks.pipeline --events 600000 --profiles 50000
+    python benchmarks/pipeline.py --events 1000000 --profiles 20000
 """
 
 import argparse
@@ -196,10 +196,10 @@ def _until_visible(server: Server, user: str, answered_at: float) -> float:
 def main() -> int:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--events", type=int, default=600_000)
-    parser.add_argument("--profiles", type=int, default=50_000)
+    parser.add_argument("--events", type=int, default=1_000_000)
+    parser.add_argument("--profiles", type=int, default=20_000)
     parser.add_argument("--connections", type=int, default=16)
-    parser.add_argument("--warm", type=int, default=100_000, help="events sent before the clock starts")
+    parser.add_argument("--warm", type=int, default=200_000, help="events sent before the clock starts")
     parser.add_argument("--rate", type=float, default=5_000, help="events/s while visibility is measured")
     parser.add_argument("--probes", type=int, default=200)
     parser.add_argument("--seed", type=int, default=1)

@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import duckdb
 
@@ -22,7 +22,6 @@ sys.path.insert(0, str(Path(__file__).parent))
 from _machine import machine
 from load import Corpus, Mix, run_load
 from pipeline import WRITE_KEY, start
-
 from profilelake.app import rebuild_directory
 from profilelake.lake.catalog import Lake
 from profilelake.lake.reading import attach
@@ -31,8 +30,6 @@ from profilelake.semantics.identifiers import Identifier
 from profilelake.semantics.identity import Sighting
 from profilelake.semantics.rules import segment_defaults
 from profilelake.settings import Layout
-
-SAMPLE_SETS: Final = 20_000
 
 
 def reference_seconds_per_set(layout: Layout) -> float:
@@ -43,7 +40,7 @@ def reference_seconds_per_set(layout: Layout) -> float:
         rows = connection.sql(
             "SELECT list({'type': i.type, 'value': i.value}) AS idents, min(epoch_us(s.received_at)) AS at "
             "FROM (SELECT set_id, received_at, unnest(identifiers) AS m FROM identifier_sets "
-            f"WHERE collection = 'users' USING SAMPLE {SAMPLE_SETS} ROWS (reservoir, 1)) s "
+            "WHERE collection = 'users' USING SAMPLE 20000 ROWS (reservoir, 1)) s "
             "JOIN identifiers i ON i.ident_id = s.m.ident_id GROUP BY s.set_id"
         ).to_arrow_table()
     sightings = [

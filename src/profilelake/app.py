@@ -35,6 +35,12 @@ if TYPE_CHECKING:
 
 WORKSPACE: Final = "default"
 _METRICS: Final = "metrics"
+_ALLOCATOR: Final = {
+    "MALLOC_TRIM_THRESHOLD_": str(256 << 20),
+    "MALLOC_MMAP_THRESHOLD_": str(256 << 20),
+}
+"""Every micro-batch takes and gives back the same large blocks; giving them to the kernel each time
+costs a page fault for every 4 KiB of the next."""
 _GC_THRESHOLDS: Final = (50_000, 20, 20)
 """Batches make many objects that live until their end; looking for cycles among them is wasted."""
 _log = logging.getLogger(__name__)
@@ -175,6 +181,8 @@ def _supervise(settings: Settings, layout: Layout, holder: socket.socket) -> int
     host, port = holder.getsockname()[:2]
     shutil.rmtree(layout.run / _METRICS, ignore_errors=True)
     (layout.run / _METRICS).mkdir()
+    for name, value in _ALLOCATOR.items():
+        os.environ.setdefault(name, value)
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = str((layout.run / _METRICS).absolute())
     os.environ.setdefault("NUMBA_CACHE_DIR", str(_kernel_cache(layout)))
     common = ["--dir", str(settings.directory), "--parent", str(os.getpid()), "--ready", "{ready}"]

@@ -46,7 +46,7 @@ class PipelineSettings:
 
     micro_batch_seconds: float = 0.1
     """Least time from the start of one micro-batch to the start of the next."""
-    micro_batch_events_max: int = 40_000
+    micro_batch_events_max: int = 100_000
     """Events one micro-batch takes at most."""
     watermark_wait_seconds: float = 0.2
     """How long a collecting process that stopped moving may hold the others back."""

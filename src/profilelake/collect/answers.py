@@ -22,7 +22,7 @@ _NAME_BYTES: Final = frozenset(
 )
 
 
-class Refused(ProfilelakeError):  # noqa: N818 - an answer on its way, not a fault
+class Refused(ProfilelakeError):
     """A request that is not taken: the status, and what the sender can do about it.
 
     `code` is what SDKs print; `reason` tells apart what one code covers, for people and metrics.

@@ -299,7 +299,7 @@ class Tracking:
         await send(answer.body)
 
 
-class _Disconnected(Exception):  # noqa: N818 - not a fault
+class _Disconnected(Exception):
     """The client went away before its request was whole."""
 
 

@@ -14,7 +14,7 @@ _GZIP: Final = 31
 _GZIP_MAGIC: Final = b"\x1f\x8b"
 
 
-class Damaged(Exception):  # noqa: N818 - a state of the body, turned into refusals by the only caller
+class Damaged(Exception):
     """The body cannot be unpacked; the message says why."""
 
 

@@ -50,6 +50,7 @@ class Published(msgspec.Struct):
     totals: dict[str, int] = {}
     activity_through: int = 0
     activity_at: int = 0
+    profiles_at: int = 0
     at: int = 0
     merged_at: int = 0
 

@@ -5,7 +5,6 @@ has reached in its own snapshots, so a publication that was cut short anywhere i
 repeated; what the outbox holds is let go only when every table has it.
 """
 
-import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -48,7 +47,9 @@ CURRENT: Final = (SET_MAP, IDENTIFIERS, IDENTITY_MAP, IDENTITY_REFUSALS, PROFILE
 ACTIVITY_EVENTS_MAX: Final = 10_000
 """Events whose counts are shown with every publication; the counts of more wait for `publish_age`."""
 
-_log = logging.getLogger(__name__)
+PROFILES_AGE_SECONDS: Final = 30.0
+"""How far the `profiles` table may lag while more events than that arrive: a busy profile changes again
+and again, and one row for all of it is enough."""
 
 
 def ensure_tables(lake: Lake, workspace: str) -> None:
@@ -111,12 +112,15 @@ class Publisher:
             runs = recent.load(tx, self.workspace)
             self._publish_facts(tx, runs, progress)
             activity, through = self._active(tx, runs, published, applied.sequence, whole=whole)
-            self._publish_current(tx, progress, activity)
+            busy = through < applied.sequence
+            profiles = not busy or self._older(published.profiles_at, PROFILES_AGE_SECONDS)
+            only = CURRENT if profiles else tuple(table for table in CURRENT if table is not PROFILES)
+            self._publish_current(tx, progress, activity, only)
             reach("publish.current")
         committed = self.lake.table(self.workspace, EVENTS).progress()
         if committed is None:
             return False
-        self._let_go(committed, through)
+        self._let_go(committed, through, profiles=profiles)
         return True
 
     def publish_facts(self) -> None:
@@ -232,13 +236,16 @@ class Publisher:
         pending = [run for run in runs if run.sequence_max > published.activity_through]
         if not pending:
             return set(), sequence
-        due = self.clock() - published.activity_at > self.publish_age_seconds * 1_000_000
+        due = self._older(published.activity_at, self.publish_age_seconds)
         if sum(run.rows for run in pending) > ACTIVITY_EVENTS_MAX and not whole and not due:
             return set(), published.activity_through
         parts = [recent.read_keys(self.recent_directory, run, ("key",)).column("key") for run in pending]
         keys = pc.unique(pa.chunked_array([chunk for part in parts for chunk in part.chunks]))
         records = tx.sets(self.workspace, keys.to_pylist())
         return {record.profile for record in records.values()} - {NOBODY}, sequence
+
+    def _older(self, at: int, seconds: float) -> bool:
+        return self.clock() - at > seconds * 1_000_000
 
     def _publish_current(
         self, tx: Tx, progress: Progress, active: set[bytes], only: tuple[TableDef, ...] = CURRENT
@@ -278,15 +285,19 @@ class Publisher:
             if keys:
                 table.append_changes(make(sorted(keys)), progress)
 
-    def _let_go(self, committed: Progress, activity_through: int) -> None:
-        """Forget what every table has now, and note how far the lake has come."""
+    def _let_go(self, committed: Progress, activity_through: int, *, profiles: bool) -> None:
+        """Forget what every table has now, and note how far the lake has come.
+
+        Marks of profiles stay where `profiles` says that they were not shown.
+        """
+        waiting = b"" if profiles else Dirty.PROFILE.encode()
         with self.state.write() as tx:
             for key, _ in tx.items(self.workspace, Db.OUTBOX):
                 if int.from_bytes(key[:8], "big") > committed.sequence:
                     break
                 tx.delete(self.workspace, Db.OUTBOX, key)
             for key, mark in tx.items(self.workspace, Db.DIRTY):
-                if int.from_bytes(mark, "big") <= committed.sequence:
+                if int.from_bytes(mark, "big") <= committed.sequence and key[:1] != waiting:
                     tx.delete(self.workspace, Db.DIRTY, key)
             published = load_published(tx, self.workspace)
             published.sequence = committed.sequence
@@ -295,6 +306,8 @@ class Publisher:
             if activity_through != published.activity_through:
                 published.activity_through = activity_through
                 published.activity_at = self.clock()
+            if profiles:
+                published.profiles_at = self.clock()
             published.at = self.clock()
             tx.put_meta(self.workspace, PUBLISHED, published)
             reach("publish.let_go")

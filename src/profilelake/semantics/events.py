@@ -120,7 +120,7 @@ class Rejected:
     source_id: str
 
 
-class _Refused(Exception):  # noqa: N818 - never leaves this module; it carries a verdict, not an error
+class _Refused(Exception):
     def __init__(self, reason: str, detail: str = "") -> None:
         super().__init__(reason, detail)
         self.reason = reason

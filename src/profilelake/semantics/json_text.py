@@ -20,7 +20,7 @@ _SCALAR: Final = re.compile(r"[^\s,\]}]+")
 _HALF_PAIR: Final = re.compile(r"[\ud800-\udfff]")
 
 
-class NotJson(ValueError):  # noqa: N818 - says what the text is, not that we erred
+class NotJson(ValueError):
     """The text is not JSON; the message says where it breaks."""
 
 

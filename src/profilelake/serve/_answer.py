@@ -9,7 +9,7 @@ encode: Final = msgspec.json.Encoder().encode
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-class Refused(Exception):  # noqa: N818 - an answer like any other, not a fault
+class Refused(Exception):
     """A request that is answered with an error. `code` is one of the codes clients of Segment know."""
 
     def __init__(
