@@ -1,0 +1,223 @@
+"""Small histories of one shop, the ways in which they may arrive, and what they must come to."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+from hypothesis import strategies as st
+
+from pipeline_driver import KEY, START, WORKSPACE, Desk, LogBuilder, Message, Rows, tight_rules
+from profilelake.eventlog import Record
+from profilelake.identity.tables import IDENTITY_UPDATES
+from profilelake.landing.parse import envelope_of
+from profilelake.pipeline.publish import _waiting
+from profilelake.semantics import identity, last_write
+from profilelake.semantics.events import Event, parse_record
+from profilelake.semantics.identifiers import ident_id
+from profilelake.semantics.identity import Sighting
+from profilelake.semantics.rules import COLLECTIONS, Collection
+
+RULES = tight_rules()
+LOGS = ("00000000000000aa", "00000000000000bb")
+ACCOUNTED = ("in_lake", "duplicates", "failed")
+
+people = st.sampled_from(["u1", "u2", "u3", "null"])
+devices = st.sampled_from(["a1", "a2", "a3", "a4"])
+addresses = st.sampled_from(["e1@x", "E2@x ", "e3@x"])
+values = st.sampled_from([1, 2, None, {"deep": [1]}])
+traits = st.dictionaries(st.sampled_from(["x", "y"]), values, max_size=2)
+
+
+def _present(**fields: Any) -> Message:
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _identify(user: str | None, device: str | None, address: str | None, written: Message) -> Message:
+    return _present(
+        type="identify",
+        userId=user,
+        anonymousId=device,
+        traits={**written, **_present(email=address)},
+    )
+
+
+def _often(values: st.SearchStrategy[str]) -> st.SearchStrategy[str | None]:
+    return st.one_of(st.none(), values, values)
+
+
+def _track(user: str | None, device: str | None) -> Message:
+    return _present(type="track", event="Bought", userId=user, anonymousId=device)
+
+
+def _group(group: str, user: str | None, written: Message) -> Message:
+    return _present(type="group", groupId=group, userId=user, traits=written)
+
+
+identifies = st.builds(_identify, _often(people), _often(devices), _often(addresses), traits)
+calls = st.one_of(
+    st.builds(_track, _often(people), _often(devices)),
+    st.builds(_group, st.sampled_from(["g1", "g2"]), _often(people), traits),
+    identifies,
+    identifies,
+)
+"""Calls that name somebody, nobody, or only a blocked value."""
+
+
+@st.composite
+def histories(draw: st.DrawFn, *, size: int = 16, conflicts: bool = False) -> list[Record]:
+    """Return records of two logs in position order: calls, and repeats of any of them anywhere.
+
+    A client's time is often that of another call, so that positions decide; only a call that is
+    repeated has a time of its own. With `conflicts`, message ids are used twice now and then.
+    """
+    drawn = draw(st.lists(st.tuples(calls, st.integers(0, 3)), min_size=size // 2, max_size=size))
+    repeated = draw(st.lists(st.integers(0, len(drawn) - 1), max_size=4))
+    messages: list[Message] = []
+    for number, (call, time) in enumerate(drawn):
+        moment = f"2026-01-01T00:00:0{time}Z" if number not in repeated else f"2026-01-02T00:00:{number:02}Z"
+        messages.append({**call, "messageId": f"m{number}", "timestamp": moment})
+    for number in repeated:
+        messages.insert(draw(st.integers(0, len(messages))), messages_of(messages, f"m{number}"))
+    if conflicts:
+        for number in draw(st.lists(st.integers(0, len(messages) - 1), max_size=2)):
+            other = draw(calls)
+            messages.append({**other, "messageId": messages[number]["messageId"]})
+    return _recorded(draw, messages)
+
+
+def messages_of(messages: Sequence[Message], message_id: str) -> Message:
+    return next(message for message in messages if message["messageId"] == message_id)
+
+
+def _recorded(draw: st.DrawFn, messages: list[Message]) -> list[Record]:
+    logs = [LogBuilder(log_id) for log_id in LOGS]
+    records = []
+    at = START
+    while messages:
+        size = draw(st.integers(1, 3))
+        at += draw(st.sampled_from([1, 1000, 3_600_000_000]))
+        records.append(draw(st.sampled_from(logs)).record(at, messages[:size]))
+        messages = messages[size:]
+    return records
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """The micro-batches in which records arrive; each is in position order and no log goes back."""
+
+    batches: list[list[Record]]
+
+
+@st.composite
+def in_order(draw: st.DrawFn, records: list[Record]) -> Arrival:
+    """Cut the records anywhere."""
+    cuts = draw(st.sets(st.integers(0, len(records)), max_size=4))
+    bounds = sorted({0, len(records)} | cuts)
+    return Arrival([records[a:b] for a, b in pairwise(bounds)])
+
+
+@st.composite
+def late(draw: st.DrawFn, records: list[Record]) -> Arrival:
+    """Hold records of one log or both back, some for several micro-batches."""
+    count = draw(st.integers(2, 4))
+    place = sorted(draw(st.lists(st.integers(0, count - 1), min_size=len(records), max_size=len(records))))
+    reached = dict.fromkeys(LOGS, 0)
+    batches: list[list[Record]] = [[] for _ in range(count)]
+    for record, due in zip(records, place, strict=True):
+        held = draw(st.sampled_from([0, 1, 2, 3]))
+        reached[record.log_id] = max(reached[record.log_id], min(due + held, count - 1))
+        batches[reached[record.log_id]].append(record)
+    return Arrival([batch for batch in batches if batch])
+
+
+def deliver(desk: Desk, arrival: Arrival) -> None:
+    for batch in arrival.batches:
+        desk.apply(batch)
+
+
+# ---- what a history must come to -----------------------------------------------------------------
+
+
+def first_events(records: Sequence[Record]) -> list[Event]:
+    """Return each message at its smallest position, as the reference reads it."""
+    found: dict[str, Event] = {}
+    for record in records:
+        for outcome in parse_record(record.body, envelope_of(record), RULES):
+            if isinstance(outcome, Event):
+                found.setdefault(outcome.message_id, outcome)
+    return list(found.values())
+
+
+def reference(records: Sequence[Record]) -> dict[str, Any]:
+    """Return profiles, owners and refusals by the plain definitions."""
+    events = first_events(records)
+    profiles: dict[str, Any] = {}
+    owners: dict[bytes, str] = {}
+    refusals: set[Any] = set()
+    for collection in COLLECTIONS:
+        named = [(event, getattr(event, collection)) for event in events if getattr(event, collection)]
+        graph = identity.resolve(
+            [
+                Sighting(frozenset(names), event.position.to_bytes(), event.received_at)
+                for event, names in named
+            ],
+            RULES,
+            collection=collection,
+            key=KEY,
+        )
+        for key, profile in graph.profiles.items():
+            mine = [event for event, names in named if graph.sets[frozenset(names)].profile == key]
+            members: dict[str, list[str]] = {}
+            for member in sorted(profile.members):
+                members.setdefault(member.type, []).append(member.value)
+            profiles[key] = (members, _traits(collection, mine), len(mine))
+        for identifier, owner in graph.owners.items():
+            if owner is not None:
+                owners[ident_id(KEY, collection, identifier)] = owner
+        refusals |= {
+            (refusal.set_id, ident_id(KEY, collection, refusal.identifier), refusal.profile, refusal.cause, refusal.type)
+            for refusal in graph.refusals
+        }  # fmt: skip
+    return {"profiles": profiles, "owners": owners, "refusals": refusals}
+
+
+def _traits(collection: Collection, events: Sequence[Event]) -> dict[str, Any]:
+    call = "identify" if collection == "users" else "group"
+    writes = [
+        last_write.TraitWrite(
+            name,
+            None if value is None else json.dumps(value),
+            event.timestamp,
+            event.position.to_bytes(),
+        )
+        for event in events
+        if event.type == call and event.traits is not None
+        for name, value in json.loads(event.traits).items()
+    ]
+    return {name: json.loads(text) for name, text in last_write.traits(writes).items()}
+
+
+def said(tables: dict[str, Rows]) -> dict[str, Any]:
+    """Return what current tables say, in the form of `reference`."""
+    return {
+        "profiles": {row[0]: (json.loads(row[2]), json.loads(row[3]), row[6]) for row in tables["profiles"]},
+        "owners": {row[0]: row[2] for row in tables["identity_map"]},
+        "refusals": {
+            (row[0], one["ident_id"], one["against_profile_id"], one["cause"], one["limit_type"])
+            for row in tables["identity_refusals"]
+            for one in row[2]
+        },
+    }
+
+
+def journal(desk: Desk) -> dict[bytes, str]:
+    """Fold what waits of `identity_updates` into owners; each row must begin where the last one ended."""
+    owners: dict[bytes, str | None] = {}
+    with desk.state.read(WORKSPACE) as tx:
+        rows = _waiting(tx, WORKSPACE, IDENTITY_UPDATES, -1).to_pylist()
+    for row in rows:
+        assert owners.get(row["ident_id"]) == row["from_profile_id"]
+        owners[row["ident_id"]] = row["to_profile_id"]
+    return {ident: owner for ident, owner in owners.items() if owner is not None}

@@ -1,0 +1,228 @@
+"""The pipeline in this process: records in, state and tables out; no server, no thread, no waiting."""
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Final
+
+import duckdb
+from prometheus_client import CollectorRegistry
+
+from profilelake.eventlog import Damage, Flags, Kind, LogEnd, Record, Slice
+from profilelake.identity import publish as identity_rows
+from profilelake.identity.tables import IDENTIFIERS, IDENTITY_MAP, IDENTITY_REFUSALS, SET_MAP
+from profilelake.lake.catalog import Lake
+from profilelake.lake.reading import attach
+from profilelake.landing import dedup
+from profilelake.pipeline import publish
+from profilelake.pipeline import verify as holding
+from profilelake.pipeline.batch import Batcher, WorkspaceSetup
+from profilelake.pipeline.metrics import Stages, Timer
+from profilelake.pipeline.progress import Applied, Published, load_applied, load_published
+from profilelake.pipeline.publish import Publisher, check_epoch, ensure_tables
+from profilelake.profiles.publish import profile_changes
+from profilelake.profiles.tables import PROFILES
+from profilelake.semantics.rules import IdentityRules, TypeRule
+from profilelake.state import recent
+from profilelake.state.store import Db, State
+
+WORKSPACE: Final = "default"
+KEY: Final = b"0123456789abcdef"
+START: Final = 1_772_359_210_000_000
+"""2026-03-01T10:00:10Z, when the first record is received."""
+SECOND: Final = 1_000_000
+Message = dict[str, Any]
+Rows = list[tuple[Any, ...]]
+
+
+def tight_rules() -> IdentityRules:
+    """Return rules so tight that small histories meet limits, refusals and blocked values."""
+    blocked = frozenset({"null"})
+    return IdentityRules(
+        version=1,
+        types=(
+            TypeRule("user_id", 1, limit=1, blocked_exact=blocked),
+            TypeRule("email", 2, limit=2, blocked_exact=blocked),
+            TypeRule("anonymous_id", 3, limit=2, blocked_exact=blocked),
+            TypeRule("group_id", 1, collection="accounts", limit=1, blocked_exact=blocked),
+        ),
+    )
+
+
+def small_limits(set: Callable[[ModuleType, str, int], object]) -> None:
+    """Make spills, merges and limits frequent; `set` is `setattr` or that of a monkeypatch."""
+    set(dedup, "MEMORY_ROWS_MAX", 5)
+    set(dedup, "FAN_IN", 2)
+    set(recent, "FAN_IN", 2)
+    set(publish, "ACTIVITY_EVENTS_MAX", 2)
+
+
+class LogBuilder:
+    """Makes the records of one log, with offsets and counts as its writer would."""
+
+    def __init__(self, log_id: str) -> None:
+        self.log_id = log_id
+        self._end = LogEnd(0, 0)
+
+    def record(
+        self, received_at: int, messages: Sequence[Message], *, body: bytes | None = None, **facts: Any
+    ) -> Record:
+        """Return the next record: a batch of messages, or another body and what is told of it."""
+        body = json.dumps({"batch": list(messages)}).encode() if body is None else body
+        record = Record(
+            received_at=received_at,
+            region="local",
+            log_id=self.log_id,
+            offset=self._end.offset,
+            next_offset=self._end.offset + len(body) + 40,
+            events_before=self._end.events,
+            workspace=WORKSPACE,
+            source_id="shop",
+            kind=Kind.BATCH,
+            flags=Flags.NONE,
+            events=len(messages),
+            extraction_version=1,
+            ip="",
+            sent_at="",
+            body=body,
+        )._replace(**facts)
+        self._end = LogEnd(record.next_offset, record.events_before + record.events)
+        return record
+
+
+class Desk:
+    """One data directory and the parts that work on it. `clock` is moved by the test."""
+
+    def __init__(self, directory: Path, *, rules: IdentityRules | None = None, region: str = "local") -> None:
+        self.directory = directory
+        self.setup = WorkspaceSetup(
+            name=WORKSPACE,
+            rules=rules or tight_rules(),
+            identifier_key=KEY,
+            recent_directory=directory / "recent",
+            dedup_directory=directory / "dedup",
+        )
+        self.now = START + 3600 * SECOND
+        self._region = region
+        self.open()
+
+    def clock(self) -> int:
+        return self.now
+
+    def open(self) -> None:
+        """Start as the pipeline process does: everything is taken from the disk."""
+        self.now += SECOND
+        self.state = State.open(self.directory / "state", writable=True)
+        self.batcher = Batcher(
+            self.state, [self.setup], self._region, self.now, Timer(Stages(CollectorRegistry()))
+        )
+        self.__dict__.pop("lake", None)
+
+    @cached_property
+    def lake(self) -> Lake:
+        return self._open_lake()
+
+    def _open_lake(self) -> Lake:
+        lake = Lake.open(f"sqlite:///{self.directory / 'catalog.sqlite'}", self.directory / "lake")
+        ensure_tables(lake, WORKSPACE)
+        return lake
+
+    @property
+    def publisher(self) -> Publisher:
+        return Publisher(
+            workspace=WORKSPACE,
+            state=self.state,
+            lake=self.lake,
+            recent_directory=self.setup.recent_directory,
+            rule_version=self.setup.rules.version,
+            clock=self.clock,
+            publish_age_seconds=300.0,
+        )
+
+    def close(self) -> None:
+        self.state.close()
+        if "lake" in self.__dict__:
+            self.lake.close()
+
+    def restart(self) -> None:
+        self.close()
+        self.open()
+
+    def apply(self, records: Sequence[Record], damage: Sequence[Damage] = ()) -> None:
+        """Apply records as one micro-batch."""
+        self.batcher.apply(self.slice(records, damage))
+
+    def slice(self, records: Sequence[Record], damage: Sequence[Damage] = ()) -> Slice:
+        """Return records in position order as the log's reader gives them."""
+        ordered = sorted(records, key=lambda r: (r.received_at, r.log_id, r.offset))
+        ends = dict(self.batcher.vector())
+        for record in ordered:
+            ends[record.log_id] = LogEnd(record.next_offset, record.events_before + record.events)
+        watermark = ordered[-1].received_at if ordered else START
+        return Slice(ordered, ends, watermark, (), tuple(damage))
+
+    def publish(self, *, whole: bool = True) -> bool:
+        return self.publisher.publish(whole=whole)
+
+    def tend(self) -> None:
+        """Do all the maintenance that is due."""
+        self.publisher.tend_runs()
+        self.publisher.merge()
+
+    def check_epoch(self) -> None:
+        check_epoch(self.state, self.lake, WORKSPACE)
+
+    def verify(self) -> list[str]:
+        """Publish what is waiting; return how state and tables differ from the facts."""
+        self.publish()
+        return [f"{d.what}: {d.detail}" for d in holding.verify(self.setup, self.state, self.lake)]
+
+    def rebuild(self) -> dict[str, Any]:
+        """Stop, make everything again from the lake, start."""
+        self.close()
+        self.now += SECOND
+        lake = self._open_lake()
+        try:
+            return holding.rebuild(self.setup, self.directory / "state", lake, self.now)
+        finally:
+            lake.close()
+            self.open()
+
+    def applied(self) -> Applied:
+        with self.state.read(WORKSPACE) as tx:
+            return load_applied(tx, WORKSPACE, "")
+
+    def published(self) -> Published:
+        with self.state.read(WORKSPACE) as tx:
+            return load_published(tx, WORKSPACE)
+
+    def state_tables(self) -> dict[str, Rows]:
+        """Return the current tables as the state would publish them, whole and sorted."""
+        with self.state.read(WORKSPACE) as tx:
+            sets, idents, profiles = (
+                [key for key, _ in tx.items(WORKSPACE, db)] for db in (Db.SET, Db.IDENT, Db.PROFILE)
+            )
+            version = self.setup.rules.version
+            changes = {
+                SET_MAP.name: identity_rows.set_map_changes(tx, WORKSPACE, sets, 0),
+                IDENTIFIERS.name: identity_rows.identifier_changes(tx, WORKSPACE, idents, 0),
+                IDENTITY_MAP.name: identity_rows.identity_map_changes(tx, WORKSPACE, idents, 0),
+                IDENTITY_REFUSALS.name: identity_rows.refusal_changes(tx, WORKSPACE, sets, 0, version),
+                PROFILES.name: profile_changes(tx, WORKSPACE, profiles, 0),
+            }
+        return {
+            name: _rows(row for row in table.to_pylist() if row.pop("op") == "upsert" and row.pop("seq") == 0)
+            for name, table in changes.items()
+        }
+
+    def lake_tables(self, *names: str) -> dict[str, Rows]:
+        """Return published tables, whole and sorted."""
+        with duckdb.connect() as connection:
+            attach(connection, self.lake, WORKSPACE)
+            return {name: _rows(connection.table(name).to_arrow_table().to_pylist()) for name in names}
+
+
+def _rows(rows: Iterable[Mapping[str, Any]]) -> Rows:
+    return sorted((tuple(row.values()) for row in rows), key=repr)
