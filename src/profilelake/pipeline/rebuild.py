@@ -19,6 +19,7 @@ from profilelake.identity.problem import CAUSES, SetColumns, Translated, problem
 from profilelake.identity.tables import IDENTIFIERS, IDENTITY_MAP, IDENTITY_REFUSALS, SET_MAP
 from profilelake.kernels import identity as kernel
 from profilelake.kernels import siphash
+from profilelake.kernels.dense import dense_numbers
 from profilelake.profiles.fold import identifiers_text, traits_text
 from profilelake.profiles.plan import PROFILES__SET_TRAITS
 from profilelake.profiles.tables import PROFILES
@@ -93,14 +94,15 @@ def _fold(
     rows = members.column("row").to_numpy()
     offsets = np.searchsorted(rows, np.arange(sets.num_rows + 1)).astype(np.int64)
     ident_ids = siphash.from_arrow(members.column("ident_id").cast(pa.binary(16)))
-    positions = sets.column("position").to_pylist()
+    places = sets.column("position").to_pylist()
+    times = np.array([received_at(place) for place in places], dtype=np.int64)
     translated = problem_of(
         SetColumns(
             offsets=offsets,
             types=members.column("type"),
             values=members.column("value"),
             ident_ids=ident_ids,
-            received_at=np.array([received_at(position) for position in positions], dtype=np.int64),
+            received_at=times,
         ),
         rules,
         collection,
@@ -108,8 +110,7 @@ def _fold(
     resolution = kernel.resolve(translated.problem)
     set_keys = sets.column("set_id").to_pylist()
     # The first row of each distinct identifier, and for every row which distinct one it is.
-    joined = np.ascontiguousarray(ident_ids).view([("a", "<u8"), ("b", "<u8")]).reshape(-1)
-    _, first_rows, numbers = np.unique(joined, return_index=True, return_inverse=True)
+    numbers, first_rows = dense_numbers(ident_ids)
     owner_of_distinct = np.full(first_rows.size, -1, dtype=np.int32)
     owner_of_distinct[numbers[translated.ident_row]] = resolution.ident_profile
     return Fold(
@@ -122,7 +123,7 @@ def _fold(
         resolution=resolution,
         set_keys=set_keys,
         profile_keys=[set_keys[number] for number in resolution.founding_set.tolist()],
-        first_rows=first_rows.astype(np.int64),
+        first_rows=first_rows,
         owners=owner_of_distinct[numbers],
         traits=traits,
     )
