@@ -1,23 +1,27 @@
 """The command line: data on stdout, talk on stderr, exit codes of `errors`."""
 
-import json
 import os
-import socket
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Final
-from urllib.parse import urlsplit
+from typing import Annotated, Final
 
 import typer
 from typer.exceptions import TyperException
 
 import profilelake
+from profilelake.commands.common import (
+    DEFAULT_DIRECTORY,
+    Directory,
+    Json,
+    layout_of,
+    print_json,
+    server_of,
+    state_of,
+)
 from profilelake.errors import Corrupt, Invalid, NotFound, ProfilelakeError, Unavailable
-from profilelake.settings import Layout, Settings
+from profilelake.settings import Settings
 
 INTERRUPTED: Final = 130
-SERVER_LOOK_SECONDS: Final = 2.0
-"""How long a server may take to accept a connection before it counts as not running."""
 
 app = typer.Typer(
     add_completion=False,
@@ -32,13 +36,6 @@ process_commands = typer.Typer(no_args_is_help=True, hidden=True)
 app.add_typer(profile_commands, name="profile")
 app.add_typer(lake_commands, name="lake")
 app.add_typer(process_commands, name="process")
-
-Directory = Annotated[
-    Path,
-    typer.Option("--dir", envvar="PROFILELAKE_DIR", help="Data directory.", show_default=True),
-]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-DEFAULT_DIRECTORY: Final = Path("profilelake-data")
 
 
 def main() -> None:
@@ -87,11 +84,11 @@ def status(directory: Directory = DEFAULT_DIRECTORY, as_json: Json = False) -> N
     from profilelake.manage.status import read_status
     from profilelake.ops.clock import wall
 
-    layout = _layout(directory)
-    document = read_status(_state(layout, required=False), layout.log, "default", wall())
-    document["server"] = _server(layout)
+    layout = layout_of(directory)
+    document = read_status(state_of(layout), layout.log, "default", wall())
+    document["server"] = server_of(layout)
     if as_json:
-        _print_json(document)
+        print_json(document)
         return
     for name in (
         "accepted",
@@ -121,8 +118,12 @@ def profile_get(
 
     if collection not in COLLECTIONS:
         raise Invalid(f"--collection {collection}: it is one of {', '.join(COLLECTIONS)}")
-    layout = _layout(directory)
-    state = _state(layout, required=True)
+    layout = layout_of(directory)
+    state = state_of(layout)
+    if state is None:
+        raise NotFound(
+            f"profile get {identifier}: nothing was applied yet; start the server: profilelake serve"
+        )
     with state.read("default") as tx:
         found = whole_profile(
             tx,
@@ -133,7 +134,7 @@ def profile_get(
         )
     if found is None:
         raise NotFound(f"profile get {identifier}: no such profile in {collection}")
-    _print_json(found)
+    print_json(found)
 
 
 @app.command()
@@ -147,7 +148,7 @@ def sql(
     """Ask the lake. Reads committed data, whether the server runs or not."""
     from profilelake.query.run import run_query, writer
 
-    layout = _layout(directory)
+    layout = layout_of(directory)
     write = writer("json" if as_json else format, output)
     write(run_query(layout, query))
 
@@ -157,7 +158,7 @@ def lake_tables(directory: Directory = DEFAULT_DIRECTORY, as_json: Json = False)
     """List the tables with their place, rows and last commit."""
     from profilelake.query.run import list_tables, writer
 
-    writer("json" if as_json else "table", None)(list_tables(_layout(directory)))
+    writer("json" if as_json else "table", None)(list_tables(layout_of(directory)))
 
 
 @app.command()
@@ -165,9 +166,9 @@ def verify(directory: Directory = DEFAULT_DIRECTORY, as_json: Json = False) -> N
     """Compare the online state and the tables with what the accepted facts say. Needs a stopped server."""
     from profilelake.app import verify_directory
 
-    differences = verify_directory(_layout(directory))
+    differences = verify_directory(layout_of(directory))
     if as_json:
-        _print_json(differences)
+        print_json(differences)
     for line in () if as_json else differences:
         print(f"{line['what']}: {line['detail']}")
     if differences:
@@ -180,7 +181,7 @@ def rebuild(directory: Directory = DEFAULT_DIRECTORY) -> None:
     """Make state and current tables again from the lake. Needs a stopped server."""
     from profilelake.app import rebuild_directory
 
-    _print_json(rebuild_directory(_layout(directory)))
+    print_json(rebuild_directory(layout_of(directory)))
 
 
 @app.command()
@@ -239,37 +240,3 @@ def process_lake(directory: Directory, parent: Parent, ready: Ready) -> int:
 
     settings = Settings.load(directory, os.environ)
     return application.lake_process(settings, parent=parent, ready=ready)
-
-
-def _layout(directory: Path) -> Layout:
-    layout = Layout(directory)
-    layout.check()
-    return layout
-
-
-def _state(layout: Layout, *, required: bool) -> Any:
-    from profilelake.state.store import State
-
-    try:
-        return State.open(layout.state)
-    except NotFound:
-        if required:
-            raise
-        return None
-
-
-def _server(layout: Layout) -> str | None:
-    """Return the address at which the server of this directory answers; None if it does not."""
-    try:
-        document = json.loads(layout.server.read_text())
-        address = urlsplit(str(document["url"]))
-        # A killed server leaves the file behind, and its process id may be another process by now.
-        with socket.create_connection((address.hostname, address.port), timeout=SERVER_LOOK_SECONDS):
-            return str(document["url"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def _print_json(document: object) -> None:
-    json.dump(document, sys.stdout, indent=2, ensure_ascii=False)
-    print()

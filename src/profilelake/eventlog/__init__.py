@@ -20,6 +20,8 @@ class Kind(IntEnum):
     SCREEN = 4
     GROUP = 5
     ALIAS = 6
+    LINES = 7
+    """Messages, one per line, each with its type: what an import writes."""
 
 
 class Flags(IntFlag):
@@ -32,6 +34,10 @@ class Flags(IntFlag):
     """Only the tolerant parser takes the body (NaN, lone surrogates, byte order mark)."""
     BROWSER = 4
     """The request had an `Origin` header: `context.ip` is filled from `ip`."""
+    ZSTD = 8
+    """The body is one zstd frame."""
+    SUPPRESSED = 16
+    """Collect has put `null` in the place of events of suppressed people; each counts as suppressed."""
 
 
 class Entry(NamedTuple):

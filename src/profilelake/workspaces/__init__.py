@@ -14,6 +14,7 @@ class Source:
 
     Identifier sets from a source that is not `trusted` may not quarantine an identifier that a
     trusted source attests. Several keys can be live, so that one is replaced without a gap.
+    `events_per_second` is how much of it is taken by the whole server, 0 for no limit.
     """
 
     id: str
@@ -22,6 +23,7 @@ class Source:
     trusted: bool
     disabled: bool
     write_keys: tuple[str, ...]
+    events_per_second: int = 0
 
 
 class TokenKind(StrEnum):

@@ -1,0 +1,61 @@
+"""What commands have in common: where the data are, how results are printed."""
+
+import json
+import socket
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+from urllib.parse import urlsplit
+
+import typer
+
+from profilelake.errors import NotFound
+from profilelake.settings import Layout
+
+if TYPE_CHECKING:
+    from profilelake.state.store import State
+
+SERVER_LOOK_SECONDS: Final = 2.0
+"""How long a server may take to accept a connection before it counts as not running."""
+
+Directory = Annotated[
+    Path,
+    typer.Option("--dir", envvar="PROFILELAKE_DIR", help="Data directory.", show_default=True),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+DEFAULT_DIRECTORY: Final = Path("profilelake-data")
+
+
+def layout_of(directory: Path) -> Layout:
+    """Return the layout of an existing data directory. Raises Invalid where there is none."""
+    layout = Layout(directory)
+    layout.check()
+    return layout
+
+
+def state_of(layout: Layout) -> "State | None":
+    """Return the online state to read from, None where nothing was applied yet."""
+    from profilelake.state.store import State
+
+    try:
+        return State.open(layout.state)
+    except NotFound:
+        return None
+
+
+def server_of(layout: Layout) -> str | None:
+    """Return the address at which the server of this directory answers; None if it does not."""
+    try:
+        document = json.loads(layout.server.read_text())
+        address = urlsplit(str(document["url"]))
+        # A killed server leaves the file behind, and its process id may be another process by now.
+        with socket.create_connection((address.hostname, address.port), timeout=SERVER_LOOK_SECONDS):
+            return str(document["url"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def print_json(document: object) -> None:
+    """Print a result as one JSON document."""
+    json.dump(document, sys.stdout, indent=2, ensure_ascii=False)
+    sys.stdout.write("\n")
