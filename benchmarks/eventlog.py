@@ -5,6 +5,7 @@
 Each of `--waiting` tasks appends one body, waits until it is durable, and appends the next. The
 baseline answers the same tasks from a thread that commits whatever has gathered, as ours does. A
 third log stores nothing: its cost is that of the tasks and of answering them, which both others pay.
+How long the disk takes to make a page durable, nothing else being written, is printed first.
 """
 
 import argparse
@@ -27,6 +28,8 @@ from profilelake.eventlog import Entry, Flags, Kind, LogEnd, Vector
 from profilelake.eventlog.embedded import Flushed, LogReader, LogWriter
 
 BODY_BYTES = (600, 12_000)
+PAGE_BYTES = 4096
+SYNCS = 300
 
 
 def wall_clock() -> int:
@@ -198,6 +201,21 @@ def run_reader(root: Path, body_bytes: int) -> str:
     )
 
 
+def run_syncs(directory: Path) -> str:
+    """Append a page and sync it, again and again, and say how long the disk took."""
+    seconds = []
+    with (directory / "syncs").open("wb", buffering=0) as file:
+        for _ in range(SYNCS):
+            file.write(bytes(PAGE_BYTES))
+            started_at = time.perf_counter()
+            os.fdatasync(file.fileno())
+            seconds.append(time.perf_counter() - started_at)
+    seconds.sort()
+    shares = ((0.5, "p50"), (0.9, "p90"), (0.99, "p99"))
+    told = "  ".join(f"{name} {seconds[int(SYNCS * share)] * 1e3:.2f} ms" for share, name in shares)
+    return f"fdatasync of {PAGE_BYTES} B, {SYNCS} times: {told}  max {seconds[-1] * 1e3:.2f} ms"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -213,6 +231,7 @@ def main() -> None:
         body = random.Random(size).randbytes(size)
         directory = Path(tempfile.mkdtemp(prefix="eventlog-", dir=arguments.directory))
         try:
+            print(run_syncs(directory))
             nothing = asyncio.run(
                 run_baseline("nothing stored", lambda bodies: None, body, arguments.waiting, 1.0)  # noqa: ARG005
             )

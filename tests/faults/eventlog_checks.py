@@ -1,6 +1,7 @@
 """What must hold for a log whose writer was killed, whenever that was."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from profilelake.eventlog._format import HEADER_BYTES
 from profilelake.eventlog.embedded import ends
 
 CHILD = Path(__file__).with_name("eventlog_child.py")
+CALLS = Path(__file__).with_name("eventlog_calls.py")
 
 
 def sweep(root: Path, first: int, step: int, last: int, mode: str) -> list[Path]:
@@ -19,6 +21,17 @@ def sweep(root: Path, first: int, step: int, last: int, mode: str) -> list[Path]
         [sys.executable, str(CHILD), "sweep", str(root), str(first), str(step), str(last), mode],
         check=True,
         timeout=100,
+    )
+    return sorted(root.iterdir())
+
+
+def sweep_calls(work: str, root: Path, shim: Path, first: int, step: int, mode: str) -> list[Path]:
+    """Kill one worker per call of the C library that changes a file, and return their directories."""
+    subprocess.run(
+        [sys.executable, str(CALLS), work, str(root), str(first), str(step), mode],
+        check=True,
+        timeout=100,
+        env={**os.environ, "LD_PRELOAD": str(shim)},
     )
     return sorted(root.iterdir())
 

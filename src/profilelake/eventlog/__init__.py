@@ -21,7 +21,8 @@ class Kind(IntEnum):
     GROUP = 5
     ALIAS = 6
     LINES = 7
-    """Messages, one per line, each with its type: what an import writes."""
+    """Messages, one per line, each with its type: what an import writes. In place of an address, `ip` holds
+    a name for these lines."""
 
 
 class Flags(IntFlag):

@@ -27,7 +27,7 @@ SILENT_SECONDS: Final = 0.1
 RECOVER_AGAIN_SECONDS: Final = 1.0
 """How long to wait before a failed recovery is tried again."""
 
-POLL_SECONDS: Final = 0.003
+POLL_SECONDS: Final = 0.01
 CHUNK_BYTES: Final = 256 * 1024
 
 _ENDLESS: Final = 1 << 62
@@ -275,7 +275,7 @@ class _Log:
     def _read_mark(self) -> Mark | None:
         if self._watermark_file is None:
             try:
-                self._watermark_file = Watermark.open(self._directory)
+                self._watermark_file = Watermark.open(self._directory, self._files)
             except OSError:
                 return None
         return self._watermark_file.read()

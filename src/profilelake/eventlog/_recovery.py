@@ -138,7 +138,7 @@ def _seal(
 
 def _publish(segments: Segments, mark: Mark, now: int, files: Files) -> None:
     try:
-        watermark = Watermark.open(segments.directory)
+        watermark = Watermark.open(segments.directory, files)
         if watermark.identity() is None:
             watermark.close()
             raise OSError("watermark file is damaged")

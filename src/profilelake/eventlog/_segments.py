@@ -4,8 +4,10 @@ Nothing here changes a file. Where two segments overlap, the newer one is right:
 hold bytes of a group that was refused and could not be cut off.
 """
 
+import errno
 import os
 import re
+import time
 from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -14,6 +16,7 @@ from typing import Final
 
 from profilelake.errors import Corrupt
 from profilelake.eventlog import Damage, LogEnd, Record
+from profilelake.eventlog._files import Files
 from profilelake.eventlog._format import (
     FOOTER_BYTES,
     HEADER_BYTES,
@@ -31,6 +34,10 @@ from profilelake.eventlog._watermark import Watermark
 SUFFIX: Final = ".seg"
 SEARCH_BYTES: Final = 1024 * 1024
 """How much is read at a time when searching for the record after a damaged one."""
+
+READ_TRIES: Final = 3
+READ_AGAIN_SECONDS: Final = 0.1
+"""A page is given up after so many errors: disks have passing faults, and damage is for ever."""
 
 _PAGE_BYTES: Final = 4096
 _LOG_NAME: Final = re.compile(r"[0-9a-f]{16}\Z")
@@ -237,7 +244,7 @@ class Segments:
             if segment.header:
                 return segment.header.identity
         try:
-            watermark = Watermark.open(self.directory)
+            watermark = Watermark.open(self.directory, Files())
         except OSError:
             watermark = None
         if watermark is not None:
@@ -260,19 +267,30 @@ class Segments:
             self._open_path = path
         try:
             return os.pread(self._descriptor, size, place)
-        except OSError:
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
             return self._read_around(place, size)
 
     def _read_around(self, place: int, size: int) -> bytes:
         """Read page by page, with zeros for pages that the disk does not give: they become damage."""
         data = bytearray(size)
         for start in range(0, size, _PAGE_BYTES):
-            try:
-                part = os.pread(self._descriptor, min(_PAGE_BYTES, size - start), place + start)
-            except OSError:
-                continue
+            part = self._read_page(place + start, min(_PAGE_BYTES, size - start))
             data[start : start + len(part)] = part
         return bytes(data)
+
+    def _read_page(self, place: int, size: int) -> bytes:
+        for attempt in range(READ_TRIES):
+            try:
+                return os.pread(self._descriptor, size, place)
+            except OSError as error:
+                # Anything else says nothing of these bytes, so it must not make damage of them.
+                if error.errno != errno.EIO:
+                    raise
+                if attempt + 1 < READ_TRIES:
+                    time.sleep(READ_AGAIN_SECONDS)
+        return b""
 
 
 def _open_segment(path: Path) -> Segment:

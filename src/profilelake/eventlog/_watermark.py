@@ -1,10 +1,11 @@
 """The small file through which a writer tells all processes how far its log is durable.
 
-It is one page of memory shared between processes and is never synced: after a power cut it may be
-old, or nonsense, and then the segments say how far the log goes.
+It is one page that lives in the system's cache and is never synced: after a power cut it may be old,
+or nonsense, and then the segments say how far the log goes. It is written and read by calls and not
+mapped into memory, where a disk that fails would be a signal that ends the process, not an error.
 """
 
-import mmap
+import os
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,14 +47,15 @@ class Watermark:
     finds a whole one, however badly it is timed.
     """
 
-    def __init__(self, memory: mmap.mmap) -> None:
-        self._memory = memory
+    def __init__(self, descriptor: int, files: Files) -> None:
+        self._descriptor = descriptor
+        self._files = files
         last = self.read()
         self._sequence = last.sequence if last else 0
 
     @classmethod
     def create(cls, directory: Path, identity: Identity, created_at: int, files: Files) -> Self:
-        """Make the file. Its page is really written: memory over a hole would kill us on a full disk."""
+        """Make the file. Its page is really written: a hole could not be filled on a full disk."""
         header = Header(identity, 0, 0, created_at).encode()
         unfinished = directory / f"{NAME}{UNFINISHED_SUFFIX}"
         descriptor = files.create(unfinished)
@@ -62,41 +64,48 @@ class Watermark:
             files.fdatasync(descriptor)
         finally:
             files.close(descriptor)
-        # Renamed, because cutting a file that another process has in its memory would kill it.
+        # Renamed, so that whoever has the old one open keeps it whole.
         files.rename(unfinished, directory / NAME)
-        return cls.open(directory)
+        return cls.open(directory, files)
 
     @classmethod
-    def open(cls, directory: Path) -> Self:
+    def open(cls, directory: Path, files: Files) -> Self:
         """Open the file of a log; raises OSError when it is missing or too short."""
-        with (directory / NAME).open("r+b") as file:
-            if file.seek(0, 2) < FILE_BYTES:
+        descriptor = os.open(directory / NAME, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            if os.fstat(descriptor).st_size < FILE_BYTES:
                 raise OSError(f"watermark file of {directory} is shorter than {FILE_BYTES} bytes")
-            return cls(mmap.mmap(file.fileno(), FILE_BYTES))
+            return cls(descriptor, files)
+        except BaseException:
+            os.close(descriptor)
+            raise
 
     def identity(self) -> Identity | None:
-        header = decode_header(self._memory[:HEADER_BYTES], NAME)
+        header = decode_header(os.pread(self._descriptor, HEADER_BYTES, 0), NAME)
         return header.identity if header else None
 
     def publish(self, mark: Mark) -> None:
-        """Show `mark` to all readers at once."""
+        """Show `mark` to all readers at once; raises OSError when the disk does not take it."""
         self._sequence += 1
         data = _MARK.pack(
             self._sequence, mark.end.offset, mark.end.events, mark.watermark, mark.segments, mark.closed, 0
         )[:-4]
         place = _PLACES[self._sequence % 2]
-        self._memory[place : place + _MARK.size] = data + crc32(data).to_bytes(4, "little")
+        self._files.write_at(self._descriptor, data + crc32(data).to_bytes(4, "little"), place)
 
     def read(self) -> Mark | None:
         """Return the newest mark, or None when the file holds no whole one."""
         for _ in range(_TRIES_MAX):
-            mark = _newest(self._memory)
+            try:
+                mark = _newest(os.pread(self._descriptor, FILE_BYTES, 0))
+            except OSError:
+                return None
             if mark is not None:
                 return mark
         return None
 
     def close(self) -> None:
-        self._memory.close()
+        os.close(self._descriptor)
 
 
 def read_mark(directory: Path) -> Mark | None:
@@ -111,7 +120,7 @@ def read_mark(directory: Path) -> Mark | None:
     return None
 
 
-def _newest(data: bytes | mmap.mmap) -> Mark | None:
+def _newest(data: bytes) -> Mark | None:
     newest: Mark | None = None
     for place in _PLACES:
         slot = data[place : place + _MARK.size]

@@ -14,7 +14,7 @@ from typing import Final
 
 from profilelake.errors import Unavailable
 from profilelake.eventlog import Entry, LogEnd
-from profilelake.eventlog._clock import Stamps
+from profilelake.eventlog._clock import ANCHOR_EVERY, Anchor, Stamps, steady_clock
 from profilelake.eventlog._files import Buffer, Files, write_all
 from profilelake.eventlog._format import (
     HEADER_BYTES,
@@ -26,6 +26,7 @@ from profilelake.eventlog._format import (
     record_bytes,
 )
 from profilelake.eventlog._recovery import LOCK_NAME, newest_stamp
+from profilelake.eventlog._room import Room
 from profilelake.eventlog._segments import segment_path
 from profilelake.eventlog._watermark import UNFINISHED_SUFFIX, Mark, Watermark
 from profilelake.ops.failpoints import reach
@@ -38,17 +39,19 @@ HEARTBEAT_SECONDS: Final = 0.04
 REPAIR_SECONDS: Final = 0.5
 """How long a writer waits between two attempts to open a new segment after a fault."""
 
-SPACE_CHECK_SECONDS: Final = 0.1
-SPACE_CHECK_BYTES: Final = 64 * 1024 * 1024
-"""How old, and how many written bytes behind, the last look at the free space may be."""
+SEGMENT_SHARE: Final = 16
+"""No segment is longer than this part of the whole log's limit: only sealed ones can be deleted."""
 
-RESERVE_SHARE: Final = 20
-"""On a small disk the reserve is this part of it (a twentieth), if that is less."""
+ROOM_RETRY_SECONDS: Final = 5
+"""When to come back to a log without room: segments are deleted every few seconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The limits of one writer."""
+    """The limits of one writer, and of the whole log it is a part of."""
+
+    log_bytes_max: int = 64 * 1024 * 1024 * 1024
+    """What all logs under the root may hold, read or not. Beyond it `append` refuses at once."""
 
     segment_bytes_max: int = 64 * 1024 * 1024
     """A segment longer than this is sealed before the next group."""
@@ -63,7 +66,7 @@ class Limits:
     """One sync covers no more than this, so no request waits for a huge one."""
 
     reserve_bytes: int = 1024 * 1024 * 1024
-    """Free space that is left for everything else on the disk; see also `RESERVE_SHARE`."""
+    """Free space that is left for everything else on the disk, or a twentieth of a small disk."""
 
     window_seconds: float = 0.0
     """How long a group waits for more entries. A group forms while the one before is synced, so
@@ -131,9 +134,21 @@ class LogWriter:
         self._directory = root / self.log_id
         self._identity = Identity(self.log_id, random_bytes(8), region)
         self._limits = limits or Limits()
+        self._segment_bytes_max = min(
+            self._limits.segment_bytes_max, self._limits.log_bytes_max // SEGMENT_SHARE
+        )
         self._files = files or Files()
+        self._room = Room(
+            root,
+            self._files,
+            bytes_max=self._limits.log_bytes_max,
+            reserve_bytes=self._limits.reserve_bytes,
+        )
         self._on_durable = on_durable
-        self._stamps = Stamps(newest_stamp(root), clock, steady)
+        self._anchor = Anchor(root, self._files)
+        self._anchored_at = 0
+        offset = self._anchor.read((steady or steady_clock)())
+        self._stamps = Stamps(newest_stamp(root), clock, steady, offset)
         self._lock = threading.Lock()
         self._wake = threading.Condition(self._lock)
         self._groups: deque[_Group] = deque()
@@ -145,13 +160,13 @@ class LogWriter:
         self._segments_made = 0
         self._tail_dirty = False
         self._repair_at = 0.0
-        self._space_checked_at = -1.0
-        self._space_checked_bytes = 0
-        self._space_trouble: str | None = None
+        self._cramped = False
+        self._publish_trouble: str | None = None
         try:
             self._create()
         except OSError as error:
             raise Unavailable(f"cannot start an event log in {root}: {error}") from error
+        self._look_at_room()
         self._thread = threading.Thread(target=self._run, name=f"eventlog-{self.log_id}", daemon=True)
         self._thread.start()
 
@@ -163,6 +178,11 @@ class LogWriter:
     @property
     def healthy(self) -> bool:
         return self._trouble is None
+
+    @property
+    def full(self) -> bool:
+        """Whether the whole log has reached its limit; it goes on when segments are deleted."""
+        return self._room.full
 
     @property
     def end(self) -> LogEnd:
@@ -183,7 +203,8 @@ class LogWriter:
 
         Raises:
             Invalid: the entry does not fit the format.
-            Unavailable: the queue is full, the disk nearly so, the disk or clock at fault, or the log closed.
+            Unavailable: the queue or the whole log is full, or the log is closed; or, told by `trouble`,
+                the disk is nearly full, or disk or clock are at fault.
         """
         if self._trouble is not None:
             raise Unavailable(self._trouble)
@@ -196,6 +217,11 @@ class LogWriter:
                 raise Unavailable(
                     f"event log {self.log_id} has {self._queued_bytes} bytes waiting for the disk: send again later"
                 )
+            room = self._room
+            if size > room.left:
+                self._cramped = True
+                raise Unavailable(room.refusal, retry_after_seconds=ROOM_RETRY_SECONDS)
+            room.left -= size
             group = self._groups[-1] if self._groups else None
             if group is None or group.bytes + size > self._limits.group_bytes_max:
                 group = _Group(asyncio.get_running_loop())
@@ -261,7 +287,11 @@ class LogWriter:
         self._publish()
         self._answer(group, None)
         if self._on_durable:
-            self._on_durable(Flushed(len(group.entries), group.events, group.bytes, sync_seconds))
+            try:
+                self._on_durable(Flushed(len(group.entries), group.events, group.bytes, sync_seconds))
+            except Exception:
+                # Whatever is wrong with it, counting must not end the log.
+                logger.exception("counting a group of event log %s failed", self.log_id)
 
     def _write(self, group: _Group, segment: "_Open") -> tuple[LogEnd, float]:
         """Make a group durable and return the log's end after it, and how long the disk took."""
@@ -299,38 +329,50 @@ class LogWriter:
         """Show the end, and time as far as it is safe: unless refused bytes may come back."""
         if not self._tail_dirty:
             self._stamps.advance()
-            self._watermark.publish(Mark(self._end, self._stamps.last, self._segments_made, closed=False))
+            self._publish_trouble = self._show(closed=False)
+
+    def _show(self, *, closed: bool) -> str | None:
+        """Write the watermark file; return what hinders. Readers come no further until it succeeds."""
+        try:
+            self._watermark.publish(Mark(self._end, self._stamps.last, self._segments_made, closed))
+        except OSError as error:
+            return f"cannot publish the watermark of {self._directory}: {error}"
+        return None
 
     def _ready(self) -> bool:
         """See to clock, space and segment; return whether a group can be written now."""
-        trouble = self._stamps.trouble() or self._look_at_space() or self._see_to_segment()
+        trouble = (
+            self._stamps.trouble() or self._look_at_room() or self._see_to_segment() or self._publish_trouble
+        )
         if trouble != self._trouble:
             if trouble:
                 logger.error("event log %s refuses entries: %s", self.log_id, trouble)
             else:
                 logger.warning("event log %s accepts entries again", self.log_id)
             self._trouble = trouble
+        self._note_time()
         return trouble is None
 
-    def _look_at_space(self) -> str | None:
-        now = time.monotonic()
-        written = self._end.offset - self._space_checked_bytes
-        if now - self._space_checked_at < SPACE_CHECK_SECONDS and written < SPACE_CHECK_BYTES:
-            return self._space_trouble
-        self._space_checked_at, self._space_checked_bytes = now, self._end.offset
-        try:
-            space = self._files.space(self._directory)
-        except OSError as error:
-            self._space_trouble = f"cannot see the free space of {self._directory}: {error}"
-            return self._space_trouble
-        reserve = min(self._limits.reserve_bytes, space.total // RESERVE_SHARE)
-        self._space_trouble = None
-        if space.free < reserve:
-            self._space_trouble = (
-                f"disk of {self._directory} has {space.free} bytes free and {reserve} are kept in reserve: "
-                "free some space"
-            )
-        return self._space_trouble
+    def _note_time(self) -> None:
+        """Keep what this writer believes of the time where writers that start find it."""
+        stamps = self._stamps
+        if stamps.offset is not None and stamps.steady_seen - self._anchored_at >= ANCHOR_EVERY:
+            self._anchored_at = stamps.steady_seen
+            self._anchor.write(stamps.offset, stamps.steady_seen)
+
+    def _look_at_room(self) -> str | None:
+        room = self._room
+        if room.due():
+            was_full = room.full
+            left = room.look()
+            if left is not None:
+                with self._lock:
+                    room.grant(left - self._queued_bytes)
+            if room.full and not was_full:
+                logger.warning("event log %s refuses entries: %s", self.log_id, room.refusal)
+            elif was_full and not room.full:
+                logger.warning("event log %s has room again", self.log_id)
+        return room.trouble
 
     def _see_to_segment(self) -> str | None:
         """Roll a full or old segment, or open a new one after a fault; return what hinders."""
@@ -352,8 +394,11 @@ class LogWriter:
         written = self._end.offset - segment.base
         if written == 0:
             return False
+        if self._cramped or self._room.full:
+            # Whoever consumes this segment can then delete it.
+            return True
         age = time.monotonic() - segment.opened_at
-        return written >= self._limits.segment_bytes_max or age >= self._limits.segment_age_max_seconds
+        return written >= self._segment_bytes_max or age >= self._limits.segment_age_max_seconds
 
     def _open_segment(self) -> None:
         """Make the next segment, whole and durable before it has its name."""
@@ -372,6 +417,7 @@ class LogWriter:
             raise
         self._segment = _Open(path, descriptor, self._end.offset, time.monotonic(), self._stamps.last)
         self._segments_made += 1
+        self._cramped = False
         # A newer segment now stands over whatever a refused group left behind.
         self._tail_dirty = False
 
@@ -408,7 +454,7 @@ class LogWriter:
     def _finish(self) -> None:
         sealed = self._segment is not None and self._seal(self._segment, closed=True)
         if sealed:
-            self._watermark.publish(Mark(self._end, self._stamps.last, self._segments_made, closed=True))
+            self._show(closed=True)
         # Left unsealed, the log is recovered by the reader like that of a killed writer.
         self._watermark.close()
         os.close(self._lock_file)

@@ -3,6 +3,7 @@
     ROOT/<log_id>/<base offset, 20 digits>.seg    records
     ROOT/<log_id>/watermark                       how far the log is durable, shared in memory
     ROOT/<log_id>/lock                            held by the writer as long as it lives
+    ROOT/clock                                    what the living writers believe of the time
 
 `LogWriter` appends and `LogReader` reads all logs in position order; any process may ask for
 `ends`, and whoever has consumed may `prune`.
@@ -10,20 +11,39 @@
 
 import contextlib
 import os
+from bisect import bisect_right
+from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Final
 
 from profilelake.errors import Corrupt
 from profilelake.eventlog import LogEnd, Vector
-from profilelake.eventlog._clock import steady_clock
+from profilelake.eventlog._clock import forget_clock, steady_clock
 from profilelake.eventlog._files import Files, Space
 from profilelake.eventlog._reader import LogReader
 from profilelake.eventlog._recovery import take_lock
+from profilelake.eventlog._room import log_bytes, reserve_of
 from profilelake.eventlog._segments import Segments, log_directories
 from profilelake.eventlog._watermark import UNFINISHED_SUFFIX, read_mark
 from profilelake.eventlog._writer import Flushed, Limits, LogWriter
 
-__all__ = ["Files", "Flushed", "Limits", "LogReader", "LogWriter", "Space", "ends", "prune", "steady_clock"]
+__all__ = [
+    "Files",
+    "Flushed",
+    "Limits",
+    "LogReader",
+    "LogWriter",
+    "Space",
+    "ends",
+    "forget_clock",
+    "log_bytes",
+    "prune",
+    "steady_clock",
+]
+
+EARLY_SHARE: Final = 0.75
+"""Above this part of the log's limit consumed segments are deleted before their time."""
 
 SWEEP_AGE_SECONDS: Final = 60.0
 """How old a hidden directory must be before what is in it counts as left behind."""
@@ -57,20 +77,35 @@ def ends(root: Path) -> dict[str, LogEnd]:
 
 
 def prune(
-    root: Path, consumed: Vector, *, keep_seconds: float, now: int, files: Files | None = None
+    root: Path,
+    consumed: Vector,
+    *,
+    keep_seconds: float,
+    now: int,
+    limits: Limits | None = None,
+    files: Files | None = None,
 ) -> list[Path]:
     """Delete sealed segments that are wholly consumed and were sealed `keep_seconds` before `now`.
 
-    Oldest first, so what remains has no gap. A log of which nothing remains goes as a whole.
-    Returns the paths that were deleted. `now` is in microseconds.
+    Consumed ones go before their time, the oldest first, when the log holds more than three
+    quarters of `limits.log_bytes_max`, or the disk comes near the reserve: keeping them is a wish,
+    and the room is needed. What remains of a log has no gap. A log of which nothing remains goes as
+    a whole. Returns the paths that were deleted. `now` is in microseconds.
     """
     files = files or Files()
-    sealed_before = now - round(keep_seconds * 1e6)
-    deleted: list[Path] = []
+    limits = limits or Limits()
+    logs = []
     for directory in log_directories(root):
         with contextlib.suppress(Corrupt, FileNotFoundError):
-            place = consumed.get(directory.name, LogEnd(0, 0))
-            deleted += _prune_log(directory, place.offset, sealed_before, files)
+            logs.append(_consumed(directory, consumed.get(directory.name, LogEnd(0, 0)).offset))
+    sealed_before = now - round(keep_seconds * 1e6)
+    for log in logs:
+        log.going = bisect_right(log.segments, sealed_before, key=attrgetter("sealed_at"))
+    _go_early(root, logs, limits, files)
+    deleted: list[Path] = []
+    for log in logs:
+        with contextlib.suppress(FileNotFoundError):
+            deleted += _delete(log, files)
     for directory in root.glob(f".*{UNFINISHED_SUFFIX}"):
         # A young one may belong to a writer that is just starting.
         with contextlib.suppress(FileNotFoundError):
@@ -79,12 +114,31 @@ def prune(
     return deleted
 
 
-def _prune_log(directory: Path, consumed: int, sealed_before: int, files: Files) -> list[Path]:
+@dataclass(slots=True)
+class _Sealed:
+    """A sealed segment that is wholly consumed."""
+
+    path: Path
+    sealed_at: int
+    bytes: int
+
+
+@dataclass(slots=True)
+class _Prunable:
+    """What may be deleted of one log, oldest first; the first `going` of it are to go."""
+
+    directory: Path
+    segments: list[_Sealed]
+    whole: bool
+    """Nothing else is left of the log, and nothing will come."""
+    going: int = 0
+
+
+def _consumed(directory: Path, consumed: int) -> _Prunable:
     mark = read_mark(directory)
     segments = Segments(directory)
     try:
-        paths = []
-        finished = True
+        found: list[_Sealed] = []
         listed = list(segments)
         for segment, following in zip(listed, [*listed[1:], None], strict=True):
             footer = segments.footer(segment)
@@ -95,20 +149,42 @@ def _prune_log(directory: Path, consumed: int, sealed_before: int, files: Files)
             elif mark is not None and mark.closed:
                 end = mark.end.offset
             else:
-                finished = False
-                break
+                return _Prunable(directory, found, whole=False)
+            if end > consumed:
+                return _Prunable(directory, found, whole=False)
             sealed_at = footer.sealed_at if footer else int(segment.path.stat().st_mtime * 1e6)
-            if end > consumed or sealed_at > sealed_before:
-                finished = False
-                break
-            paths.append(segment.path)
+            # Times that fall back would let a segment go before an older one.
+            sealed_at = max(sealed_at, found[-1].sealed_at if found else sealed_at)
+            found.append(_Sealed(segment.path, sealed_at, segment.bytes))
+        return _Prunable(directory, found, whole=True)
     finally:
         segments.close()
-    if finished:
+
+
+def _go_early(root: Path, logs: list[_Prunable], limits: Limits, files: Files) -> None:
+    """Have more segments go until the log and its disk have room, or none is left."""
+    with contextlib.suppress(OSError):
+        space = files.space(root)
+        going = sum(segment.bytes for log in logs for segment in log.segments[: log.going])
+        over = max(
+            log_bytes(root) - round(limits.log_bytes_max * EARLY_SHARE),
+            2 * reserve_of(space, limits.reserve_bytes) - space.free,
+        )
+        staying = [(segment, log) for log in logs for segment in log.segments[log.going :]]
+        for segment, log in sorted(staying, key=lambda pair: pair[0].sealed_at):
+            if going >= over:
+                break
+            going += segment.bytes
+            log.going += 1
+
+
+def _delete(log: _Prunable, files: Files) -> list[Path]:
+    paths = [segment.path for segment in log.segments[: log.going]]
+    if log.whole and log.going == len(log.segments):
         # Hidden first: a crash in between leaves nothing that looks like a log with a gap.
-        hidden = directory.with_name(f".{directory.name}{UNFINISHED_SUFFIX}")
-        files.rename(directory, hidden)
-        files.fsync_dir(directory.parent)
+        hidden = log.directory.with_name(f".{log.directory.name}{UNFINISHED_SUFFIX}")
+        files.rename(log.directory, hidden)
+        files.fsync_dir(log.directory.parent)
         _sweep(hidden, files)
     else:
         for path in paths:

@@ -295,3 +295,19 @@ def test_closing_twice_does_nothing_and_leaves_the_log_sealed(tmp_path: Path) ->
     mark = read_mark(tmp_path / writer.log_id)
     assert mark
     assert mark.closed
+
+
+def test_counting_that_fails_ends_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def broken(group: Flushed) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    async def work() -> None:
+        writer = LogWriter(tmp_path, region="eu", clock=wall_clock, on_durable=broken)
+        await writer.append(entry(b"x"))
+        await writer.append(entry(b"y"))
+        assert writer.healthy
+        writer.close()
+
+    run(work)
+    assert len(read_all(tmp_path)[0]) == 2
+    assert "counting a group" in caplog.text
