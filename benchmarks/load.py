@@ -33,6 +33,8 @@ from isal import igzip
 IDENTIFY_SHARE: Final = 0.20
 PAGE_SHARE: Final = 0.20
 SIGNED_IN_SHARE: Final = 0.60
+COVERING_WAYS: Final = 3
+"""Identified, signed in, anonymous: the sets of identifiers one person is seen with."""
 RECONNECTS_MAX: Final = 100
 RETRY_SECONDS_MAX: Final = 30.0
 CORPUS_VERSION: Final = 1
@@ -44,7 +46,8 @@ class Mix:
     """What the events look like; equal values give equal bytes.
 
     20 % identify with traits, 20 % page, the rest track. Each event belongs to one of `profiles`
-    people; `new_share` of the events bring an anonymous id nobody has seen before.
+    people; `new_share` of the events bring an anonymous id nobody has seen before. With `cover`, the
+    events instead show every person once in each way: as a lake that has run for long knows them.
     """
 
     events: int
@@ -52,10 +55,19 @@ class Mix:
     batch: int = 20
     new_share: float = 0.01
     seed: int = 1
+    cover: bool = False
 
     def file_name(self) -> str:
         """Return the name under which the built bodies are kept."""
-        parts = (CORPUS_VERSION, self.events, self.profiles, self.batch, self.new_share, self.seed)
+        parts = (
+            CORPUS_VERSION,
+            self.events,
+            self.profiles,
+            self.batch,
+            self.new_share,
+            self.seed,
+            self.cover,
+        )
         return "load-" + "-".join(str(part) for part in parts) + ".bin"
 
 
@@ -90,22 +102,25 @@ class Corpus:
 
 def _bodies(mix: Mix) -> Iterator[tuple[bytes, int]]:
     rng = random.Random(mix.seed)
-    left = mix.events
-    while left:
-        count = min(mix.batch, left)
-        left -= count
-        text = ",".join(_event(rng, mix) for _ in range(count))
+    for start in range(0, mix.events, mix.batch):
+        count = min(mix.batch, mix.events - start)
+        text = ",".join(_event(rng, mix, start + number) for number in range(count))
         yield igzip.compress(f'{{"batch":[{text}]}}'.encode(), compresslevel=1, mtime=0), count
 
 
-def _event(rng: random.Random, mix: Mix) -> str:
+def _event(rng: random.Random, mix: Mix, number: int) -> str:
     person = rng.randrange(mix.profiles)
     draw = rng.random()
     new = rng.random() < mix.new_share
+    signed_in = rng.random() < SIGNED_IN_SHARE
+    if mix.cover:
+        person, new = number % mix.profiles, False
+        way = number // mix.profiles % COVERING_WAYS
+        draw, signed_in = (0.0, 1.0)[way > 0], way == 1
     anonymous = _uuid(rng.getrandbits(128)) if new else f"a-{person:09d}"
     head = f'"messageId":"{_uuid(rng.getrandbits(128))}","anonymousId":"{anonymous}"'
     # A new device is worth something only when it can be linked, so its events are signed in.
-    if new or draw < IDENTIFY_SHARE or rng.random() < SIGNED_IN_SHARE:
+    if new or draw < IDENTIFY_SHARE or signed_in:
         head += f',"userId":"u-{person:09d}"'
     if draw < IDENTIFY_SHARE:
         return (

@@ -30,7 +30,14 @@ from profilelake.semantics.positions import Position
 from profilelake.serve.latest_state import LatestState
 from profilelake.serve.profile_api import ProfileApi
 from profilelake.state import recent
-from profilelake.state.records import IdentRecord, ProfileRecord, SetRecord, TraitRecord, encode
+from profilelake.state.records import (
+    ActivityRecord,
+    IdentRecord,
+    ProfileRecord,
+    SetRecord,
+    TraitRecord,
+    encode,
+)
 from profilelake.state.store import Db, State
 from profilelake.workspaces.control import CONTROL_FILE, Control
 from profilelake.workspaces.identifier_key import identifier_key
@@ -83,7 +90,9 @@ def fill(directory: Path, profiles: int) -> None:
     state.ensure([SPACE])
     sets: list[bytes] = []
     for start in range(0, profiles, BATCH):
-        items: dict[Db, list[tuple[bytes, bytes]]] = {Db.IDENT: [], Db.SET: [], Db.PROFILE: []}
+        items: dict[Db, list[tuple[bytes, bytes]]] = {
+            db: [] for db in (Db.IDENT, Db.SET, Db.PROFILE, Db.TRAITS, Db.ACTIVITY)
+        }
         sets += [_profile(key, number, items) for number in range(start, min(start + BATCH, profiles))]
         with state.write() as tx:
             for db, stored in items.items():
@@ -111,14 +120,14 @@ def _profile(key: bytes, number: int, items: dict[Db, list[tuple[bytes, bytes]]]
         record = IdentRecord(0, identifier.type, identifier.value, "web", f"m{number}", BEGIN, place, founder)
         items[Db.IDENT].append((ident, encode(record)))
     joined = b"".join(sorted(ids))
-    seen = SetRecord(
-        0, joined, ids[0], founder, founder, place, f"m{number}", "web", 5, place, f"m{number}", "web"
-    )
+    seen = SetRecord(0, joined, ids[0], founder, founder, place, f"m{number}", "web")
     items[Db.SET].append((founder, encode(seen)))
+    items[Db.ACTIVITY].append((founder, encode(ActivityRecord(5, place, f"m{number}", "web"))))
     traits = {name: TraitRecord(value, BEGIN, place, "web", f"m{number}") for name, value in TRAITS.items()}
     traits["email"] = TraitRecord(f'"{identifiers[1].value}"', BEGIN, place, "web", f"m{number}")
     pairs = [(ident, identifier.type) for ident, identifier in zip(ids, identifiers, strict=True)]
-    items[Db.PROFILE].append((founder, encode(ProfileRecord(0, place, pairs, [founder], traits))))
+    items[Db.PROFILE].append((founder, encode(ProfileRecord(0, place, pairs, [founder]))))
+    items[Db.TRAITS].append((founder, encode(traits)))
     return founder
 
 

@@ -25,7 +25,7 @@ from profilelake.pipeline.publish import Publisher, check_epoch, ensure_tables
 from profilelake.profiles.publish import profile_changes
 from profilelake.profiles.tables import PROFILES
 from profilelake.semantics.rules import IdentityRules, TypeRule
-from profilelake.state import recent
+from profilelake.state import activity, recent
 from profilelake.state.store import Db, State
 
 WORKSPACE: Final = "default"
@@ -200,6 +200,7 @@ class Desk:
 
     def state_tables(self) -> dict[str, Rows]:
         """Return the current tables as the state would publish them, whole and sorted."""
+        activity.settle(self.state, WORKSPACE, self.setup.recent_directory)
         with self.state.read(WORKSPACE) as tx:
             sets, idents, profiles = (
                 [key for key, _ in tx.items(WORKSPACE, db)] for db in (Db.SET, Db.IDENT, Db.PROFILE)

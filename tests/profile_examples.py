@@ -20,7 +20,14 @@ from profilelake.semantics.positions import Position
 from profilelake.semantics.rules import COLLECTIONS, Collection
 from profilelake.serve.profile_api import ProfileApi
 from profilelake.state import recent
-from profilelake.state.records import IdentRecord, ProfileRecord, SetRecord, TraitRecord, encode
+from profilelake.state.records import (
+    ActivityRecord,
+    IdentRecord,
+    ProfileRecord,
+    SetRecord,
+    TraitRecord,
+    encode,
+)
 from profilelake.state.store import Db, State
 from profilelake.workspaces import Token, TokenKind
 
@@ -123,9 +130,10 @@ class Profiles:
                 seen = at + age * SECOND
                 sets_record = SetRecord(
                     number, b"".join(sorted(ids)), ids[0], founder, founder, position(seen), f"m-{age}", "src_web",
-                    2, position(seen + DAY), f"last-{age}", "src_app",
                 )  # fmt: skip
                 tx.put(self.space, Db.SET, key, encode(sets_record))
+                active = ActivityRecord(2, position(seen + DAY), f"last-{age}", "src_app")
+                tx.put(self.space, Db.ACTIVITY, key, encode(active))
             written = {
                 name: TraitRecord(
                     None if value is None else str(value) if isinstance(value, JsonText) else json.dumps(value),
@@ -134,8 +142,9 @@ class Profiles:
                 for name, value in (traits or {}).items()
             }  # fmt: skip
             profile = ProfileRecord(
-                number, position(at), [(key, found.type) for key, (found, _) in idents.items()], keys, written
+                number, position(at), [(key, found.type) for key, (found, _) in idents.items()], keys
             )
+            tx.put(self.space, Db.TRAITS, founder, encode(written))
             tx.put(self.space, Db.PROFILE, founder, encode(profile))
         return public_id(collection, founder), keys
 

@@ -75,7 +75,7 @@ class World:
         self.nobody_set = b"\x07" * 16
         with self.profiles.state.write() as tx:
             for key, owner in ((self.gone_set, self.sets[0]), (self.nobody_set, NOBODY)):
-                seen = SetRecord(0, b"", b"", owner, key, bytes(32), "", "", 1, bytes(32), "", "")
+                seen = SetRecord(0, b"", b"", owner, key, bytes(32), "", "")
                 tx.put("default", Db.SET, key, encode(seen))
         first, second = self.sets
         self.profiles.remember(
@@ -267,12 +267,12 @@ def test_metadata_stands_at_the_root_and_nested(world: World) -> None:
     assert answer.pop("segment_id") == world.id
     assert nested == answer == {
         "created_at": "2026-01-01T00:00:00.000000Z",
-        "updated_at": "2026-01-02T00:00:01.000000Z",
+        "updated_at": "2026-01-04T00:00:00.000000Z",
         "expires_at": None,
         "first_message_id": "m-0",
         "first_source_id": "src_web",
-        "last_message_id": "last-1",
-        "last_source_id": "src_app",
+        "last_message_id": "m5",
+        "last_source_id": "src_web",
     }  # fmt: skip
 
 

@@ -6,10 +6,11 @@ was applied already) has its whole component resolved again from nothing, in pos
 answer is the one in-order arrival would have given.
 """
 
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,7 @@ from profilelake.errors import Internal, Invalid
 from profilelake.identity.problem import CAUSES, clean, rules_by_strength
 from profilelake.identity.tables import IDENTIFIER_SETS, IDENTITY_UPDATES
 from profilelake.kernels import identity as kernel
+from profilelake.kernels.known_ids import KnownIds
 from profilelake.kernels.siphash import to_bytes
 from profilelake.landing.land import SetSightings
 from profilelake.semantics.identifiers import public_id
@@ -30,18 +32,15 @@ from profilelake.state.records import (
     RefusalRecord,
     SetRecord,
     encode,
-    join_traits,
     received_at,
 )
 from profilelake.state.store import Db
 from profilelake.state.working import Working
 
+KNOWN_SETS_MAX: Final = 1 << 22
+"""Sets that are known without a look-up; 16 bytes each."""
 SHOWN_IDS_MAX: Final = 100_000
 """Public ids kept at hand: the same profiles are written again and again."""
-
-
-Columns: TypeAlias = tuple[list[bytes], list[str], list[str]]
-"""Positions, message ids and sources of events."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +108,8 @@ class _Set:
 class Resolver:
     """Resolves the sets of one workspace under one version of the rules."""
 
-    def __init__(self, rules: IdentityRules) -> None:
+    def __init__(self, rules: IdentityRules, *, known_sets_max: int = KNOWN_SETS_MAX) -> None:
+        """Resolve under `rules`; remember that many known sets between micro-batches."""
         for rule in rules.types:
             if rule.window_seconds is not None:
                 raise Invalid(
@@ -117,6 +117,7 @@ class Resolver:
                     "leave window_seconds out"
                 )
         self._rules = rules
+        self._known = KnownIds(known_sets_max)
         self._types: dict[Collection, list[str]] = {
             collection: [rule.type for rule in rules_by_strength(rules, collection)]
             for collection in COLLECTIONS
@@ -130,9 +131,8 @@ class Resolver:
         All changes go into `work`; the rows for append-only tables are returned.
         """
         rows = IdentityRows()
-        columns = _columns(events)
         for batch in sightings:
-            new, late = self._meet(work, batch, columns, applied, rows)
+            new, late = self._meet(work, batch, events, applied, rows)
             if new:
                 self._resolve(work, batch.collection, new, rows)
             if late:
@@ -143,7 +143,7 @@ class Resolver:
         """Give sets the earlier first sighting that copies of their events have turned out to be."""
         for collection, column in (("users", "set_id"), ("accounts", "account_set_id")):
             keys = copies.column(column).to_pylist()
-            seen = [Sighting(*values) for values in zip(*_columns(copies), strict=True)]
+            seen = _sightings(copies, np.arange(copies.num_rows))
             work.load_sets(key for key in keys if key is not None)
             moved = []
             for key, sighting in zip(keys, seen, strict=True):
@@ -156,40 +156,37 @@ class Resolver:
                 self._replay(work, collection, moved, rows)  # type: ignore[arg-type]
 
     def _meet(
-        self, work: Working, batch: SetSightings, columns: Columns, applied: bytes, rows: IdentityRows
+        self, work: Working, batch: SetSightings, events: pa.Table, applied: bytes, rows: IdentityRows
     ) -> tuple[list[_Set], list[bytes]]:
-        """Count sightings of known sets, make records for new ones; return new sets and late ones."""
-        place, message_id, source_id = columns
-        work.load_sets(batch.set_ids)
+        """Find the sets that are not known yet and make their records; return new sets and late ones.
+
+        A known set that is seen again in order changes nothing, so most sets are not even looked up.
+        """
+        asked = np.flatnonzero(
+            ~self._known.contains(batch.set_ids) | (batch.first < _rows_before(events, applied))
+        )
+        keys = to_bytes(np.ascontiguousarray(batch.set_ids[asked]))
+        firsts = _sightings(events, batch.first[asked])
+        work.load_sets(keys)
         unknown: list[int] = []
+        found: list[int] = []
         late: list[bytes] = []
-        seen: list[bytes] = []
-        firsts, lasts, counts = batch.first.tolist(), batch.last.tolist(), batch.counts.tolist()
-        for number, key in enumerate(batch.set_ids):
+        for number, key in enumerate(keys):
             record = work.sets.get(key)
             if record is None:
                 unknown.append(number)
                 continue
-            seen.append(key)
-            record.count += counts[number]
-            row = lasts[number]
-            if place[row] > record.last_position:
-                record.last_position = place[row]
-                record.last_message_id, record.last_source_id = message_id[row], source_id[row]
-            row = firsts[number]
-            if place[row] < record.position:
-                _set_first(work, record, Sighting(place[row], message_id[row], source_id[row]))
+            found.append(number)
+            if firsts[number].position < record.position:
+                _set_first(work, record, firsts[number])
+                work.touch_set(key, publish=False)
                 late.append(key)
-        work.touch_seen_sets(seen)
+        # Only what was stored before: the transaction that stores the new ones may fail.
+        self._known.add(batch.set_ids[asked[found]])
         new: list[_Set] = []
-        for number, members in self._members(work, batch, unknown):
-            key, row = batch.set_ids[number], firsts[number]
-            first = Sighting(place[row], message_id[row], source_id[row])
+        for number, members in self._members(work, batch, asked, unknown):
+            key, first = keys[number], firsts[number]
             met = self._new_set(work, batch.collection, key, first, members, rows)
-            met.record.count = counts[number]
-            row = lasts[number]
-            met.record.last_position = place[row]
-            met.record.last_message_id, met.record.last_source_id = message_id[row], source_id[row]
             if first.position < applied:
                 late.append(key)
             else:
@@ -198,12 +195,12 @@ class Resolver:
         return new, late
 
     def _members(
-        self, work: Working, batch: SetSightings, numbers: list[int]
+        self, work: Working, batch: SetSightings, asked: npt.NDArray[np.int64], numbers: list[int]
     ) -> Iterator[tuple[int, list["_Member"]]]:
-        """Yield each numbered set with its identifiers; their records are loaded before, all at once."""
+        """Yield each numbered set of those asked for with its identifiers, whose records are loaded before."""
         if not numbers:
             return
-        chosen = np.array(numbers, dtype=np.int64)
+        chosen = asked[numbers]
         start, stop = batch.start[chosen], batch.stop[chosen]
         sizes = stop - start
         ends = np.cumsum(sizes)
@@ -253,10 +250,6 @@ class Resolver:
             position=first.position,
             message_id=first.message_id,
             source_id=first.source_id,
-            count=0,
-            last_position=first.position,
-            last_message_id=first.message_id,
-            last_source_id=first.source_id,
         )
         work.sets[key] = record
         work.touch_set(key, publish=True)
@@ -362,7 +355,7 @@ class Resolver:
         cause = "joined"
         if profile is None:
             cause = "created"
-            profile = ProfileRecord(met.record.collection, met.record.position, [], [], {})
+            profile = ProfileRecord(met.record.collection, met.record.position, [], [])
             work.profiles[key] = profile
         for ident in met.idents:
             record = work.idents[ident]
@@ -373,8 +366,6 @@ class Resolver:
             work.touch_ident(ident)
             journal.write(ident, NOBODY, key, cause)
         profile.sets.append(met.key)
-        if met.key in work.traits:
-            join_traits(profile.traits, work.traits[met.key])
         met.record.profile = met.record.first_profile = key
         work.touch_set(met.key, publish=True)
         work.touch_profile(key)
@@ -415,7 +406,6 @@ class Resolver:
         before = {ident: work.idents[ident].profile for ident in idents}
         held = {met.record.profile for met in sets} | set(before.values())
         work.load_profiles(held)
-        work.load_traits(met.key for met in sets)
         for key in held - {NOBODY}:
             del work.profiles[key]
             work.touch_profile(key)
@@ -511,7 +501,6 @@ def _merge(work: Working, survivor: bytes, loser: bytes, journal: _Journal) -> N
     into.idents += gone.idents
     into.sets += gone.sets
     into.merges += gone.merges + 1
-    join_traits(into.traits, gone.traits)
     work.touch_profile(survivor)
     work.touch_profile(loser)
 
@@ -527,12 +516,18 @@ def _split(joined: bytes) -> list[bytes]:
     return [joined[i : i + 16] for i in range(0, len(joined), 16)]
 
 
-def _columns(events: pa.Table) -> Columns:
-    """Return positions, message ids and sources of events."""
-    place, message_id, source_id = (
-        events.column(name).to_pylist() for name in ("position", "message_id", "source_id")
-    )
-    return place, message_id, source_id
+def _sightings(events: pa.Table, rows: npt.NDArray[np.int64]) -> list[Sighting]:
+    """Return what some rows say of when and through what their sets were seen."""
+    chosen = events.select(["position", "message_id", "source_id"]).take(pa.array(rows))
+    return [Sighting(*values) for values in zip(*(c.to_pylist() for c in chosen.columns), strict=True)]
+
+
+def _rows_before(events: pa.Table, position: bytes) -> int:
+    """Return how many events, which are in position order, stand before a position."""
+    places = events.column("position")
+    if not len(places) or places[0].as_py() >= position:
+        return 0
+    return bisect_left(places.to_pylist(), position)
 
 
 def _set_first(work: Working, record: SetRecord, sighting: Sighting) -> None:

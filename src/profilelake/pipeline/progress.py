@@ -43,6 +43,7 @@ class Published(msgspec.Struct):
     """What the lake contains, as read back from its snapshots.
 
     `activity_through` is the micro-batch up to which counts and last-seen times of profiles are shown.
+    `profiles_seconds` is what the last publication of `profiles` took.
     """
 
     sequence: int = 0
@@ -51,6 +52,7 @@ class Published(msgspec.Struct):
     activity_through: int = 0
     activity_at: int = 0
     profiles_at: int = 0
+    profiles_seconds: float = 0.0
     at: int = 0
     merged_at: int = 0
 

@@ -5,6 +5,7 @@ has reached in its own snapshots, so a publication that was cut short anywhere i
 repeated; what the outbox holds is let go only when every table has it.
 """
 
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -33,9 +34,9 @@ from profilelake.landing.tables import EVENT_COPIES, EVENTS, FAILED_EVENTS
 from profilelake.ops.clock import Clock
 from profilelake.ops.failpoints import reach
 from profilelake.pipeline.progress import PROGRESS, PUBLISHED, Published, load_applied, load_published
-from profilelake.profiles.publish import profile_changes
+from profilelake.profiles.publish import profile_changes, written_profiles
 from profilelake.profiles.tables import PROFILES, TRAIT_WRITES
-from profilelake.state import recent
+from profilelake.state import activity, recent
 from profilelake.state.recent import Run
 from profilelake.state.records import NOBODY
 from profilelake.state.store import Db, State, Tx
@@ -50,6 +51,14 @@ ACTIVITY_EVENTS_MAX: Final = 10_000
 PROFILES_AGE_SECONDS: Final = 30.0
 """How far the `profiles` table may lag while more events than that arrive: a busy profile changes again
 and again, and one row for all of it is enough."""
+
+PROFILES_SHARE: Final = 0.05
+"""Part of the time that goes into publishing `profiles`: where one publication is long, the next one
+waits, but never longer than `publish_age`."""
+
+
+_PROFILE_MARKS: Final = frozenset(kind.encode() for kind in (Dirty.PROFILE, Dirty.TRAITS, Dirty.AGAIN))
+"""Marks of what only the `profiles` table shows."""
 
 
 def ensure_tables(lake: Lake, workspace: str) -> None:
@@ -101,6 +110,7 @@ class Publisher:
         """
         if whole:
             self._make_room_for_counts()
+        self._settle(whole=whole)
         with self.state.read(self.workspace) as tx:
             applied = load_applied(tx, self.workspace, "")
             published = load_published(tx, self.workspace)
@@ -111,17 +121,36 @@ class Publisher:
             progress = applied.as_progress()
             runs = recent.load(tx, self.workspace)
             self._publish_facts(tx, runs, progress)
-            activity, through = self._active(tx, runs, published, applied.sequence, whole=whole)
-            busy = through < applied.sequence
-            profiles = not busy or self._older(published.profiles_at, PROFILES_AGE_SECONDS)
+            settled = activity.load(tx, self.workspace)
+            waiting = activity.pending(settled, runs)
+            through = settled.through if waiting else applied.sequence
+            profiles = whole or waiting <= ACTIVITY_EVENTS_MAX or self._profiles_due(published)
             only = CURRENT if profiles else tuple(table for table in CURRENT if table is not PROFILES)
-            self._publish_current(tx, progress, activity, only)
+            began = time.monotonic()
+            active = self._active(tx, runs, published.activity_through, through) if profiles else set()
+            self._publish_current(tx, progress, active, only)
+            seconds = time.monotonic() - began
             reach("publish.current")
         committed = self.lake.table(self.workspace, EVENTS).progress()
         if committed is None:
             return False
-        self._let_go(committed, through, profiles=profiles)
+        self._let_go(committed, (through, seconds) if profiles else None)
         return True
+
+    def _settle(self, *, whole: bool) -> None:
+        """Settle how often sets were seen, where that is little work or due."""
+        with self.state.read(self.workspace) as tx:
+            settled = activity.load(tx, self.workspace)
+            waiting = activity.pending(settled, recent.load(tx, self.workspace))
+            due = self._older(load_published(tx, self.workspace).activity_at, self.publish_age_seconds)
+        if whole or due or settled.done or waiting <= ACTIVITY_EVENTS_MAX:
+            activity.settle(self.state, self.workspace, self.recent_directory)
+
+    def _profiles_due(self, published: Published) -> bool:
+        wait = max(PROFILES_AGE_SECONDS, published.profiles_seconds / PROFILES_SHARE)
+        return self._older(
+            published.profiles_at, min(wait, max(PROFILES_AGE_SECONDS, self.publish_age_seconds))
+        )
 
     def publish_facts(self) -> None:
         """Commit what a rebuild starts from and only the state has: facts, and values of identifiers."""
@@ -170,8 +199,11 @@ class Publisher:
         with self.state.read(self.workspace) as tx:
             published = load_published(tx, self.workspace)
             runs = recent.load(tx, self.workspace)
-        settled = [run for run in runs if run.sequence_max <= published.sequence]
-        due = recent.merge_due(settled)
+            counted = activity.load(tx, self.workspace)
+        settled = [run for run in runs if run.sequence_max <= min(published.sequence, counted.through)]
+        # A run must be counted as a whole or not at all.
+        later = [run for run in runs if counted.through < run.sequence_max <= published.sequence]
+        due = recent.merge_due(settled) or ([] if counted.done else recent.merge_due(later))
         if due:
             merged = recent.merge(self.recent_directory, due)
             reach("runs.merged")
@@ -229,20 +261,15 @@ class Publisher:
         self._append(EVENTS, progress, events_after, always=True)
         self._append(SET_SIGHTINGS, progress, sightings_after)
 
-    def _active(
-        self, tx: Tx, runs: list[Run], published: Published, sequence: int, *, whole: bool
-    ) -> tuple[set[bytes], int]:
-        """Return profiles whose counts are to be shown now, and the sequence that covers."""
-        pending = [run for run in runs if run.sequence_max > published.activity_through]
-        if not pending:
-            return set(), sequence
-        due = self._older(published.activity_at, self.publish_age_seconds)
-        if sum(run.rows for run in pending) > ACTIVITY_EVENTS_MAX and not whole and not due:
-            return set(), published.activity_through
-        parts = [recent.read_keys(self.recent_directory, run, ("key",)).column("key") for run in pending]
+    def _active(self, tx: Tx, runs: list[Run], shown: int, through: int) -> set[bytes]:
+        """Return profiles with events in the micro-batches after `shown`, as far as they are settled."""
+        wanted = [run for run in runs if run.sequence_max > shown and run.sequence_min <= through]
+        if not wanted:
+            return set()
+        parts = [recent.read_keys(self.recent_directory, run, ("key",)).column("key") for run in wanted]
         keys = pc.unique(pa.chunked_array([chunk for part in parts for chunk in part.chunks]))
         records = tx.sets(self.workspace, keys.to_pylist())
-        return {record.profile for record in records.values()} - {NOBODY}, sequence
+        return {record.profile for record in records.values()} - {NOBODY}
 
     def _older(self, at: int, seconds: float) -> bool:
         return self.clock() - at > seconds * 1_000_000
@@ -281,33 +308,38 @@ class Publisher:
                 continue
             keys = {key for mark, key in dirty[kind] if mark > held}
             if definition is PROFILES:
-                keys |= active
+                changed, again = (
+                    [key for mark, key in dirty[kind] if mark > held] for kind in (Dirty.TRAITS, Dirty.AGAIN)
+                )
+                keys |= active | written_profiles(tx, workspace, changed, again)
             if keys:
                 table.append_changes(make(sorted(keys)), progress)
 
-    def _let_go(self, committed: Progress, activity_through: int, *, profiles: bool) -> None:
+    def _let_go(self, committed: Progress, profiles: tuple[int, float] | None) -> None:
         """Forget what every table has now, and note how far the lake has come.
 
-        Marks of profiles stay where `profiles` says that they were not shown.
+        `profiles` says through which micro-batch counts are shown and how long that took, None where
+        the `profiles` table was left for later; its marks stay then.
         """
-        waiting = b"" if profiles else Dirty.PROFILE.encode()
+        waiting = _PROFILE_MARKS if profiles is None else frozenset()
         with self.state.write() as tx:
             for key, _ in tx.items(self.workspace, Db.OUTBOX):
                 if int.from_bytes(key[:8], "big") > committed.sequence:
                     break
                 tx.delete(self.workspace, Db.OUTBOX, key)
             for key, mark in tx.items(self.workspace, Db.DIRTY):
-                if int.from_bytes(mark, "big") <= committed.sequence and key[:1] != waiting:
+                if int.from_bytes(mark, "big") <= committed.sequence and key[:1] not in waiting:
                     tx.delete(self.workspace, Db.DIRTY, key)
             published = load_published(tx, self.workspace)
             published.sequence = committed.sequence
             published.vector = dict(committed.vector)
             published.totals = dict(committed.totals)
-            if activity_through != published.activity_through:
-                published.activity_through = activity_through
-                published.activity_at = self.clock()
-            if profiles:
+            if profiles is not None:
+                through, published.profiles_seconds = profiles
                 published.profiles_at = self.clock()
+                if through != published.activity_through:
+                    published.activity_through = through
+                    published.activity_at = self.clock()
             published.at = self.clock()
             tx.put_meta(self.workspace, PUBLISHED, published)
             reach("publish.let_go")
@@ -345,7 +377,8 @@ def _waiting(tx: Tx, workspace: str, definition: TableDef, after: int) -> pa.Tab
         for key, value in tx.items(workspace, Db.OUTBOX, start)
         if key[8:] == name
     ]
-    return pa.concat_tables(parts) if parts else definition.schema().empty_table()
+    # Rows that an older program left lack the columns that the table has gained since.
+    return pa.concat_tables([definition.schema().empty_table(), *parts], promote_options="default")
 
 
 def run_rows(events: pa.Table) -> pa.Table:

@@ -27,12 +27,13 @@ from profilelake.semantics.identifiers import public_id
 from profilelake.semantics.rules import COLLECTIONS, Collection, IdentityRules
 from profilelake.state.records import (
     NOBODY,
+    ActivityRecord,
     IdentRecord,
     ProfileRecord,
     RefusalRecord,
     SetRecord,
     TraitRecord,
-    join_traits,
+    joined_traits,
     received_at,
 )
 
@@ -138,6 +139,7 @@ class Records:
 
     idents: dict[bytes, IdentRecord]
     sets: dict[bytes, SetRecord]
+    activity: dict[bytes, ActivityRecord]
     profiles: dict[bytes, ProfileRecord]
     traits: dict[bytes, dict[str, TraitRecord]]
     refusals: dict[bytes, list[RefusalRecord]]
@@ -161,6 +163,7 @@ def records(folded: Fold) -> Records:
         for name in ("last_position", "last_message_id", "last_source_id")
     ]
     sets: dict[bytes, SetRecord] = {}
+    activity: dict[bytes, ActivityRecord] = {}
     links: list[tuple[bytes, bytes]] = []
     for row, (key, position, message_id, source_id, events, place, id_last, source_last) in enumerate(
         zip(folded.set_keys, *columns, *last, strict=True)
@@ -176,15 +179,13 @@ def records(folded: Fold) -> Records:
             position,
             message_id,
             source_id,
-            events,
-            place,
-            id_last,
-            source_last,
             key in refusals,
         )
+        activity[key] = ActivityRecord(events, place, id_last, source_last)
     traits = _set_traits(folded)
-    profiles = _profiles(folded, number, ident_ids, sets, traits)
-    return Records(_idents(folded, number, ident_ids, sets, keys), sets, profiles, traits, refusals, links)
+    profiles = _profiles(folded, number, ident_ids, sets)
+    idents = _idents(folded, number, ident_ids, sets, keys)
+    return Records(idents, sets, activity, profiles, traits, refusals, links)
 
 
 def _idents(
@@ -221,12 +222,11 @@ def _profiles(
     number: int,
     ident_ids: list[bytes],
     sets: dict[bytes, SetRecord],
-    traits: dict[bytes, dict[str, TraitRecord]],
 ) -> dict[bytes, ProfileRecord]:
     merges = folded.resolution.profiles.merges.tolist()
     profiles = {
         folded.profile_keys[profile]: ProfileRecord(
-            number, sets[folded.profile_keys[profile]].position, [], [], {}, merges[profile]
+            number, sets[folded.profile_keys[profile]].position, [], [], merges[profile]
         )
         for profile, survivor in enumerate(folded.resolution.survivor.tolist())
         if profile == survivor
@@ -237,10 +237,7 @@ def _profiles(
             profiles[folded.profile_keys[owner]].idents.append((ident_ids[row], types[row]))
     for key, record in sets.items():
         if record.profile != NOBODY:
-            profile = profiles[record.profile]
-            profile.sets.append(key)
-            if key in traits:
-                join_traits(profile.traits, traits[key])
+            profiles[record.profile].sets.append(key)
     return profiles
 
 
@@ -405,13 +402,14 @@ def _each_profile(
 ) -> Iterator[tuple[Any, ...]]:
     for key, profile in held.profiles.items():
         seen = [held.sets[member] for member in profile.sets]
+        active = [held.activity[member] for member in profile.sets]
         yield (
             shown[key],
             collection,
             identifiers_text(profile, held.idents),
-            traits_text(profile),
+            traits_text(joined_traits(profile, held.traits)),
             received_at(min(record.position for record in seen)),
-            received_at(max(record.last_position for record in seen)),
-            sum(record.count for record in seen),
+            received_at(max(record.position for record in active)),
+            sum(record.count for record in active),
             int.from_bytes(key[:2], "big"),
         )

@@ -6,7 +6,7 @@ Both need the data directory to themselves.
 import logging
 import shutil
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -21,9 +21,9 @@ from profilelake.identity.tables import IDENTIFIERS, IDENTITY_MAP, IDENTITY_REFU
 from profilelake.lake.catalog import Lake
 from profilelake.lake.progress import Progress
 from profilelake.lake.reading import attach
-from profilelake.landing.dedup import DedupIndex
-from profilelake.landing.land import dedup_entries
-from profilelake.landing.tables import EVENTS
+from profilelake.landing.dedup import DedupIndex, Entries
+from profilelake.landing.land import CONTENT_COLUMNS, dedup_entries
+from profilelake.landing.tables import EVENT_COPIES, EVENTS
 from profilelake.ops.failpoints import reach
 from profilelake.pipeline.batch import WorkspaceSetup
 from profilelake.pipeline.progress import (
@@ -38,7 +38,9 @@ from profilelake.pipeline.progress import (
 from profilelake.pipeline.publish import APPENDED, CURRENT, Publisher, run_rows
 from profilelake.pipeline.rebuild import Fold, Records, fold, records, tables
 from profilelake.profiles.tables import PROFILES
-from profilelake.state import recent
+from profilelake.semantics.positions import POSITION_BYTES
+from profilelake.state import activity, recent
+from profilelake.state.activity import Settled
 from profilelake.state.records import ProfileRecord, SetRecord, encode
 from profilelake.state.store import Db, State, Tx
 
@@ -259,6 +261,7 @@ def _compare_state(tx: Tx, workspace: str, held: Sequence[Records]) -> list[Diff
     wanted_profiles = {key: _profile_facts(record) for part in held for key, record in part.profiles.items()}
     wanted_traits = {key: writes for part in held for key, writes in part.traits.items()}
     wanted_refusals = {key: encode(refusals) for part in held for key, refusals in part.refusals.items()}
+    wanted_activity = {key: encode(record) for part in held for key, record in part.activity.items()}
     every = [key for key, _ in tx.items(workspace, Db.SET)]
     return [
         *_compare_rows(
@@ -266,6 +269,7 @@ def _compare_state(tx: Tx, workspace: str, held: Sequence[Records]) -> list[Diff
             {key: _set_facts(record) for key, record in tx.sets(workspace, every).items()},
             wanted_sets,
         ),
+        *_compare_rows("state of activity", dict(tx.items(workspace, Db.ACTIVITY)), wanted_activity),
         *_compare_rows("state of identifiers", dict(tx.items(workspace, Db.IDENT)), wanted_idents),
         *_compare_rows(
             "state of profiles",
@@ -293,10 +297,6 @@ def _set_facts(record: SetRecord) -> tuple[Any, ...]:
         record.position,
         record.message_id,
         record.source_id,
-        record.count,
-        record.last_position,
-        record.last_message_id,
-        record.last_source_id,
         record.refused,
     )
 
@@ -307,7 +307,6 @@ def _profile_facts(record: ProfileRecord) -> tuple[Any, ...]:
         record.position,
         sorted(record.idents),
         sorted(record.sets),
-        record.traits,
         record.merges,
     )
 
@@ -321,6 +320,7 @@ def _load(state: State, workspace: str, part: Records) -> None:
         (Db.SET, part.sets),
         (Db.PROFILE, part.profiles),
         (Db.TRAITS, part.traits),
+        (Db.ACTIVITY, part.activity),
         (Db.REFUSALS, part.refusals),
     )
     for db, values in stores:
@@ -373,10 +373,22 @@ def _load_events(
     with state.write() as tx:
         index = DedupIndex(setup.dedup_directory, setup.name)
         setup.dedup_directory.mkdir(parents=True, exist_ok=True)
-        index.rebuild(tx, dedup_entries(setup.identifier_key, events), progress.epoch)
+        index.rebuild(tx, _seen(connection, setup.identifier_key), progress.epoch)
         recent.store(tx, setup.name, runs)
+        activity.store(tx, setup.name, Settled(progress.sequence))
         tx.put_meta(setup.name, PROGRESS, applied)
         tx.put_meta(setup.name, PUBLISHED, published)
+
+
+def _seen(connection: duckdb.DuckDBPyConnection, key: bytes) -> Iterator[Entries]:
+    """Yield, part by part, what the de-duplication index must hold: accepted events and earlier copies."""
+    columns = ", ".join(("message_id", "position", *CONTENT_COLUMNS))
+    for table in (EVENTS, EVENT_COPIES):
+        for part in connection.table(table.name).select(columns).to_arrow_reader(RUN_ROWS):
+            rows = pa.Table.from_batches([part])
+            place = rows.schema.get_field_index("position")
+            rows = rows.set_column(place, "position", rows.column(place).cast(pa.binary(POSITION_BYTES)))
+            yield dedup_entries(key, rows)
 
 
 def _swap(fresh: Path, place: Path) -> None:

@@ -1,4 +1,4 @@
-"""Fold a micro-batch of events into trait writes of sets and traits of profiles.
+"""Fold a micro-batch of events into the trait writes of sets, which a profile's traits are the join of.
 
 `semantics.last_write` says which write wins; this is its form on the online state.
 """
@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from profilelake.profiles.tables import TRAIT_WRITES
 from profilelake.semantics.rules import Collection
-from profilelake.state.records import NOBODY, IdentRecord, ProfileRecord, TraitRecord, join_traits, wins
+from profilelake.state.records import IdentRecord, ProfileRecord, TraitRecord, wins
 from profilelake.state.working import Working
 
 WRITERS: Final[dict[Collection, tuple[str, str]]] = {
@@ -27,10 +27,7 @@ _NULL: Final = msgspec.Raw(b"null")
 
 
 def fold_traits(work: Working, events: pa.Table) -> pa.Table:
-    """Apply the trait writes of these events; return them as rows of `trait_writes`.
-
-    The events' sets must have been resolved in `work` before.
-    """
+    """Apply the trait writes of these events; return them as rows of `trait_writes`."""
     tables = [_fold(work, events, collection) for collection in WRITERS]
     return pa.concat_tables(tables)
 
@@ -46,8 +43,6 @@ def _fold(work: Working, events: pa.Table, collection: Collection) -> pa.Table:
         return TRAIT_WRITES.schema().empty_table()
     sets = writers.column(set_column).to_pylist()
     work.load_traits(sets)
-    work.load_sets(sets)
-    work.load_profiles({work.sets[key].profile for key in sets})
     rows: list[int] = []
     names: list[str] = []
     values: list[str | None] = []
@@ -89,28 +84,23 @@ def _fold(work: Working, events: pa.Table, collection: Collection) -> pa.Table:
 
 
 def _apply(work: Working, key: bytes, written: Mapping[str, TraitRecord]) -> None:
-    join_traits(work.traits.setdefault(key, {}), written)
-    work.touch_traits(key)
-    profile_key = work.sets[key].profile
-    if profile_key == NOBODY:
-        return
-    profile = work.profiles[profile_key]
-    changed = shown = False
+    held = work.traits.setdefault(key, {})
+    won = changed = False
     for name, write in written.items():
-        before = profile.traits.get(name)
+        before = held.get(name)
         if wins(write, before):
-            profile.traits[name] = write
-            changed = True
-            shown = shown or (before.value if before is not None else None) != write.value
-    if changed:
-        work.touch_profile(profile_key, publish=shown)
+            held[name] = write
+            won = True
+            changed = changed or before is None or before.value != write.value
+    if won:
+        work.touch_traits(key, changed=changed)
 
 
-def traits_text(profile: ProfileRecord) -> str:
+def traits_text(traits: Mapping[str, TraitRecord]) -> str:
     """Return the traits that stand as one JSON object, by name; values are the text that was sent."""
     standing = {
         name: msgspec.Raw(write.value.encode())
-        for name, write in sorted(profile.traits.items())
+        for name, write in sorted(traits.items())
         if write.value is not None
     }
     return _encode(standing).decode()

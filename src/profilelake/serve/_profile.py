@@ -10,7 +10,7 @@ from profilelake.semantics.identifiers import Identifier, ident_id, normalise, p
 from profilelake.semantics.rules import Collection
 from profilelake.serve._answer import invalid, profile_not_found
 from profilelake.serve._request import Query
-from profilelake.state.records import NOBODY, ProfileRecord
+from profilelake.state.records import NOBODY, ProfileRecord, TraitRecord, joined_traits
 from profilelake.state.store import Tx
 
 SEGMENT_ID: Final = "segment_id"
@@ -30,6 +30,10 @@ class Found:
     def segment_id(self) -> str:
         """The public id."""
         return public_id(self.collection, self.key)
+
+    def traits(self) -> dict[str, TraitRecord]:
+        """Return the last write of each trait."""
+        return joined_traits(self.record, self.tx.set_traits(self.space, self.record.sets))
 
 
 class Cursor(msgspec.Struct):

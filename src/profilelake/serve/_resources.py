@@ -8,6 +8,8 @@ from profilelake.semantics.identifiers import parse_public_id, public_id
 from profilelake.serve._answer import invalid, time_text
 from profilelake.serve._profile import Cursor, Found, cursor
 from profilelake.serve._request import Query
+from profilelake.state import activity
+from profilelake.state.recent import RunReader
 from profilelake.state.records import received_at
 
 TRAITS_DEFAULT: Final = 10
@@ -43,7 +45,7 @@ def traits(found: Found, query: Query) -> TraitsPage:
     wanted = query.names("include")
     start = query.text("next")
     # No audience and no computed trait is kept in a profile's own traits.
-    written = {} if query.choice("class", ("audience", "computed_trait")) else found.record.traits
+    written = {} if query.choice("class", ("audience", "computed_trait")) else found.traits()
     names = sorted(
         name
         for name, write in written.items()
@@ -124,24 +126,29 @@ class Metadata(Sightings):
     metadata: Sightings
 
 
-def metadata(found: Found, query: Query) -> Metadata:
-    """Return when the profile was first and last heard of, by arrival."""
+def metadata(found: Found, query: Query, reader: RunReader) -> Metadata:
+    """Return when the profile was first and last heard of, by arrival.
+
+    Raises:
+        FileNotFoundError: a run was merged away since the transaction began; begin another one.
+    """
     query.flag("verbose")
-    sets = found.tx.sets(found.space, found.record.sets).values()
+    sets = found.tx.sets(found.space, found.record.sets)
+    active = activity.read(found.tx, found.space, reader, found.record.sets)
     if not sets:
         at = time_text(received_at(found.record.position))
         seen = Sightings(at, at, None, "", "", "", "")
     else:
-        first = min(sets, key=lambda record: record.position)
-        last = max(sets, key=lambda record: record.last_position)
+        first = min(sets.values(), key=lambda record: record.position)
+        last = max((active.get(key, record) for key, record in sets.items()), key=lambda seen: seen.position)
         seen = Sightings(
             time_text(received_at(first.position)),
-            time_text(received_at(last.last_position)),
+            time_text(received_at(last.position)),
             None,
             first.message_id,
             first.source_id,
-            last.last_message_id,
-            last.last_source_id,
+            last.message_id,
+            last.source_id,
         )
     return Metadata(**msgspec.structs.asdict(seen), segment_id=found.segment_id, metadata=seen)
 

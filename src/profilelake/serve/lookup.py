@@ -4,46 +4,60 @@ from typing import Any, Final
 
 import msgspec
 
-from profilelake.errors import Invalid
+from profilelake.errors import Invalid, Unavailable
 from profilelake.profiles.fold import identifiers_text, traits_text
 from profilelake.semantics.identifiers import parse_public_id
 from profilelake.semantics.rules import Collection
 from profilelake.serve._answer import Refused, time_text
-from profilelake.serve._profile import find
+from profilelake.serve._profile import Found, find
+from profilelake.state import activity
+from profilelake.state.recent import RunReader
 from profilelake.state.records import received_at
-from profilelake.state.store import Tx
+from profilelake.state.store import State
 
 _UNREADABLE: Final = 400
+_ATTEMPTS: Final = 5
 
 
 def whole_profile(
-    tx: Tx, workspace: str, identifier_key: bytes, collection: Collection, id: str
+    state: State, workspace: str, runs: RunReader, identifier_key: bytes, collection: Collection, id: str
 ) -> dict[str, Any] | None:
     """Return identifiers, traits and when the profile was seen; None where there is none.
 
-    `id` is `type:value` or a profile id, an earlier one included.
+    `id` is `type:value` or a profile id, an earlier one included; `runs` reads the recent events.
 
     Raises:
         Invalid: it is neither.
+        Unavailable: run files went away faster than they could be read.
     """
     type, colon, value = id.partition(":")
     if parse_public_id(id) is None and not (type and colon and value):
         raise Invalid(f"profile get {id!r}: give TYPE:VALUE, such as user_id:42, or a profile id")
-    try:
-        found = find(tx, workspace, collection, id, identifier_key)
-    except Refused as refused:
-        if refused.status == _UNREADABLE:
-            raise Invalid(f"profile get {id!r}: {refused}") from refused
-        return None
+    for _ in range(_ATTEMPTS):
+        try:
+            with state.read(workspace) as tx:
+                return _whole(find(tx, workspace, collection, id, identifier_key), runs)
+        except Refused as refused:
+            if refused.status == _UNREADABLE:
+                raise Invalid(f"profile get {id!r}: {refused}") from refused
+            return None
+        except FileNotFoundError:
+            continue  # a run was merged away since the transaction began
+    raise Unavailable(f"profile get {id!r}: run files go away faster than they are read; try again")
+
+
+def _whole(found: Found, runs: RunReader) -> dict[str, Any]:
+    tx, workspace = found.tx, found.space
     record = found.record
     idents = tx.idents(workspace, [key for key, _ in record.idents])
-    sets = list(tx.sets(workspace, record.sets).values())
+    sets = tx.sets(workspace, record.sets).values()
+    active = activity.read(tx, workspace, runs, record.sets).values()
     return {
         "profile_id": found.segment_id,
-        "collection": collection,
+        "collection": found.collection,
         "identifiers": msgspec.json.decode(identifiers_text(record, idents)),
-        "traits": msgspec.json.decode(traits_text(record)),
+        "traits": msgspec.json.decode(traits_text(found.traits())),
         "first_seen_at": time_text(received_at(min(seen.position for seen in sets))),
-        "last_seen_at": time_text(received_at(max(seen.last_position for seen in sets))),
-        "event_count": sum(seen.count for seen in sets),
+        "last_seen_at": time_text(received_at(max(seen.position for seen in active))),
+        "event_count": sum(seen.count for seen in active),
     }

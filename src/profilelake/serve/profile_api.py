@@ -29,7 +29,14 @@ from profilelake.serve._request import (
     route,
     secret,
 )
-from profilelake.serve._resources import EXTERNAL_IDS_MAX, TRAITS_MAX, external_ids, metadata, traits
+from profilelake.serve._resources import (
+    EXTERNAL_IDS_MAX,
+    TRAITS_MAX,
+    Metadata,
+    external_ids,
+    metadata,
+    traits,
+)
 from profilelake.state.recent import RunReader
 from profilelake.state.store import State, Tx
 from profilelake.workspaces import Token
@@ -118,7 +125,7 @@ class ProfileApi:
             "traits": traits,
             "external_ids": external_ids,
             "events": self._events,
-            "metadata": metadata,
+            "metadata": self._metadata,
         }
         self._requests = Counter(
             "profilelake_profile_api_requests",
@@ -245,10 +252,16 @@ class ProfileApi:
         }
 
     def _events(self, found: Found, query: Query) -> EventsPage:
-        reader = self._readers.get(found.space)
+        return events(found, query, self._reader(found.space))
+
+    def _metadata(self, found: Found, query: Query) -> Metadata:
+        return metadata(found, query, self._reader(found.space))
+
+    def _reader(self, space: str) -> RunReader:
+        reader = self._readers.get(space)
         if reader is None:
-            reader = self._readers[found.space] = RunReader(self._recent(found.space))
-        return events(found, query, reader)
+            reader = self._readers[space] = RunReader(self._recent(space))
+        return reader
 
     def _measure(self, resource: str, status: int, seconds: float) -> None:
         counted = self._counted.get((resource, status))

@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 
 from profilelake.errors import Corrupt
 
-BATCH_ROWS: Final = 256
+BATCH_ROWS: Final = 1024
 """Rows per record batch: what one look-up has to decompress."""
 KEY_BYTES: Final = 16
 
@@ -37,6 +37,17 @@ _WRITE_OPTIONS: Final = pa.ipc.IpcWriteOptions(compression="lz4")
 def key_words(keys: Sequence[bytes]) -> Words:
     """Return keys as words that compare like their bytes."""
     return np.frombuffer(b"".join(keys), dtype=">u8").astype(np.uint64).reshape(-1, 2)
+
+
+def column_words(keys: pa.ChunkedArray) -> Words:
+    """Return a column of keys as words."""
+    whole = keys.combine_chunks()
+    array = whole.chunk(0) if isinstance(whole, pa.ChunkedArray) else whole
+    return (
+        np.frombuffer(array.buffers()[1], dtype=">u8")
+        .astype(np.uint64)
+        .reshape(-1, 2)[array.offset : array.offset + len(array)]
+    )
 
 
 class RunWriter:
@@ -56,8 +67,7 @@ class RunWriter:
         """Append rows sorted by `(key, position)`, keys greater than those before."""
         if not rows.num_rows:
             return
-        keys = rows.column("key").combine_chunks()
-        words = key_words([keys.buffers()[1].to_pybytes()])[keys.offset : keys.offset + len(keys)]
+        words = column_words(rows.column("key"))
         first = np.ones(len(words), dtype=np.bool_)
         first[1:] = (words[1:] != words[:-1]).any(axis=1)
         self._keys.append(words[first])
@@ -143,14 +153,15 @@ class RunFile:
                     break
                 place += 1
 
-    def between(self, low: int, high: int) -> pa.Table:
+    def between(self, low: int, high: int, columns: Sequence[str] | None = None) -> pa.Table:
         """Return the rows whose key has its high word from `low` to before `high`."""
         first = self._start(self._place(low))
         last = self._start(self._place(high))
+        reader = self._batches if columns is None else self.reader(columns)
         if first == last:
-            return self.schema.empty_table()
+            return reader.schema.empty_table()
         number = first // BATCH_ROWS
-        batches = [self._batches.get_batch(n) for n in range(number, (last - 1) // BATCH_ROWS + 1)]
+        batches = [reader.get_batch(n) for n in range(number, (last - 1) // BATCH_ROWS + 1)]
         return pa.Table.from_batches(batches).slice(first - number * BATCH_ROWS, last - first)
 
     def _place(self, high: int) -> int:

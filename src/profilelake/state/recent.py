@@ -9,7 +9,7 @@ second time with `copy` true, which readers of whole runs leave out.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
@@ -66,6 +66,15 @@ class RecentEvent(NamedTuple):
     source_id: str
     context: str | None
     properties: str | None
+
+
+class Sighted(NamedTuple):
+    """How often a run shows a set, and the last time."""
+
+    times: int
+    position: bytes
+    message_id: str
+    source_id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,14 +149,28 @@ def merge(directory: Path, runs: Sequence[Run]) -> Run:
     files = [RunFile(directory / run.name) for run in runs]
     sequence_min, sequence_max, level = runs[0].sequence_min, runs[-1].sequence_max, runs[0].level + 1
     name = _name(sequence_min, sequence_max, level)
-    # Keys are hashes, so equal stretches of the key space hold about equally many rows.
-    parts = math.ceil(sum(run.rows for run in runs) / MERGE_ROWS)
     with RunWriter(directory / name, files[0].schema) as writer:
-        for part in range(parts):
-            low, high = (part << 64) // parts, ((part + 1) << 64) // parts
-            rows = pa.concat_tables([file.between(low, high) for file in files])
-            writer.add(rows.sort_by([("key", "ascending"), ("position", "ascending")]))
+        for rows in _parts(files, None, math.ceil(sum(run.rows for run in runs) / MERGE_ROWS)):
+            writer.add(rows)
     return Run(name, level, sequence_min, sequence_max, writer.received_max, writer.rows)
+
+
+def parts(directory: Path, runs: Sequence[Run], columns: Sequence[str], rows_max: int) -> Iterator[pa.Table]:
+    """Yield all rows of these runs by `(key, position)`, in parts of about `rows_max`.
+
+    No key is in two parts; an event found by two sets stands twice.
+    """
+    files = [RunFile(directory / run.name) for run in runs]
+    yield from _parts(files, columns, math.ceil(sum(run.rows for run in runs) / rows_max))
+
+
+def _parts(files: Sequence[RunFile], columns: Sequence[str] | None, count: int) -> Iterator[pa.Table]:
+    # Keys are hashes, so equal stretches of the key space hold about equally many rows.
+    for part in range(count):
+        low, high = (part << 64) // count, ((part + 1) << 64) // count
+        rows = pa.concat_tables([file.between(low, high, columns) for file in files])
+        if rows.num_rows:
+            yield rows.sort_by([("key", "ascending"), ("position", "ascending")])
 
 
 def sweep(directory: Path, listed: Iterable[Run]) -> int:
@@ -198,11 +221,25 @@ class RunReader:
         for run in sorted(runs, key=lambda run: run.received_max, reverse=True):
             if run.received_max < best.floor:
                 break
-            opened = self._open.get(run.name)
-            if opened is None:
-                opened = self._open[run.name] = _OpenRun(self._directory / run.name)
-            opened.collect(wanted, best)
+            self._opened(run).collect(wanted, best)
         return _read(best.chosen())
+
+    def sightings(self, runs: Iterable[Run], keys: Sequence[bytes]) -> Iterator[tuple[Run, bytes, Sighted]]:
+        """Yield what each run shows of these sets.
+
+        Raises:
+            FileNotFoundError: a run was merged or dropped; read the list of runs again.
+        """
+        wanted = key_words(keys)
+        for run in runs:
+            for key, seen in self._opened(run).sightings(wanted):
+                yield run, key, seen
+
+    def _opened(self, run: Run) -> "_OpenRun":
+        opened = self._open.get(run.name)
+        if opened is None:
+            opened = self._open[run.name] = _OpenRun(self._directory / run.name)
+        return opened
 
 
 _Candidate: TypeAlias = "tuple[int, str, _OpenRun, int]"
@@ -249,6 +286,7 @@ class _OpenRun:
 
     def __init__(self, path: Path) -> None:
         self._file = RunFile(path)
+        self._sighted = self._file.reader(("key", "position", "message_id", "source_id"))
         self._order = self._file.reader(("key", "received_at", "timestamp", "message_id", "type", "event"))
         self._shown = self._file.reader(RecentEvent._fields)
 
@@ -263,6 +301,16 @@ class _OpenRun:
                 best.add(self._candidates(batch, begin, best.query))
                 if _micros(batch.column("received_at").slice(0, 1))[0] < best.floor:
                     break
+
+    def sightings(self, keys: Words) -> Iterator[tuple[bytes, Sighted]]:
+        """Yield how often each of these sets is here, with its last row, which has the greatest position."""
+        for first, last in self._file.ranges(keys):
+            row = last - 1
+            shown = self._sighted.get_batch(row // BATCH_ROWS).slice(row % BATCH_ROWS, 1)
+            key, position, message_id, source_id = (
+                shown.column(name)[0].as_py() for name in ("key", "position", "message_id", "source_id")
+            )
+            yield key, Sighted(last - first, position, message_id, source_id)
 
     def _candidates(self, batch: pa.RecordBatch, begin: int, query: EventQuery) -> list[_Candidate]:
         times = _micros(batch.column("timestamp"))

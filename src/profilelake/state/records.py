@@ -28,12 +28,12 @@ class IdentRecord(msgspec.Struct, array_like=True, gc=False):
 
 
 class SetRecord(msgspec.Struct, array_like=True, gc=False):
-    """One identifier set: what it links, where it leads, and when it was seen.
+    """One identifier set: what it links, where it leads, and when it was first seen.
 
     `idents` are the raw identifiers of the set, 16 bytes each, before any rule. `anchor` is the
     strongest under the current rules. `first_profile` is where the set led when it was first
-    processed. `position`, `message_id` and `source_id` are those of its first sighting; `last_…`
-    of its last; `count` counts its events.
+    processed. `position`, `message_id` and `source_id` are those of its first sighting. Later
+    sightings change nothing here: they are the set's activity.
     """
 
     collection: int
@@ -44,11 +44,16 @@ class SetRecord(msgspec.Struct, array_like=True, gc=False):
     position: bytes
     message_id: str
     source_id: str
-    count: int
-    last_position: bytes
-    last_message_id: str
-    last_source_id: str
     refused: bool = False
+
+
+class ActivityRecord(msgspec.Struct, array_like=True, gc=False):
+    """How often a set was seen, and its last sighting."""
+
+    count: int
+    position: bytes
+    message_id: str
+    source_id: str
 
 
 class TraitRecord(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -72,7 +77,7 @@ class RefusalRecord(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
 
 class ProfileRecord(msgspec.Struct, array_like=True, gc=False):
-    """One profile: its identifiers (id and type), its sets, its traits as last written.
+    """One profile: its identifiers (id and type) and its sets, on which its traits hang.
 
     `position` is the first position of the founding set, whose id is the record's key.
     """
@@ -81,8 +86,12 @@ class ProfileRecord(msgspec.Struct, array_like=True, gc=False):
     position: bytes
     idents: list[tuple[bytes, str]]
     sets: list[bytes]
-    traits: dict[str, TraitRecord]
     merges: int = 0
+
+
+def once(record: SetRecord) -> ActivityRecord:
+    """Return the activity of a set of which no more is known than that it was seen."""
+    return ActivityRecord(1, record.position, record.message_id, record.source_id)
 
 
 def wins(a: TraitRecord, b: TraitRecord | None) -> bool:
@@ -97,6 +106,19 @@ def join_traits(into: dict[str, TraitRecord], other: Mapping[str, TraitRecord]) 
             into[name] = write
 
 
+def joined_traits(
+    profile: ProfileRecord, by_set: Mapping[bytes, dict[str, TraitRecord]]
+) -> dict[str, TraitRecord]:
+    """Return the traits of a profile: the last write over its sets."""
+    written = [by_set[key] for key in profile.sets if key in by_set]
+    if len(written) == 1:
+        return written[0]
+    joined: dict[str, TraitRecord] = {}
+    for part in written:
+        join_traits(joined, part)
+    return joined
+
+
 def collection_name(number: int) -> Collection:
     """Return the collection a record's number stands for."""
     return COLLECTIONS[number]
@@ -106,6 +128,7 @@ encode: Final = msgspec.msgpack.Encoder().encode
 decode_ident: Final = msgspec.msgpack.Decoder(IdentRecord).decode
 decode_set: Final = msgspec.msgpack.Decoder(SetRecord).decode
 decode_profile: Final = msgspec.msgpack.Decoder(ProfileRecord).decode
+decode_activity: Final = msgspec.msgpack.Decoder(ActivityRecord).decode
 decode_traits: Final = msgspec.msgpack.Decoder(dict[str, TraitRecord]).decode
 
 

@@ -14,10 +14,12 @@ import lmdb
 
 from profilelake.errors import Conflict, Corrupt, NotFound, Unavailable
 from profilelake.state.records import (
+    ActivityRecord,
     IdentRecord,
     ProfileRecord,
     SetRecord,
     TraitRecord,
+    decode_activity,
     decode_ident,
     decode_profile,
     decode_set,
@@ -29,7 +31,7 @@ MAP_BYTES: Final = 256 << 30
 """Upper bound of the sparse memory map; the file grows only as pages are used."""
 DATABASES_MAX: Final = 4096
 READERS_MAX: Final = 512
-FORMAT: Final = 1
+FORMAT: Final = 2
 _FORMAT_KEY: Final = b"profilelake.format"
 
 
@@ -44,6 +46,8 @@ class Db(StrEnum):
     """founding set -> ProfileRecord"""
     TRAITS = "traits"
     """set_id -> last trait writes of the set"""
+    ACTIVITY = "activity"
+    """set_id -> ActivityRecord, as far as `state.activity` has settled it"""
     REFUSALS = "refusals"
     """set_id -> identifiers of the set that were not joined"""
     LINKS = "links"
@@ -153,6 +157,11 @@ class Tx:
     def set_traits(self, workspace: str, keys: Iterable[bytes]) -> dict[bytes, dict[str, TraitRecord]]:
         """Return the last trait writes of those sets that have any."""
         return {key: decode_traits(value) for key, value in self.get_many(workspace, Db.TRAITS, keys).items()}
+
+    def activity(self, workspace: str, keys: Iterable[bytes]) -> dict[bytes, ActivityRecord]:
+        """Return the settled activity of those sets that have any; `state.activity` has all of it."""
+        found = self.get_many(workspace, Db.ACTIVITY, keys)
+        return {key: decode_activity(value) for key, value in found.items()}
 
     def meta(self, workspace: str, name: str) -> bytes | None:
         """Return what is kept under a name, such as progress or a manifest."""

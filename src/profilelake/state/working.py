@@ -22,6 +22,10 @@ class Dirty(StrEnum):
     IDENT = "i"
     PROFILE = "p"
     REFUSALS = "r"
+    TRAITS = "t"
+    """of this set, with a value that was not there before"""
+    AGAIN = "a"
+    """traits of this set, written again with the values they had"""
 
 
 _RECORDS: Final = (Db.SET, Db.IDENT, Db.PROFILE, Db.TRAITS)
@@ -74,10 +78,6 @@ class Working:
         """Write this set's record at the end."""
         self._touch(Db.SET, Dirty.SET, key, publish=publish)
 
-    def touch_seen_sets(self, keys: Iterable[bytes]) -> None:
-        """Write the records of sets that were seen again; nothing published shows it by itself."""
-        self._changed[Db.SET].update(keys)
-
     def touch_ident(self, key: bytes, *, publish: bool = True) -> None:
         """Write this identifier's record at the end."""
         self._touch(Db.IDENT, Dirty.IDENT, key, publish=publish)
@@ -86,9 +86,9 @@ class Working:
         """Write this profile's record at the end, or remove it where it is gone."""
         self._touch(Db.PROFILE, Dirty.PROFILE, key, publish=publish)
 
-    def touch_traits(self, key: bytes) -> None:
-        """Write this set's trait writes at the end."""
-        self._touch(Db.TRAITS, Dirty.SET, key, publish=False)
+    def touch_traits(self, key: bytes, *, changed: bool) -> None:
+        """Write this set's trait writes at the end; `changed` tells new values from the old ones again."""
+        self._touch(Db.TRAITS, Dirty.TRAITS if changed else Dirty.AGAIN, key, publish=True)
 
     def publish_refusals(self, key: bytes) -> None:
         """Show this set's refusals anew in the published tables."""

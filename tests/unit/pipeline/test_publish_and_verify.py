@@ -14,7 +14,7 @@ from profilelake.lake.progress import Progress
 from profilelake.landing.tables import EVENTS
 from profilelake.ops import failpoints
 from profilelake.pipeline import publish
-from profilelake.state.records import NOBODY, decode_ident, decode_profile, decode_set, encode
+from profilelake.state.records import NOBODY, decode_activity, decode_ident, decode_profile, encode
 from profilelake.state.store import Db, Tx
 
 LOG = "00000000000000aa"
@@ -166,16 +166,16 @@ def _orphan(tx: Tx) -> None:
 
 
 def _miscount(tx: Tx) -> None:
-    key, value = next(tx.items(WORKSPACE, Db.SET))
-    record = decode_set(value)
+    key, value = next(tx.items(WORKSPACE, Db.ACTIVITY))
+    record = decode_activity(value)
     record.count += 1
-    tx.put(WORKSPACE, Db.SET, key, encode(record))
+    tx.put(WORKSPACE, Db.ACTIVITY, key, encode(record))
 
 
-def _forget_trait(tx: Tx) -> None:
+def _forget_set(tx: Tx) -> None:
     key, value = next(tx.items(WORKSPACE, Db.PROFILE))
     record = decode_profile(value)
-    record.traits.clear()
+    record.sets.clear()
     tx.put(WORKSPACE, Db.PROFILE, key, encode(record))
 
 
@@ -198,8 +198,8 @@ def _invent_refusal(tx: Tx) -> None:
     ("tamper", "what"),
     [
         (_orphan, "state of identifiers"),
-        (_miscount, "state of sets"),
-        (_forget_trait, "state of profiles"),
+        (_miscount, "state of activity"),
+        (_forget_set, "state of profiles"),
         (_lose_profile, "state of profiles"),
         (_lose_set_traits, "state of traits"),
         (_invent_refusal, "state of refusals"),

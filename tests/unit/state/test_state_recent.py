@@ -170,13 +170,13 @@ def test_newest_first_reads_no_more_batches_than_can_hold_the_answer(
 def test_a_look_up_through_too_many_events_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(recent, "SCAN_ROWS_MAX", 300)
-    runs = [write(tmp_path, [row(key(1), BEGIN + n * SECOND, f"m{n:03}", n) for n in range(500)], 1)]
+    monkeypatch.setattr(recent, "SCAN_ROWS_MAX", 1200)
+    runs = [write(tmp_path, [row(key(1), BEGIN + n * SECOND, f"m{n:04}", n) for n in range(2000)], 1)]
     reader = RunReader(tmp_path)
-    with pytest.raises(Invalid, match="more than 300 events"):
+    with pytest.raises(Invalid, match="more than 1200 events"):
         reader.find(runs, [key(1)], EventQuery(**ALWAYS, limit=2, descending=False))
-    late = EventQuery(start=BEGIN + 490 * SECOND, end=1 << 62, limit=1, descending=False)
-    assert ids(reader.find(runs, [key(1)], late)) == ["m490", "m491"]
+    late = EventQuery(start=BEGIN + 1990 * SECOND, end=1 << 62, limit=1, descending=False)
+    assert ids(reader.find(runs, [key(1)], late)) == ["m1990", "m1991"]
     assert len(reader.find(runs, [key(1)], EventQuery(**ALWAYS, limit=2))) == 3
 
 

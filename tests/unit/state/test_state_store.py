@@ -8,7 +8,14 @@ import pytest
 
 from profilelake.errors import Conflict, Corrupt, NotFound
 from profilelake.state import store
-from profilelake.state.records import IdentRecord, ProfileRecord, SetRecord, TraitRecord, encode
+from profilelake.state.records import (
+    ActivityRecord,
+    IdentRecord,
+    ProfileRecord,
+    SetRecord,
+    TraitRecord,
+    encode,
+)
 from profilelake.state.store import Db, State
 
 W = "default"
@@ -28,16 +35,16 @@ def state(tmp_path: Path) -> Iterator[State]:
 
 def test_each_record_comes_back_as_it_was_stored(state: State) -> None:
     ident = IdentRecord(0, "email", "ana@example.org", "src", "m1", 7, b"p" * 32, key(1))
-    seen = SetRecord(
-        0, key(1) + key(2), key(1), key(1), key(1), b"p" * 32, "m1", "src", 3, b"q" * 32, "m2", "src"
-    )
+    seen = SetRecord(0, key(1) + key(2), key(1), key(1), key(1), b"p" * 32, "m1", "src")
+    active = ActivityRecord(3, b"q" * 32, "m2", "src")
     trait = TraitRecord('{"a":[1.50,null]}', 5, b"p" * 32, "src", "m1")
-    profile = ProfileRecord(0, b"p" * 32, [(key(1), "email")], [key(1)], {"": trait, "näme": trait})
+    profile = ProfileRecord(0, b"p" * 32, [(key(1), "email")], [key(1)])
     with state.write() as tx:
         tx.put(W, Db.IDENT, key(1), encode(ident))
         tx.put(W, Db.SET, key(1), encode(seen))
         tx.put(W, Db.PROFILE, key(1), encode(profile))
-        tx.put(W, Db.TRAITS, key(1), encode({"näme": trait}))
+        tx.put(W, Db.TRAITS, key(1), encode({"": trait, "näme": trait}))
+        tx.put(W, Db.ACTIVITY, key(1), encode(active))
     with state.read(W) as tx:
         assert tx.ident(W, key(1)) == ident
         assert tx.idents(W, [key(1), key(2), key(1)]) == {key(1): ident}
@@ -45,7 +52,8 @@ def test_each_record_comes_back_as_it_was_stored(state: State) -> None:
         assert tx.sets(W, [key(2), key(1)]) == {key(1): seen}
         assert tx.profile(W, key(1)) == profile
         assert tx.profiles(W, [key(1)]) == {key(1): profile}
-        assert tx.set_traits(W, [key(1), key(3)]) == {key(1): {"näme": trait}}
+        assert tx.set_traits(W, [key(1), key(3)]) == {key(1): {"": trait, "näme": trait}}
+        assert tx.activity(W, [key(1), key(3)]) == {key(1): active}
         assert (tx.ident(W, key(9)), tx.set(W, key(9)), tx.profile(W, key(9))) == (None, None, None)
 
 
@@ -173,9 +181,9 @@ def test_a_newer_format_and_foreign_files_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     State.open(tmp_path / "state", writable=True).close()
-    monkeypatch.setattr(store, "FORMAT", 2)
+    monkeypatch.setattr(store, "FORMAT", 3)
     for writable in (True, False):
-        with pytest.raises(Corrupt, match="format 1, this program reads 2"):
+        with pytest.raises(Corrupt, match="format 2, this program reads 3"):
             State.open(tmp_path / "state", writable=writable)
     (tmp_path / "foreign").mkdir()
     (tmp_path / "foreign" / "data.mdb").write_bytes(b"not a database" * 1000)
