@@ -18,7 +18,6 @@ import sys
 import tempfile
 import time
 from base64 import b64encode
-from collections.abc import Awaitable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,7 +81,7 @@ class AcknowledgesAtOnce:
 
     trouble: str | None = None
 
-    def append(self, entry: Entry) -> Awaitable[None]:  # noqa: ARG002 - it keeps nothing
+    def append(self, entry: Entry) -> asyncio.Future[None]:  # noqa: ARG002 - it keeps nothing
         """Say that it is durable."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         future.set_result(None)

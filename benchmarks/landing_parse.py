@@ -19,6 +19,7 @@ from _machine import machine
 from profilelake.eventlog import Flags, Kind, Record
 from profilelake.landing import parse as landing
 from profilelake.landing._bodies import unpack
+from profilelake.landing._documents import envelope_of
 from profilelake.landing.parse import _chunks, _Scanned, _vocabulary
 from profilelake.semantics.events import parse_record
 from profilelake.semantics.rules import EXTRACTION_VERSION, segment_defaults
@@ -141,7 +142,7 @@ def _event(rng: random.Random, number: int) -> dict[str, Any]:
 
 def read_by_reference(records: Sequence[Record]) -> int:
     """Read everything by the reference; return how many outcomes there were."""
-    return sum(len(parse_record(unpack(record), landing.envelope_of(record), RULES)) for record in records)
+    return sum(len(parse_record(unpack(record), envelope_of(record), RULES)) for record in records)
 
 
 def read_plainly(records: Sequence[Record]) -> int:

@@ -4,7 +4,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from profilelake.eventlog import Flags, Kind, Record
-from profilelake.landing.parse import Parsed, envelope_of, parse
+from profilelake.landing._documents import envelope_of
+from profilelake.landing.parse import Parsed, parse
+from profilelake.landing.requests import Request
 from profilelake.semantics.events import Event, parse_record
 from profilelake.semantics.rules import COLLECTIONS, IdentityRules
 
@@ -49,6 +51,7 @@ def by_reference(records: Sequence[Record], rules: IdentityRules) -> tuple[list[
                 row["accounts"] = [(found.type, found.value) for found in outcome.accounts]
                 events.append(row)
             else:
+                row["request"] = Request.of(item, packed=False).encode()
                 failed.append(row)
     return events, failed
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pipeline_driver import KEY, START, WORKSPACE, Desk, LogBuilder, Message, Rows, tight_rules
 from profilelake.eventlog import Record
 from profilelake.identity.tables import IDENTITY_UPDATES
-from profilelake.landing.parse import envelope_of
+from profilelake.landing._documents import envelope_of
 from profilelake.pipeline.publish import _waiting
 from profilelake.semantics import identity, last_write
 from profilelake.semantics.events import Event, parse_record

@@ -86,6 +86,7 @@ class TrackingServer:
         self._log_limits = log_limits
         self._files = files
         self._otherwise = otherwise
+        self._monotonic = monotonic
         self._ready = threading.Event()
         self._thread = threading.Thread(target=lambda: run(self._main()), name="tracking-server")
 
@@ -107,7 +108,14 @@ class TrackingServer:
         self.writer = LogWriter(
             self.log, region="here", clock=now, limits=self._log_limits, files=self._files
         )
-        app = Tracking(self.writer, self.keys, self._limits, self.registry, self._otherwise)
+        app = Tracking(
+            self.writer,
+            self.keys,
+            self._limits,
+            self.registry,
+            self._otherwise,
+            monotonic=self._monotonic,
+        )
         sock = bind("127.0.0.1", 0)
         self.port = sock.getsockname()[1]
         try:
@@ -155,6 +163,18 @@ class TrackingServer:
             lines.setdefault("Authorization", basic(key))
         head = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
         return self.raw(f"{method} {path} HTTP/1.1\r\n{head}\r\n".encode("latin-1") + payload)
+
+
+def head(server: TrackingServer, path: str) -> bytes:
+    """Ask by HEAD, and return what came, which ends with the headers."""
+    with server.connect() as connection:
+        connection.sendall(f"HEAD {path} HTTP/1.1\r\nHost: x.example\r\nConnection: close\r\n\r\n".encode())
+        data = b""
+        while piece := connection.recv(65536):
+            data += piece
+    assert data.endswith(b"\r\n\r\n")
+    assert data.count(b"\r\n\r\n") == 1
+    return data
 
 
 def read_response(connection: socket.socket) -> Response:

@@ -18,20 +18,29 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import profilelake
 from profilelake.errors import Conflict, Corrupt, Unavailable
+from profilelake.eventlog.embedded import forget_clock
 from profilelake.ops import logs
 from profilelake.ops.clock import wall
+from profilelake.ops.metric_files import reserve_metric_files
 from profilelake.ops.supervisor import Child, Supervisor, die_with_parent, say_ready
 from profilelake.semantics.rules import IdentityRules, segment_defaults
 from profilelake.settings import Layout, Settings
 from profilelake.workspaces.control import Control
 
 if TYPE_CHECKING:
+    from starlette.routing import Route
+
+    from profilelake.eventlog.embedded import Limits
+    from profilelake.manage.guard import Guard
     from profilelake.pipeline.batch import WorkspaceSetup
+    from profilelake.state.store import State
+    from profilelake.workspaces.suppressions import SuppressionRing
 
 WORKSPACE: Final = "default"
 _METRICS: Final = "metrics"
@@ -94,6 +103,7 @@ def serve(settings: Settings, environment: Mapping[str, str]) -> int:
     layout.create()
     lock = DirectoryLock(layout)
     try:
+        forget_clock(layout.log)
         _set_up(layout, environment)
         holder = _hold_port(settings.http.host, settings.http.port)
         try:
@@ -145,6 +155,11 @@ def _write_private(path: Path, text: str) -> None:
         sink.flush()
         os.fsync(sink.fileno())
     temporary.rename(path)
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
 
 
 def _hold_port(host: str, port: int) -> socket.socket:
@@ -179,13 +194,8 @@ def _not_listening(host: str, port: int, error: OSError) -> Unavailable:
 
 def _supervise(settings: Settings, layout: Layout, holder: socket.socket) -> int:
     host, port = holder.getsockname()[:2]
-    shutil.rmtree(layout.run / _METRICS, ignore_errors=True)
-    (layout.run / _METRICS).mkdir()
-    for name, value in _ALLOCATOR.items():
-        os.environ.setdefault(name, value)
-    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str((layout.run / _METRICS).absolute())
-    os.environ.setdefault("NUMBA_CACHE_DIR", str(_kernel_cache(layout)))
-    common = ["--dir", str(settings.directory), "--parent", str(os.getpid()), "--ready", "{ready}"]
+    _set_up_children(layout)
+    common = _arguments(settings)
     children = [
         Child(
             name=f"http-{number}",
@@ -193,8 +203,7 @@ def _supervise(settings: Settings, layout: Layout, holder: socket.socket) -> int
         )
         for number in range(settings.http.processes)
     ]
-    children.append(Child(name="pipeline", arguments=["process", "pipeline", *common], stop_stage=1))
-    children.append(Child(name="lake", arguments=["process", "lake", *common], stop_stage=2))
+    children += _workers(settings)
     shown = f"[{host}]" if ":" in host else host
     url = f"http://{shown}:{port}"
 
@@ -208,7 +217,61 @@ def _supervise(settings: Settings, layout: Layout, holder: socket.socket) -> int
         _write_private(layout.server, json.dumps(document) + "\n")
         print(f"profilelake is ready on {url}", file=sys.stderr, flush=True)  # noqa: T201
 
-    return Supervisor(children, ready).run()
+    from profilelake.manage.limits_hit import REPORT, LimitWatch
+
+    watch = LimitWatch(layout.run / _METRICS, layout.run / REPORT, wall)
+    watch.start()
+    try:
+        return Supervisor(children, ready).run()
+    finally:
+        watch.stop()
+
+
+def _set_up_children(layout: Layout) -> None:
+    """Make ready what all processes of a server share."""
+    shutil.rmtree(layout.run / _METRICS, ignore_errors=True)
+    (layout.run / _METRICS).mkdir()
+    for name, value in _ALLOCATOR.items():
+        os.environ.setdefault(name, value)
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str((layout.run / _METRICS).absolute())
+    os.environ.setdefault("NUMBA_CACHE_DIR", str(_kernel_cache(layout)))
+
+
+def _arguments(settings: Settings) -> list[str]:
+    return ["--dir", str(settings.directory), "--parent", str(os.getpid()), "--ready", "{ready}"]
+
+
+def _workers(settings: Settings) -> list[Child]:
+    """Return the processes between log and lake."""
+    common = _arguments(settings)
+    return [
+        Child(name="pipeline", arguments=["process", "pipeline", *common], stop_stage=1),
+        Child(name="lake", arguments=["process", "lake", *common], stop_stage=2),
+    ]
+
+
+def apply_only(settings: Settings, *, parent: int) -> int:
+    """Bring what is in the log into state and lake, without collecting or serving, until told to stop.
+
+    Raises:
+        Conflict: a server runs on the directory, and does so itself.
+    """
+    die_with_parent(parent)
+    logs.configure("supervisor")
+    layout = Layout(settings.directory)
+    lock = DirectoryLock(layout)
+    try:
+        _set_up_children(layout)
+        return Supervisor(_workers(settings), lambda: None).run()
+    finally:
+        lock.release()
+
+
+def log_limits(settings: Settings) -> "Limits":
+    """Return the limits of whoever writes to the event log, and of whoever prunes it."""
+    from profilelake.eventlog.embedded import Limits
+
+    return Limits(log_bytes_max=settings.log.bytes_max)
 
 
 def _kernel_cache(layout: Layout) -> Path:
@@ -230,20 +293,28 @@ def http_process(settings: Settings, *, parent: int, ready: int, host: str, port
     from prometheus_client import CollectorRegistry
 
     from profilelake.collect.limits import CollectLimits
+    from profilelake.collect.suppress import Suppression
     from profilelake.collect.tracking import Tracking
     from profilelake.eventlog.embedded import LogWriter
+    from profilelake.eventlog.metrics import LogMetrics, LogSize
     from profilelake.manage.app import Management
+    from profilelake.manage.guard import Guard
+    from profilelake.manage.limits_hit import REPORT
     from profilelake.ops import http
     from profilelake.serve.latest_state import LatestState
     from profilelake.serve.profile_api import ProfileApi
     from profilelake.workspaces.identifier_key import identifier_key
     from profilelake.workspaces.keyring import KeyRing
+    from profilelake.workspaces.suppressions import SuppressionRing
 
     die_with_parent(parent)
     logs.configure("http")
     layout = Layout(settings.directory)
+    reserve_metric_files(layout.run / _METRICS, os.getpid())
     keys = KeyRing(layout.control)
     keys.poll()
+    suppressed = SuppressionRing(layout.control)
+    suppressed.refresh()
     registry = CollectorRegistry()
     state = LatestState(layout.state)
 
@@ -252,7 +323,13 @@ def http_process(settings: Settings, *, parent: int, ready: int, host: str, port
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
-        writer = LogWriter(layout.log, region=settings.region, clock=wall)
+        writer = LogWriter(
+            layout.log,
+            region=settings.region,
+            clock=wall,
+            limits=log_limits(settings),
+            on_durable=LogMetrics(registry).flushed,
+        )
         profiles = ProfileApi(
             state,
             layout.recent,
@@ -263,16 +340,20 @@ def http_process(settings: Settings, *, parent: int, ready: int, host: str, port
             now=wall,
             requests_per_second=settings.http.profile_requests_per_second or None,
         )
+        guard = Guard(keys, WORKSPACE, wall)
         management = Management(
             workspace=WORKSPACE,
+            guard=guard,
             state=state,
             log_directory=layout.log,
             flush_request=layout.flush_request,
             metrics_directory=layout.run / _METRICS,
+            limits_report=layout.run / REPORT,
             keys=keys,
             trouble=lambda: writer.trouble,
             clock=wall,
-        ).application()
+            collectors=[LogSize(layout.log, settings.log.bytes_max)],
+        ).application(management_routes(layout, guard, state, suppressed))
 
         async def otherwise(scope: http.Scope, receive: http.Receive, send: http.Send) -> None:
             path = scope["path"]
@@ -281,8 +362,18 @@ def http_process(settings: Settings, *, parent: int, ready: int, host: str, port
             else:
                 await management(scope, receive, send)
 
-        limits = CollectLimits(trusted_proxies=settings.http.proxies())
-        tracking = Tracking(writer, keys, limits, registry, otherwise)
+        bundles = settings.http.browser_bundles
+        limits = CollectLimits(
+            trusted_proxies=settings.http.proxies(),
+            processes=settings.http.processes,
+            public_url=settings.http.public_url,
+            browser_bundles=settings.directory / bundles if bundles else None,
+            unknown_key="accept_and_drop" if settings.http.unknown_key == "accept_and_drop" else "reject",
+        )
+        suppression = Suppression(
+            suppressed, identity_rules(), lambda workspace: identifier_key(layout.secrets, workspace), limits
+        )
+        tracking = Tracking(writer, keys, limits, registry, otherwise, suppression=suppression)
         try:
             await http.serve_app(
                 tracking,
@@ -298,21 +389,44 @@ def http_process(settings: Settings, *, parent: int, ready: int, host: str, port
     return 0
 
 
+def management_routes(
+    layout: Layout, guard: "Guard", state: "Callable[[], State]", suppressed: "SuppressionRing"
+) -> "list[Route]":
+    """Return the routes of each area of management."""
+    from profilelake.manage.changes import Changes
+    from profilelake.manage.openapi import openapi_route
+    from profilelake.manage.sources import source_routes
+    from profilelake.manage.suppressions import suppression_routes
+    from profilelake.manage.tail import tail_routes
+    from profilelake.manage.tokens import token_routes
+    from profilelake.workspaces.identifier_key import identifier_key
+
+    changes = Changes(layout.control, WORKSPACE, wall)
+    return [
+        *source_routes(guard, changes),
+        *token_routes(guard, changes),
+        *suppression_routes(guard, changes, lambda: identifier_key(layout.secrets, WORKSPACE), suppressed),
+        *tail_routes(guard, layout.tail(WORKSPACE), WORKSPACE, state),
+        openapi_route(),
+    ]
+
+
 def pipeline_process(settings: Settings, *, parent: int, ready: int) -> int:
     """Apply what was collected to the state until told to stop."""
     from prometheus_client import CollectorRegistry
 
-    from profilelake.kernels import dense, siphash
+    from profilelake.kernels import dense, known_ids, siphash
     from profilelake.kernels import identity as identity_kernel
-    from profilelake.landing import parse
+    from profilelake.landing import dedup, parse
     from profilelake.pipeline.run import Applying
     from profilelake.state.store import State
 
     die_with_parent(parent)
     logs.configure("pipeline")
     layout = Layout(settings.directory)
+    reserve_metric_files(layout.run / _METRICS, os.getpid())
     warm_at = time.monotonic()
-    for part in (siphash, dense, identity_kernel, parse):
+    for part in (siphash, dense, identity_kernel, known_ids, parse, dedup):
         part.warm()
     _log.info("kernels ready after %.1f s", time.monotonic() - warm_at)
     gc.set_threshold(*_GC_THRESHOLDS)
@@ -345,6 +459,7 @@ def lake_process(settings: Settings, *, parent: int, ready: int) -> int:
     die_with_parent(parent)
     logs.configure("lake")
     layout = Layout(settings.directory)
+    reserve_metric_files(layout.run / _METRICS, os.getpid())
     gc.set_threshold(*_GC_THRESHOLDS)
     lake = Lake.open(layout.catalog_uri, layout.warehouse)
     ensure_tables(lake, WORKSPACE)
@@ -352,6 +467,7 @@ def lake_process(settings: Settings, *, parent: int, ready: int) -> int:
     state.ensure([WORKSPACE])
     check_epoch(state, lake, WORKSPACE)
     publishing = Publishing(
+        log_limits=log_limits(settings),
         log_directory=layout.log,
         flush_request=layout.flush_request,
         state=state,
@@ -428,11 +544,14 @@ def rebuild_directory(layout: Layout) -> dict[str, object]:
 def _workspace(layout: Layout) -> "WorkspaceSetup":
     from profilelake.pipeline.batch import WorkspaceSetup
     from profilelake.workspaces.identifier_key import identifier_key
+    from profilelake.workspaces.suppressions import Following
 
     return WorkspaceSetup(
         name=WORKSPACE,
         rules=identity_rules(),
         identifier_key=identifier_key(layout.secrets, WORKSPACE),
+        suppressed=partial(Following(layout.control, "ident_id").now, WORKSPACE),
         recent_directory=layout.recent(WORKSPACE),
         dedup_directory=layout.dedup(WORKSPACE),
+        tail_directory=layout.tail(WORKSPACE),
     )

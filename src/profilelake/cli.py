@@ -18,6 +18,12 @@ from profilelake.commands.common import (
     server_of,
     state_of,
 )
+from profilelake.commands.failed import failed_commands
+from profilelake.commands.imports import import_files
+from profilelake.commands.privacy import privacy_commands
+from profilelake.commands.sources import source_commands
+from profilelake.commands.tail import tail
+from profilelake.commands.tokens import token_commands
 from profilelake.errors import Corrupt, Invalid, NotFound, ProfilelakeError, Unavailable
 from profilelake.settings import Settings
 
@@ -35,7 +41,13 @@ lake_commands = typer.Typer(no_args_is_help=True, help="The Iceberg tables.")
 process_commands = typer.Typer(no_args_is_help=True, hidden=True)
 app.add_typer(profile_commands, name="profile")
 app.add_typer(lake_commands, name="lake")
+app.add_typer(source_commands, name="source")
+app.add_typer(token_commands, name="token")
+app.add_typer(privacy_commands, name="privacy")
 app.add_typer(process_commands, name="process")
+app.command()(tail)
+app.add_typer(failed_commands, name="failed")
+app.command("import")(import_files)
 
 
 def main() -> None:
@@ -81,11 +93,12 @@ def serve(
 @app.command()
 def status(directory: Directory = DEFAULT_DIRECTORY, as_json: Json = False) -> None:
     """Show where every accepted event is."""
+    from profilelake.manage.limits_hit import REPORT
     from profilelake.manage.status import read_status
     from profilelake.ops.clock import wall
 
     layout = layout_of(directory)
-    document = read_status(state_of(layout), layout.log, "default", wall())
+    document = read_status(state_of(layout), layout.log, layout.run / REPORT, "default", wall())
     document["server"] = server_of(layout)
     if as_json:
         print_json(document)
@@ -103,6 +116,8 @@ def status(directory: Directory = DEFAULT_DIRECTORY, as_json: Json = False) -> N
         print(f"{name:<11} {document[name]:>15,}")
     print(f"{'balanced':<11} {'yes' if document['balanced'] else 'NO':>15}")
     print(f"{'server':<11} {document['server'] or 'not running':>15}")
+    for limit in document["limits_hit"]:
+        print(f"limit {limit['name']} was hit {limit['count']:,} times lately: {limit['change']}")
 
 
 @profile_commands.command("get")
@@ -114,6 +129,7 @@ def profile_get(
     """Print one profile as JSON: identifiers, traits, when and how often it was seen."""
     from profilelake.semantics.rules import COLLECTIONS
     from profilelake.serve.lookup import whole_profile
+    from profilelake.state.recent import RunReader
     from profilelake.workspaces.identifier_key import identifier_key
 
     if collection not in COLLECTIONS:
@@ -122,16 +138,16 @@ def profile_get(
     state = state_of(layout)
     if state is None:
         raise NotFound(
-            f"profile get {identifier}: nothing was applied yet; start the server: profilelake serve"
+            f"profile get {identifier}: nothing was applied yet; start the server once: profilelake serve"
         )
-    with state.read("default") as tx:
-        found = whole_profile(
-            tx,
-            "default",
-            identifier_key(layout.secrets, "default"),
-            COLLECTIONS[COLLECTIONS.index(collection)],
-            identifier,
-        )
+    found = whole_profile(
+        state,
+        "default",
+        RunReader(layout.recent("default")),
+        identifier_key(layout.secrets, "default"),
+        COLLECTIONS[COLLECTIONS.index(collection)],
+        identifier,
+    )
     if found is None:
         raise NotFound(f"profile get {identifier}: no such profile in {collection}")
     print_json(found)
@@ -231,6 +247,14 @@ def process_pipeline(directory: Directory, parent: Parent, ready: Ready) -> int:
 
     settings = Settings.load(directory, os.environ)
     return application.pipeline_process(settings, parent=parent, ready=ready)
+
+
+@process_commands.command("apply")
+def process_apply(directory: Directory, parent: Parent) -> int:
+    """Apply what is in the log, with no server; the import starts it."""
+    from profilelake import app as application
+
+    return application.apply_only(Settings.load(directory, os.environ), parent=parent)
 
 
 @process_commands.command("lake")

@@ -5,6 +5,8 @@ Arguments win over the environment (`PROFILELAKE_<SECTION>_<FIELD>`), that over
 """
 
 import math
+import os
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -16,6 +18,8 @@ from profilelake.errors import Conflict, Corrupt, Invalid
 
 FORMAT: Final = 1
 """Version of everything below the data directory."""
+UNKNOWN_KEY: Final = ("reject", "accept_and_drop")
+"""What may become of events whose write key is not good."""
 REGION_BYTES_MAX: Final = 64
 """Bytes of a region's name; it is written into every log segment."""
 
@@ -33,7 +37,15 @@ class HttpSettings:
     profile_requests_per_second: int = 0
     """What a space may ask of the Profile API per second and process; 0 for no limit."""
     trusted_proxies: str = ""
-    """Networks, separated by commas, whose `X-Forwarded-For` is believed."""
+    """Networks, separated by commas, whose `X-Forwarded-For` and `X-Forwarded-Proto` are believed."""
+    public_url: str = ""
+    """Where browsers reach this server, such as `https://events.example.org`; empty takes the Host header
+    of their requests."""
+    unknown_key: str = "reject"
+    """What events with a write key get that does not exist, or whose source is disabled: `reject` answers
+    401, `accept_and_drop` answers 200 and only counts them."""
+    browser_bundles: str = ""
+    """Directory of the browser SDKs to serve, seen from the data directory; empty serves none."""
 
     def proxies(self) -> tuple[str, ...]:
         """Return `trusted_proxies` one by one."""
@@ -59,6 +71,15 @@ class PipelineSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class LogSettings:
+    """What the event log may take of its disk."""
+
+    bytes_max: int = 64 * 1024 * 1024 * 1024
+    """Bytes of the whole event log. At this size senders are told to come back; what is in the lake
+    already makes room before its time."""
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """All settings of one data directory."""
 
@@ -67,6 +88,7 @@ class Settings:
     """Name of this region; part of every position."""
     http: HttpSettings = field(default_factory=HttpSettings)
     pipeline: PipelineSettings = field(default_factory=PipelineSettings)
+    log: LogSettings = field(default_factory=LogSettings)
 
     @classmethod
     def load(cls, directory: Path, environment: Mapping[str, str], **overrides: dict[str, Any]) -> Self:
@@ -79,7 +101,11 @@ class Settings:
         document = _read(path)
         named = document.pop("region", "local")
         region = _region(environment.get("PROFILELAKE_REGION") or named)
-        sections: dict[str, Any] = {"http": HttpSettings(), "pipeline": PipelineSettings()}
+        sections: dict[str, Any] = {
+            "http": HttpSettings(),
+            "pipeline": PipelineSettings(),
+            "log": LogSettings(),
+        }
         for name in sorted(document.keys() - sections.keys()):
             raise Invalid(
                 f"reading {path}: no section [{name}]; there are {', '.join(sections)}, "
@@ -99,6 +125,8 @@ class Settings:
             sections[name] = _with_values(section, name, values)
         for proxy in sections["http"].proxies():
             _check_network(proxy)
+        _check_public_url(sections["http"].public_url)
+        _check_unknown_key(sections["http"].unknown_key)
         return cls(directory=directory, region=region, **sections)
 
 
@@ -112,8 +140,15 @@ _RANGES: Final[dict[str, tuple[float, float]]] = {
     "lake_age_seconds": (0, 86_400),
     "publish_age_seconds": (0, 86_400),
     "log_retention_hours": (0, 24 * 28),
+    "bytes_max": (64 * 1024 * 1024, 1 << 50),
 }
 """Least and greatest value of each number."""
+
+
+_PUBLIC_URL: Final = re.compile(
+    r"https?://(?:[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?(?:/[A-Za-z0-9._~-]+)*/?",
+    re.ASCII,
+)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -138,6 +173,20 @@ def _check_network(text: str) -> None:
         raise Invalid(
             f"setting http.trusted_proxies: {text!r} is no network; write them as 10.0.0.0/8, 192.0.2.7"
         ) from error
+
+
+def _check_public_url(text: str) -> None:
+    # It goes into documents that browsers believe, so nothing passes that could be read in two ways.
+    if text and not _PUBLIC_URL.fullmatch(text):
+        raise Invalid(
+            f"setting http.public_url = {text!r}: give a URL such as https://events.example.org, with a port"
+            " or a path where there is one, and nothing after that"
+        )
+
+
+def _check_unknown_key(text: str) -> None:
+    if text not in UNKNOWN_KEY:
+        raise Invalid(f"setting http.unknown_key = {text!r}: give one of {', '.join(UNKNOWN_KEY)}")
 
 
 def _with_values(section: Any, name: str, values: Mapping[str, Any]) -> Any:
@@ -223,6 +272,20 @@ class Layout:
         """Touched by whoever waits for a commit."""
         return self.run / "flush"
 
+    @property
+    def replays(self) -> Path:
+        """Which failed events were sent again."""
+        return self.directory / "replays.sqlite"
+
+    def tail(self, workspace: str) -> Path:
+        """Who watches the events of a workspace, and what becomes of these."""
+        return self.run / "tail" / workspace
+
+    @property
+    def imports(self) -> Path:
+        """What was imported."""
+        return self.directory / "imports.sqlite"
+
     def recent(self, workspace: str) -> Path:
         """Runs of recent events of a workspace."""
         return self.directory / "recent" / workspace
@@ -255,8 +318,14 @@ class Layout:
             path.mkdir(exist_ok=True)
         self.secrets.chmod(0o700)
         unfinished = self.run / "FORMAT"
-        unfinished.write_text(f"{FORMAT}\n")
+        with unfinished.open("w") as file:
+            file.write(f"{FORMAT}\n")
+            file.flush()
+            os.fsync(file.fileno())
         unfinished.rename(marker)
+        # A power cut must leave a data directory or none, never one without its format.
+        for path in (self.directory, self.directory.parent):
+            _sync_directory(path)
 
     def check(self) -> None:
         """Refuse a directory that is missing or of another format.
@@ -283,6 +352,14 @@ class Layout:
                 f"opening {self.directory}: format {found}, this program reads {FORMAT}; "
                 "upgrade profilelake: pip install --upgrade profilelake"
             )
+
+
+def _sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 _EXPECTED: Final = frozenset({"profilelake.toml", "definitions", "secrets", "run", "FORMAT"})

@@ -22,6 +22,7 @@ from pipeline_driver import Desk, small_limits
 from profilelake.eventlog.embedded import LogReader
 from profilelake.kernels import identity as identity_kernel
 from profilelake.kernels import siphash
+from profilelake.landing import dedup
 from profilelake.ops import failpoints
 from profilelake.ops.failpoints import reach
 
@@ -143,6 +144,7 @@ def main() -> None:
     small_limits(setattr)
     siphash.warm()
     identity_kernel.warm()
+    dedup.warm()
     home = root / "undisturbed"
     home.mkdir()
     _, wanted = forked(lambda: outcome(drive(home, root / "log")))

@@ -35,6 +35,9 @@ APPLYING = (
     "landing.parsed",
     "landing.landed",
     "dedup.spilled",
+    "dedup.merged",
+    "dedup.listed",
+    "dedup.swept",
     "state.profiles",
     "state.outbox",
     "recent.written",
@@ -42,6 +45,8 @@ APPLYING = (
     "state.committed",
 )
 PUBLISHING = (
+    "activity.folded",
+    "activity.settled",
     "lake.written",
     "lake.staged",
     "lake.swapped",

@@ -40,6 +40,44 @@ def test_what_is_not_durable_is_never_acknowledged(tmp_path: Path) -> None:
     assert [json.loads(record.body)["messageId"] for record in server.records()] == ["before", "after"]
 
 
+def test_a_disk_that_takes_too_long_is_not_waited_for(tmp_path: Path) -> None:
+    """SDKs hang up after 10 to 15 seconds. The answer comes before; the events may come to be stored yet."""
+    disk = FailingDisk()
+    limits = CollectLimits(answer_seconds_max=0.2)
+    with TrackingServer(tmp_path, files=disk, limits=limits) as server, ThreadPoolExecutor(20) as pool:
+        disk.open.clear()
+        answers = [
+            pool.submit(server.send, "/v1/track", {**TRACK, "messageId": f"m-{number}"})
+            for number in range(20)
+        ]
+        for pending in answers:
+            answer = pending.result(10)
+            assert (answer.status, answer.json["reason"]) == (503, "not_durable_in_time")
+            assert int(answer.headers["retry-after"]) >= 1
+            assert "message ids" in answer.json["message"]
+        assert server.count("profilelake_collect_events_total", source_id="default") == 0
+        disk.open.set()
+        assert server.send("/v1/track", {**TRACK, "messageId": "m-20"}).status == 200
+    stored = [json.loads(record.body)["messageId"] for record in server.records()]
+    assert sorted(stored) == sorted(f"m-{number}" for number in range(21))
+
+
+def test_whoever_comes_while_the_disk_hangs_gets_its_own_time(tmp_path: Path) -> None:
+    """A group that waits for a hanging disk stays open. Who joins it late is not refused for its age."""
+    disk = FailingDisk()
+    limits = CollectLimits(answer_seconds_max=1.0)
+    with TrackingServer(tmp_path, files=disk, limits=limits) as server, ThreadPoolExecutor(3) as pool:
+        disk.open.clear()
+        first = pool.submit(server.send, "/v1/track", TRACK)
+        second = pool.submit(server.send, "/v1/track", TRACK)
+        assert {first.result(10).status, second.result(10).status} == {503}
+        late = pool.submit(server.send, "/v1/track", TRACK)
+        while server.writer.queued_bytes < 3 * len(json.dumps(TRACK)):
+            pass
+        disk.open.set()
+        assert late.result(10).status == 200
+
+
 def test_too_much_at_once_is_told_to_come_back(tmp_path: Path) -> None:
     disk = FailingDisk()
     body = json.dumps({**TRACK, "properties": {"text": "x" * 40_000}}).encode()
@@ -74,6 +112,42 @@ def test_a_stop_answers_what_is_under_way(tmp_path: Path) -> None:
     assert len(server.records()) == 1
     with pytest.raises(ConnectionError):
         server.connect()
+
+
+def test_the_limit_of_a_source_is_told_in_seconds(tmp_path: Path) -> None:
+    seconds = 0.0
+    limits = CollectLimits(processes=2)
+    with TrackingServer(tmp_path, limits=limits, monotonic=lambda: seconds) as server:
+        server.control.change_source("default", events_per_second=20)
+        assert server.send("/v1/batch", {"batch": [TRACK] * 85}).status == 200
+        # 10 of 20 a second are this process's, 10 are there at the start: 75 are owed.
+        for path in ("/v1/track", "/v1/batch"):
+            answer = server.send(path, {**TRACK, "batch": [TRACK]})
+            assert (answer.status, answer.json["code"]) == (429, "too_many_requests")
+            assert answer.json["reason"] == "quota_exceeded"
+            assert (answer.headers["retry-after"], answer.headers["x-ratelimit-reset"]) == ("8", "8")
+        seconds = 7.5
+        assert server.send("/v1/track", TRACK).headers["retry-after"] == "1"
+        seconds = 8.0
+        assert server.send("/v1/track", TRACK).status == 200
+        assert server.count("profilelake_collect_over_quota_events_total", source_id="default") == 3
+        assert server.count("profilelake_collect_refused_total", reason="quota_exceeded") == 3
+        assert server.count("profilelake_collect_events_total", source_id="default") == 86
+        server.control.change_source("default", events_per_second=0)
+        seconds = 10.0
+        for _ in range(20):
+            assert server.send("/v1/track", TRACK).status == 200
+    assert sum(record.events for record in server.records()) == 106
+
+
+def test_what_was_not_stored_counts_against_no_limit(tmp_path: Path) -> None:
+    disk = FailingDisk()
+    with TrackingServer(tmp_path, files=disk, monotonic=lambda: 0.0) as server:
+        server.control.change_source("default", events_per_second=1)
+        disk.broken = True
+        for _ in range(5):
+            answer = server.send("/v1/batch", {"batch": [TRACK] * 50})
+            assert (answer.status, answer.json["code"]) == (503, "unavailable")
 
 
 def test_bodies_that_arrive_in_pieces_share_a_budget(tmp_path: Path) -> None:

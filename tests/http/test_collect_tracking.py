@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from profilelake.eventlog import Flags, Kind
+from profilelake.ops.http import Receive, Scope, Send
 from profilelake.workspaces.keyring import REFRESH_SECONDS
-from tracking_server import TRACK, WRITE_KEY, TrackingServer, basic
+from tracking_server import TRACK, WRITE_KEY, TrackingServer, basic, head
 
 ORIGIN = "https://shop.example.org"
 
@@ -63,7 +64,20 @@ def test_every_endpoint_stores_the_body_as_it_came(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["/v1/nothing", "/", "/v1/trackk", "/v1/track/x", "/V1/track", "/v1/%74rack/x"]
+    "path",
+    [
+        "/v1/nothing",
+        "/v1/trackk",
+        "/v1/track/x",
+        "/v1/track//",
+        "/V1/track",
+        "/v1/%74rack/x",
+        "/beacon",
+        "/healthy",
+        "/v1/pixel",
+        "/v1/pixel/batch",
+        "/pixel/v1/identify",
+    ],
 )
 def test_other_paths_are_not_found(server: TrackingServer, path: str) -> None:
     answer = server.send(path, TRACK)
@@ -78,17 +92,71 @@ def test_other_methods_are_refused(server: TrackingServer, method: str) -> None:
 
 
 def test_head_has_an_answer_without_a_body(server: TrackingServer) -> None:
-    with server.connect() as connection:
-        connection.sendall(b"HEAD /v1/track HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-        data = b""
-        while piece := connection.recv(65536):
-            data += piece
-    assert data.startswith(b"HTTP/1.1 405 ")
-    assert data.endswith(b"\r\n\r\n")
+    assert head(server, "/v1/track").startswith(b"HTTP/1.1 405 ")
 
 
 def test_metrics_of_analytics_js_are_taken_without_a_key(server: TrackingServer) -> None:
-    assert server.send("/v1/m", b'{"series":[]}', key=None).status == 200
+    for path in ("/v1/m", "/v1/m/"):
+        answer = server.send(path, b'{"series":[]}', {"Content-Type": "text/plain"}, key=None)
+        assert (answer.status, answer.json) == (200, {"success": True})
+    assert server.send("/v1/m", b"", key=None, method="GET").status == 405
+    assert server.count("profilelake_collect_requests_total", endpoint="client_metrics", status="200") == 2
+
+
+class TestLoadBalancers:
+    @pytest.mark.parametrize("path", ["/", "/health", "/health/"])
+    def test_they_see_that_it_is_up(self, server: TrackingServer, path: str) -> None:
+        answer = server.send(path, b"", key=None, method="GET")
+        assert (answer.status, answer.body) == (200, b"ok\n")
+        assert answer.headers["cache-control"] == "no-store"
+        assert head(server, path).startswith(b"HTTP/1.1 200 ")
+
+    def test_nothing_is_taken_there(self, server: TrackingServer) -> None:
+        answer = server.send("/health", TRACK)
+        assert (answer.status, answer.headers["allow"]) == (405, "GET, HEAD, OPTIONS")
+
+    def test_paths_of_others_are_handed_on(self, tmp_path: Path) -> None:
+        seen = []
+
+        async def otherwise(scope: Scope, _receive: Receive, send: Send) -> None:
+            seen.append(scope["path"])
+            await send({"type": "http.response.start", "status": 204, "headers": []})
+            await send({"type": "http.response.body", "body": b""})
+
+        with TrackingServer(tmp_path, otherwise=otherwise) as server:
+            for path in ("/livez", "/v1/spaces/x", "/v1/project", "/v1/track"):
+                server.send(path, TRACK)
+        assert seen == ["/livez", "/v1/spaces/x", "/v1/project"]
+
+
+class TestBeacon:
+    """RudderStack's browser SDK sends it while a page closes: text/plain, no header of its own."""
+
+    BODY = json.dumps({"batch": [TRACK, TRACK], "sentAt": "2026-03-01T10:00:05.000Z"}).encode()
+
+    @pytest.mark.parametrize("path", ["/beacon/v1/batch", "/beacon/v1/batch/"])
+    def test_the_key_is_in_the_query(self, tmp_path: Path, path: str) -> None:
+        with TrackingServer(tmp_path) as server:
+            answer = server.send(
+                f"{path}?writeKey={WRITE_KEY}",
+                self.BODY,
+                {"Content-Type": "text/plain;charset=UTF-8", "Origin": ORIGIN},
+                key=None,
+            )
+            assert answer.status == 200
+            assert server.count("profilelake_collect_requests_total", endpoint="beacon", status="200") == 1
+        [record] = server.records()
+        assert (record.kind, record.events, record.flags) == (Kind.BATCH, 2, Flags.BROWSER)
+        assert record.body == self.BODY
+
+    def test_an_unknown_or_missing_key_is_refused(self, server: TrackingServer) -> None:
+        for query, reason in (("?writeKey=nobody", "unknown_write_key"), ("?writeKey=", "missing_write_key")):
+            answer = server.send(f"/beacon/v1/batch{query}", self.BODY, key=None)
+            assert (answer.status, answer.json["reason"]) == (401, reason)
+
+    def test_other_endpoints_do_not_look_there(self, server: TrackingServer) -> None:
+        answer = server.send(f"/v1/batch?writeKey={WRITE_KEY}", self.BODY, key=None)
+        assert answer.json["reason"] == "missing_write_key"
 
 
 class TestWhoSends:
@@ -177,7 +245,21 @@ def test_a_key_that_cannot_be_judged_is_not_refused_for_good(tmp_path: Path) -> 
 class TestBrowsers:
     def test_a_preflight_is_answered_without_a_key(self, server: TrackingServer) -> None:
         asked = "authorization,x-retry-count,anonymousid,sentat"
-        for path in ("/v1/t", "/v1/batch/", "/v1/m"):
+        for path in (
+            "/v1/t",
+            "/v1/batch/",
+            "/v1/import",
+            "/v1/m",
+            "/beacon/v1/batch?writeKey=x",
+            "/v1/pixel/track",
+            "/pixel/v1/page",
+            "/v1/projects/nobody/settings",
+            "/sourceConfig/?writeKey=nobody",
+            "/analytics.js/v1/nobody/analytics.min.js",
+            "/analytics-next/bundles/a.js",
+            "/rudder/rsa.js",
+            "/health",
+        ):
             answer = server.raw(
                 f"OPTIONS {path} HTTP/1.1\r\nHost: x\r\nOrigin: {ORIGIN}\r\n"
                 f"Access-Control-Request-Method: POST\r\nAccess-Control-Request-Headers: {asked}\r\n\r\n".encode()
@@ -217,8 +299,9 @@ class TestBrowsers:
                 {"Origin": ORIGIN, "SentAt": "2026-03-01T10:00:05.000Z", "X-Forwarded-For": "9.9.9.9"},
             )
             server.send("/v1/t", TRACK, {"SentAt": "x" * 65, "X-Retry-Count": "2"})
-            first, second = server.records()
-            assert server.count("profilelake_collect_retried_requests_total") == 1
+            server.send("/v1/t", {}, {"Rsa-Retry-Attempt": "1", "Rsa-Retry-Reason": "server-503"})
+            first, second, _ = server.records()
+            assert server.count("profilelake_collect_retried_requests_total") == 2
         assert (first.flags, first.sent_at, first.ip) == (
             Flags.BROWSER,
             "2026-03-01T10:00:05.000Z",

@@ -6,11 +6,13 @@ import random
 from collections.abc import Callable
 from typing import Any, Final
 
+import pyarrow as pa
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from log_records import RECEIVED_AT, by_landing, by_reference, record
 from profilelake.eventlog import Flags, Kind, Record
+from profilelake.semantics.events import Lines, event_lines
 from profilelake.semantics.rules import segment_defaults
 
 RULES = segment_defaults(custom=("app_id", "email"))
@@ -52,6 +54,12 @@ ODD_TOKENS = (
     "[" * 120 + "]" * 120,
 )
 BROKEN_TOKENS = ("007", "1.", "nul", "", '"', "{", "]", '"\\x"', '"\x01"', "'a'")
+ODD_LINES = (
+    b"{", b"}", b'"userId": "u",', b"not json", b"\xff\xfe", b'{"type":"page","userId":"\xff"}', b"[]", b"7", b'"x"',
+    b'\xef\xbb\xbf{"type":"page","userId":"u"}', b"x" * 33_000, b"\xff" * 33_000, b'{"type":"page","userId":"u"}{}',
+    b'{"type":"page","userId":"u"},', b"\0", b"\x0b", b"null",
+)  # fmt: skip
+_ONE_LINE: Final = str.maketrans("\n\r", "\t ")
 
 
 class Raw(str):
@@ -67,7 +75,9 @@ class Writer:
 
     def record(self) -> tuple[Record, bytes]:
         """Return a record as the log holds it, and its body unpacked."""
-        kind = self.rng.choice((Kind.BATCH, *Kind))
+        kind = self.rng.choice((Kind.BATCH, Kind.LINES, *Kind))
+        if kind is Kind.LINES:
+            return self.lines()
         if kind is Kind.BATCH:
             items = [self.event() for _ in range(self.rng.randrange(5))]
             parts = {"batch": lambda: items, "sentAt": self.time, "integrations": self.traits}
@@ -87,12 +97,40 @@ class Writer:
         )
         return made, body
 
+    def lines(self) -> tuple[Record, bytes]:
+        """Return a record of an import, and its body unpacked."""
+        events = [self.line() for _ in range(self.rng.randrange(6))]
+        blank = [self.rng.choice((b"", b" \t", b"\r")) for _ in range(self.rng.randrange(3))]
+        lines = [*events, *blank]
+        self.rng.shuffle(lines)
+        body = self.rng.choice((b"\n", b"\r\n")).join(lines)
+        body += self.rng.choice((b"", b"\n"))
+        packed = self.rng.random() < 0.5
+        name = Lines("ab" * 16, self.rng.choice((None, "page", "identify"))).encode()
+        made = record(
+            pa.compress(body, "zstd", asbytes=True) if packed else body,
+            kind=Kind.LINES,
+            events=max(0, len(events) + (self.rng.choice((1, -1)) if self.odd() else 0)),
+            flags=Flags.ZSTD if packed else Flags.NONE,
+            ip=name,
+            sent_at=self.rng.choice(("", "2026-03-01T10:00:01Z")),
+        )
+        return made, body
+
+    def line(self) -> bytes:
+        """Return one line that is an event, or something that is none."""
+        if self.odd():
+            return self.rng.choice(ODD_LINES)
+        text = self.render(self.event()).translate(_ONE_LINE).encode()
+        return self.rng.choice((b"", b" ", b"\t")) + text
+
     def event(self) -> Any:
         kind = self.rng.choice(TYPES)
         parts: dict[str, Callable[[], Any]] = {
             "type": lambda: kind, "userId": self.id, "anonymousId": self.id, "groupId": self.id,
             "previousId": self.id, "event": self.id, "name": self.id, "messageId": self.id,
             "timestamp": self.time, "originalTimestamp": self.time, "sentAt": self.time, "category": self.scalar,
+            "receivedAt": self.time,
             "traits": self.traits, "properties": self.traits, "integrations": self.traits, "context": self.context,
         }  # fmt: skip
         needed = {"track": "event", "group": "groupId", "alias": "previousId"}.get(kind, "type")
@@ -227,10 +265,11 @@ def test_garbage_becomes_rows(garbage: bytes, seed: int, cut: int, flags: Flags)
         item._replace(body=garbage, flags=flags),
         item._replace(body=item.body[:cut] + garbage + item.body[cut + 1 :]),
         item._replace(body=body[:cut] + garbage + body[cut + 1 :], flags=Flags.TOLERANT),
+        item._replace(kind=Kind.LINES, ip="x"),
         item,
     ]
     events, failed, _ = by_landing(spoilt, RULES)
-    assert len(events) + len(failed) == 4 * item.events
+    assert len(events) + len(failed) == 5 * item.events
     alone_events, alone_failed, _ = by_landing([item], RULES)
     assert events[len(events) - len(alone_events) :] == alone_events
     assert failed[len(failed) - len(alone_failed) :] == alone_failed
@@ -238,8 +277,54 @@ def test_garbage_becomes_rows(garbage: bytes, seed: int, cut: int, flags: Flags)
 
 def _unpacked(row: dict[str, Any]) -> dict[str, Any]:
     raw = row["raw"]
+    if raw.startswith(b"\x28\xb5\x2f\xfd"):
+        raw = pa.CompressedInputStream(pa.BufferReader(raw), "zstd").read()
     return row | {"raw": gzip.decompress(raw) if raw.startswith(b"\x1f\x8b") else raw}
 
 
 def _no_constant(name: str) -> None:
     raise AssertionError(f"{name} is no JSON")
+
+
+@settings(max_examples=150, deadline=None)
+@given(SEEDS, NASTY)
+def test_lines_of_an_import_agree(seed: int, nasty: float) -> None:
+    writer = Writer(seed, nasty)
+    made = [writer.lines() if place % 2 else writer.record() for place in range(5)]
+    packed = [item._replace(offset=at, received_at=RECEIVED_AT + at) for at, (item, _) in enumerate(made)]
+    plain = [item._replace(body=body) for item, (_, body) in zip(packed, made, strict=True)]
+    events, failed = by_reference(plain, RULES)
+    landed_events, landed_failed, _ = by_landing(packed, RULES)
+    assert landed_events == events
+    assert [_unpacked(row) for row in landed_failed] == failed
+
+
+@settings(max_examples=60, deadline=None)
+@given(SEEDS, st.lists(st.sampled_from(ODD_LINES), min_size=1, max_size=3))
+def test_a_bad_line_fails_alone(seed: int, bad: list[bytes]) -> None:
+    writer = Writer(seed, 0.0)
+    good = [writer.line() for _ in range(4)]
+    alone_events, alone_failed, alone = by_landing([lines_record(good)], RULES)
+    events, failed, parsed = by_landing([lines_record([*good, *bad])], RULES)
+    assert events[: len(alone_events)] == alone_events
+    assert failed[: len(alone_failed)] == alone_failed
+    assert len(events) + len(failed) == len(good) + len(event_lines(b"\n".join(bad)))
+    assert parsed.exact <= len(bad) + alone.exact
+    raw = {row["raw"] for row in failed}
+    assert {line for line in bad if line in (b"not json", b"\xff\xfe", b"{")} <= raw
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.sampled_from((b"{}", b" ", b"\t", b"\r", b"\n", b"\r\n", b"7")), max_size=12))
+def test_both_count_lines_alike(parts: list[bytes]) -> None:
+    body = b"".join(parts)
+    item = record(body, kind=Kind.LINES, events=len(event_lines(body)), ip="n:")
+    events, failed, _ = by_landing([item], RULES)
+    assert not events
+    assert len(failed) == item.events
+    assert all(row["reason"] != "undecodable_record" for row in failed)
+
+
+def lines_record(lines: list[bytes]) -> Record:
+    body = b"\n".join(lines)
+    return record(body, kind=Kind.LINES, events=len(event_lines(body)), ip=Lines("n").encode())

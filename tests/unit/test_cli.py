@@ -30,6 +30,19 @@ COMMANDS: tuple[tuple[str, ...], ...] = (
     ("verify",),
     ("rebuild",),
     ("demo",),
+    ("source",),
+    *(
+        ("source", name)
+        for name in ("add", "list", "show", "set", "disable", "enable", "rotate", "revoke-key")
+    ),
+    ("token",),
+    *(("token", name) for name in ("issue", "list", "revoke")),
+    ("import",),
+    ("tail",),
+    ("failed",),
+    *(("failed", name) for name in ("list", "replay")),
+    ("privacy",),
+    *(("privacy", name) for name in ("suppress", "unsuppress", "suppressed", "suppressions")),
     ("version",),
 )
 READING: tuple[tuple[str, ...], ...] = (

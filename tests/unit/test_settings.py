@@ -29,6 +29,20 @@ def test_arguments_win_over_the_environment_and_that_over_the_file(tmp_path: Pat
 
 
 @pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "https://events.example.org",
+        "http://127.0.0.1:8080/",
+        "https://[::1]/collect/eu",
+        "http://my_host",
+    ],
+)
+def test_a_public_url_is_taken_as_it_is(tmp_path: Path, url: str) -> None:
+    assert load(tmp_path, PROFILELAKE_HTTP_PUBLIC_URL=url).http.public_url == url
+
+
+@pytest.mark.parametrize(
     ("toml", "message"),
     [
         ("[http]\nprot = 1", "http.prot: no such setting; there are host, port, processes"),
@@ -44,6 +58,21 @@ def test_arguments_win_over_the_environment_and_that_over_the_file(tmp_path: Pat
         ("[http]\nprocesses = 0", "http.processes = 0: give 1 to 64"),
         ("[http]\nhost = 1", "http.host = 1: not text"),
         ("[http]\ntrusted_proxies = '10.0.0.0/8, proxy'", "'proxy' is no network"),
+        ("[http]\nunknown_key = 'drop'", "http.unknown_key = 'drop': give one of reject, accept_and_drop"),
+        *[
+            (f"[http]\npublic_url = '{url}'", f"http.public_url = {url!r}: give a URL such as https://")
+            for url in (
+                "events.example.org",
+                "ftp://events.example.org",
+                "https://",
+                "https://user@events.example.org",
+                "https://events.example.org?x=1",
+                "https://events.example.org/#x",
+                'https://events.example.org/"x',
+                "https://events.example.org:port",
+                "https://events.example.org\\@evil.example",
+            )
+        ],
         ("[pipeline]\nlake_age_seconds = []", "pipeline.lake_age_seconds = []: not a number"),
         ("[pipeline]\nlake_age_seconds = nan", "pipeline.lake_age_seconds = nan: give 0 to"),
         ("[pipeline]\nlake_age_seconds = inf", "pipeline.lake_age_seconds = inf: give 0 to"),

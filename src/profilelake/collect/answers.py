@@ -12,6 +12,7 @@ from profilelake.ops.http import Answer, answer
 Headers: TypeAlias = "list[tuple[bytes, bytes]]"
 
 OK_BODY: Final = b'{"success": true}'
+NO_STORE: Final = (b"cache-control", b"no-store")
 _ANY_ORIGIN: Final = b"*"
 _JSON: Final = b"application/json"
 _ORIGINS_MAX: Final = 1_024
@@ -37,6 +38,7 @@ class Refused(ProfilelakeError):
         *,
         retry_after: int | None = None,
         close: bool = False,
+        allow: bytes = b"",
     ) -> None:
         super().__init__(message)
         self.status = status
@@ -45,11 +47,18 @@ class Refused(ProfilelakeError):
         # Zero would be read as `at once`, and a fraction not at all.
         self.retry_after = max(1, retry_after) if retry_after is not None else None
         self.close = close
+        self.allow = allow
 
 
 def invalid(reason: str, message: str, *, close: bool = False) -> Refused:
     """Return the refusal of a request that can never be taken as it is."""
     return Refused(400, "invalid_request", reason, message, close=close)
+
+
+def wrong_method(allowed: bytes) -> Refused:
+    """Return the refusal of a method; `allowed` is the Allow header."""
+    message = f"this path answers {allowed.decode()} only"
+    return Refused(405, "method_not_allowed", "method", message, allow=allowed)
 
 
 class Answers:
@@ -65,19 +74,20 @@ class Answers:
         if ready is None:
             if len(self._ok) >= _ORIGINS_MAX:
                 self._ok.clear()
-            ready = self._ok[origin] = answer(200, _cross_origin(origin), OK_BODY, _JSON)
+            ready = self._ok[origin] = answer(200, cross_origin(origin), OK_BODY, _JSON)
         return ready
 
     def refused(self, refusal: Refused, origin: bytes) -> Answer:
         """Return the answer to what was not taken."""
-        headers = _cross_origin(origin)
+        # A cache may keep a 404 of its own accord, and the key may be there a moment later.
+        headers = [*cross_origin(origin), NO_STORE]
         if refusal.retry_after is not None:
             seconds = str(refusal.retry_after).encode()
             headers += [(b"retry-after", seconds), (b"x-ratelimit-reset", seconds)]
         if refusal.close:
             headers.append((b"connection", b"close"))
         if refusal.status == 405:
-            headers.append((b"allow", b"POST, OPTIONS"))
+            headers.append((b"allow", refusal.allow))
         elif refusal.status == 415:
             headers.append((b"accept-encoding", b"gzip"))
         body = {"success": False, "message": str(refusal), "code": refusal.code, "reason": refusal.reason}
@@ -85,7 +95,7 @@ class Answers:
 
     def preflight(self, origin: bytes, requested_headers: bytes) -> Answer:
         """Return the answer to a browser that asks whether it may send: yes, whatever headers it wants."""
-        headers = _cross_origin(origin)
+        headers = cross_origin(origin)
         headers += [
             (b"access-control-allow-methods", b"GET, POST, OPTIONS"),
             (b"access-control-max-age", _PREFLIGHT_SECONDS),
@@ -96,7 +106,8 @@ class Answers:
         return answer(200, headers, b"", _JSON)
 
 
-def _cross_origin(origin: bytes) -> Headers:
+def cross_origin(origin: bytes) -> Headers:
+    """Return the headers that let a page of any origin read an answer."""
     exposed = (b"access-control-expose-headers", b"Retry-After, X-RateLimit-Reset")
     if not origin or not all(32 < byte < 127 for byte in origin):
         return [(b"access-control-allow-origin", _ANY_ORIGIN), exposed]

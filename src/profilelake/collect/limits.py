@@ -1,6 +1,7 @@
 """What one request may be, and what one process takes at a time."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 UnknownKey = Literal["reject", "accept_and_drop"]
@@ -27,7 +28,16 @@ class CollectLimits:
     tolerant_bytes_max: int = 1024 * 1024
     """Bytes of a body that only the tolerant parser can take. It is ten times slower, and no SDK that needs
     it sends more than 500 kB."""
+    answer_seconds_max: float = 8.0
+    """How long a sender waits for the log; then it is told to send again. SDKs hang up after 10 to 15 s,
+    and one that hangs up learns no Retry-After."""
     unknown_key: UnknownKey = "reject"
     """What a write key gets that certainly does not exist: 401, or 200 with the events dropped and counted."""
     trusted_proxies: tuple[str, ...] = ()
     """Networks (such as `10.0.0.0/8`) whose `X-Forwarded-For` is believed. None by default."""
+    processes: int = 1
+    """Processes that share what a source may send per second."""
+    public_url: str = ""
+    """Where browsers reach us, as they are told; "" takes the Host header of their request."""
+    browser_bundles: Path | None = None
+    """Directory of the browser SDKs that are served; None serves none."""

@@ -41,6 +41,25 @@ class CollectMetrics:
             "Requests that say they are a retry.",
             registry=registry,
         )
+        self._over_quota = Counter(
+            "profilelake_collect_over_quota_events",
+            "Events that were told to come back because their source has sent more than it may.",
+            ("source_id",),
+            registry=registry,
+        )
+        self._lost_pixels = Counter(
+            "profilelake_collect_lost_pixels",
+            "Pixels that were answered and not stored, or perhaps not, because of a fault of ours: nobody"
+            " sends them again.",
+            registry=registry,
+        )
+        self._suppressed = Counter(
+            "profilelake_collect_suppressed_events",
+            "Events of suppressed people that were taken out before they were stored; the sender is answered 200.",
+            registry=registry,
+        )
+        self.add_suppressed = self._suppressed.inc
+        self.add_lost_pixel = self._lost_pixels.inc
         self.add_bytes = self._bytes.inc
         self.add_dropped = self._dropped.inc
         self.add_retried = self._retried.inc
@@ -64,3 +83,7 @@ class CollectMetrics:
     def add_refused(self, reason: str) -> None:
         """Count one request that was not taken."""
         self._refused.labels(reason).inc()
+
+    def add_over_quota(self, source_id: str, events: int) -> None:
+        """Count the events of one request above the limit of its source."""
+        self._over_quota.labels(source_id).inc(events)

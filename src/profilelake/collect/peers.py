@@ -28,6 +28,10 @@ class Peers:
         self._trusted = trusted
         self.any_trusted = bool(networks)
 
+    def trusts(self, address: str) -> bool:
+        """Return whether an address is a trusted proxy's."""
+        return self._trusted(address) is True
+
     def client(self, peer: str, forwarded_for: bytes) -> str:
         """Return the last address in the chain that no trusted proxy has.
 

@@ -1,31 +1,38 @@
 """The tracking API as one ASGI callable, thin because every event of every sender goes through it."""
 
+import asyncio
 import logging
-from base64 import b64decode
-from binascii import Error as NotBase64
-from collections.abc import Awaitable
-from typing import Final, Protocol
+import time
+from collections.abc import Callable
+from typing import Any, Final, Protocol
 
 from prometheus_client import CollectorRegistry
 
 from profilelake.collect import bodies
-from profilelake.collect.answers import Answers, Refused
+from profilelake.collect.answers import NO_STORE, Answers, Refused, wrong_method
+from profilelake.collect.boot import BootDocuments
+from profilelake.collect.bundles import Bundles
+from profilelake.collect.endpoint import READING, WRITING, Endpoint, Stream
 from profilelake.collect.limits import CollectLimits
 from profilelake.collect.metrics import CollectMetrics
 from profilelake.collect.peers import Peers
+from profilelake.collect.pixel import Pixels
+from profilelake.collect.quota import Quotas
+from profilelake.collect.request import Request
+from profilelake.collect.senders import Senders, missing_key
+from profilelake.collect.suppress import Suppression
+from profilelake.collect.waiting import Overdue, Waits
 from profilelake.errors import Unavailable
 from profilelake.eventlog import Entry, Flags, Kind
-from profilelake.ops.http import Application, Receive, Scope, Send
+from profilelake.ops.http import Answer, Application, Receive, Scope, Send, answer
 from profilelake.semantics.rules import EXTRACTION_VERSION
 from profilelake.workspaces import Source
 from profilelake.workspaces.keyring import KeyRing
 
 _log = logging.getLogger(__name__)
 
-AUTHORIZATIONS_MAX: Final = 4_096
-"""Authorization headers whose source is remembered."""
-AUTHORIZATION_BYTES_MAX: Final = 1_024
-"""Bytes of an Authorization header that is looked at."""
+OVERDUE_RETRY_SECONDS: Final = 5
+"""What senders are told whose events the log has not stored in time: it has more to catch up with."""
 SENT_AT_BYTES_MAX: Final = 64
 """Bytes of a SentAt header that is kept; a time is never longer."""
 
@@ -38,7 +45,8 @@ _KINDS: Final = {
     "alias": Kind.ALIAS,
     "batch": Kind.BATCH,
 }
-_CLIENT_METRICS: Final = "/v1/m"
+_BEACON: Final = "beacon"
+"""The endpoint of senders that can set no header."""
 
 
 def _routes() -> dict[str, tuple[str, Kind]]:
@@ -47,16 +55,21 @@ def _routes() -> dict[str, tuple[str, Kind]]:
         for spelling in (name, name[0]):
             routes[f"/v1/{spelling}"] = routes[f"/v1/{spelling}/"] = (name, kind)
     routes["/v1/import"] = routes["/v1/import/"] = ("import", Kind.BATCH)
+    routes["/beacon/v1/batch"] = routes["/beacon/v1/batch/"] = (_BEACON, Kind.BATCH)
     return routes
 
 
 _ROUTES: Final = _routes()
+_FROM_PAGE: Final = {flags: flags | Flags.BROWSER for flags in map(Flags, range(Flags.SUPPRESSED))}
+"""Adding a flag to flags takes two microseconds, a fifth of all that a request costs here."""
+_BEGINNINGS: Final = ("/v1/projects/", "/analytics.js/v1/", "/analytics-next/bundles/", "/rudder/")
+"""Endpoints that answer every path below theirs."""
 
 
 class Appender(Protocol):
     """The part of an event log that collect needs."""
 
-    def append(self, entry: Entry) -> Awaitable[object]:
+    def append(self, entry: Entry) -> asyncio.Future[Any]:
         """Return what is done once the entry is durable, and fails if it will not be.
 
         Raises:
@@ -69,12 +82,16 @@ class Appender(Protocol):
 
 
 class Tracking:
-    """Answers `/v1/{identify,track,page,screen,group,alias,batch,import}`, their short forms, and `/v1/m`.
+    """Answers `/v1/{identify,track,page,screen,group,alias,batch,import}`, their short forms, and the rest.
 
     200 is sent only after the log says that the events are durable. What is refused for good is
     only what can never be right: SDKs throw events away on 400 and 401. Everything that may pass
     gets 429 (too much at once) or 503 (the log or the keys cannot be reached), with Retry-After.
-    Requests for any other path go to `otherwise`.
+    503 does not say that the events are not stored: the log may be late and store them after the
+    answer. They come again under the same message ids then, and count once.
+
+    The rest: pixels, what browsers load before they send, and the looks of load balancers, each in
+    a module of its own. Requests for any other path go to `otherwise`.
     """
 
     def __init__(
@@ -84,18 +101,27 @@ class Tracking:
         limits: CollectLimits,
         registry: CollectorRegistry,
         otherwise: Application | None = None,
+        *,
+        suppression: Suppression | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Append to `appender` what senders known to `keys` send."""
+        """Append to `appender` what senders known to `keys` send. `monotonic` counts seconds."""
         self._appender = appender
-        self._keys = keys
         self._limits = limits
         self._metrics = CollectMetrics(registry)
         self._otherwise = otherwise
         self._answers = Answers()
         self._peers = Peers(limits.trusted_proxies)
-        self._authorized: dict[bytes, Source] = {}
-        self._authorized_version = 0
+        self._senders = Senders(keys, limits.unknown_key)
+        self._quotas = Quotas(processes=limits.processes, monotonic=monotonic)
+        self._waits = Waits(limits.answer_seconds_max)
+        self._suppression = suppression
         self._pending_bytes = 0
+        pixels = Pixels(self._store, self._senders, limits, self._metrics, monotonic)
+        boot = BootDocuments(self._senders, self._peers, limits.public_url)
+        bundles = Bundles(limits.browser_bundles, self._senders)
+        self._endpoints = _health() | self._client_metrics() | pixels.endpoints()
+        self._endpoints |= boot.endpoints() | bundles.endpoints()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -103,15 +129,15 @@ class Tracking:
         if route is None:
             await self._elsewhere(scope, receive, send)
             return
-        request = _Request(scope)
+        request = Request(scope)
         try:
             if scope["method"] == "POST":
-                await self._take(route[1], request, receive)
+                await self._take(route, request, receive)
                 answer = self._answers.ok(request.origin)
             elif scope["method"] == "OPTIONS":
                 answer = self._answers.preflight(request.origin, request.requested_headers)
             else:
-                raise Refused(405, "method_not_allowed", "method", "only POST and OPTIONS are answered here")
+                raise wrong_method(WRITING)
         except Refused as refusal:
             self._metrics.add_refused(refusal.reason)
             answer = self._answers.refused(refusal, request.origin)
@@ -127,33 +153,72 @@ class Tracking:
         await send(answer.start)
         await send(answer.body)
 
-    async def _take(self, kind: Kind, request: "_Request", receive: Receive) -> None:
+    async def _take(self, route: tuple[str, Kind], request: Request, receive: Receive) -> None:
         """Make the events of a request durable; raise `Refused` if they are not."""
+        endpoint, kind = route
         headers = request.headers
-        source, key = self._header_source(headers.get(b"authorization"))
-        if b"x-retry-count" in headers:
+        source, key = self._senders.of_header(headers.get(b"authorization"))
+        if b"x-retry-count" in headers or b"rsa-retry-attempt" in headers:
             self._metrics.add_retried()
-        body = await self._read(headers, receive)
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise _Disconnected
+        body: bytes = message.get("body", b"")
+        if message.get("more_body", False):
+            body = await self._read_on(body, headers, receive)
+        elif len(body) > self._limits.body_bytes_max:
+            raise bodies.too_large(self._limits.body_bytes_max)
         checked = bodies.check(kind, body, headers.get(b"content-encoding", b""), self._limits)
         if source is None and key is None:
-            key = checked.write_key
+            key = (request.query_key() if endpoint == _BEACON else None) or checked.write_key
             if key is None:
-                raise Refused(
-                    401,
-                    "invalid_write_key",
-                    "missing_write_key",
-                    "no write key: send it as the Basic user name or as `writeKey` in the body",
-                )
-            source = self._source_of(key)
+                raise missing_key("as the Basic user name or as `writeKey` in the body")
+            source = self._senders.of_key(key)
         if source is None:
             self._metrics.add_dropped(checked.events)
         elif checked.events:
-            await self._append(self._entry(source, kind, checked, request, body))
-            self._metrics.add_events(source.id, checked.events)
-            self._metrics.add_bytes(len(body))
+            await self._store(source, kind, checked, request, body)
+
+    async def _store(
+        self, source: Source, kind: Kind, checked: bodies.Checked, request: Request, body: bytes
+    ) -> None:
+        """Make events durable, be it from a post, a beacon or a pixel; raise `Refused` if they are not."""
+        limited = source.events_per_second > 0
+        if limited:
+            self._take_quota(source, checked.events)
+        suppressed = 0
+        try:
+            entry = self._entry(source, kind, checked, request, body)
+            if self._suppression is not None:
+                entry, suppressed = self._suppression.withhold(entry)
+            try:
+                durable = self._appender.append(entry)
+            except Unavailable as error:
+                raise self._not_taken(error) from error
+            try:
+                await self._waits.within_limit(durable)
+            except Unavailable as error:
+                raise _not_stored(error) from error
+            except Overdue as error:
+                raise self._overdue() from error
+        except Refused:
+            if limited:
+                self._quotas.give_back(source, checked.events)
+            raise
+        self._metrics.add_events(source.id, checked.events)
+        self._metrics.add_bytes(len(entry.body))
+        if suppressed:
+            self._metrics.add_suppressed(suppressed)
+
+    def _take_quota(self, source: Source, events: int) -> None:
+        try:
+            self._quotas.take(source, events)
+        except Refused:
+            self._metrics.add_over_quota(source.id, events)
+            raise
 
     def _entry(
-        self, source: Source, kind: Kind, checked: bodies.Checked, request: "_Request", body: bytes
+        self, source: Source, kind: Kind, checked: bodies.Checked, request: Request, body: bytes
     ) -> Entry:
         headers = request.headers
         ip = request.peer
@@ -164,7 +229,7 @@ class Tracking:
             source.workspace,
             source.id,
             kind,
-            checked.flags | Flags.BROWSER if b"origin" in headers else checked.flags,
+            _FROM_PAGE[checked.flags] if b"origin" in headers else checked.flags,
             checked.events,
             EXTRACTION_VERSION,
             ip,
@@ -172,81 +237,35 @@ class Tracking:
             body,
         )
 
-    async def _append(self, entry: Entry) -> None:
-        try:
-            durable = self._appender.append(entry)
-        except Unavailable as error:
-            if self._appender.trouble is not None:
-                raise _not_stored(error) from error
-            raise Refused(
-                429,
-                "too_many_requests",
-                "log_queue_full",
-                "more is waiting to be stored than may wait: send it again",
-                retry_after=error.retry_after_seconds,
-            ) from error
-        try:
-            await durable
-        except Unavailable as error:
-            raise _not_stored(error) from error
+    def _not_taken(self, error: Unavailable) -> Refused:
+        if self._appender.trouble is not None:
+            return _not_stored(error)
+        return Refused(
+            429,
+            "too_many_requests",
+            "log_queue_full",
+            "more is waiting to be stored than may wait: send it again",
+            retry_after=error.retry_after_seconds,
+        )
 
-    def _header_source(self, authorization: bytes | None) -> tuple[Source | None, str | None]:
-        """Return the source and key that an Authorization header names; None where it names none."""
-        version = self._keys.poll()
-        if authorization is None:
-            return None, None
-        if version != self._authorized_version:
-            self._authorized.clear()
-            self._authorized_version = version
-        source = self._authorized.get(authorization)
-        if source is not None:
-            return source, None
-        key = _basic_user(authorization)
-        if key is None:
-            return None, None
-        source = self._source_of(key)
-        if source is not None:
-            if len(self._authorized) >= AUTHORIZATIONS_MAX:
-                self._authorized.clear()
-            self._authorized[authorization] = source
-        return source, key
+    def _overdue(self) -> Refused:
+        return Refused(
+            503,
+            "unavailable",
+            "not_durable_in_time",
+            f"the log has not made the events durable within {self._limits.answer_seconds_max:g} s: send"
+            " them again; should it store these too, their message ids make them count once",
+            retry_after=OVERDUE_RETRY_SECONDS,
+        )
 
-    def _source_of(self, key: str) -> Source | None:
-        """Return the source of a key; None where the events of an unknown key are to be dropped."""
-        try:
-            source = self._keys.source(key)
-        except Unavailable as error:
-            # 401 would make the sender throw its events away, and the key may be a new one.
-            raise Refused(
-                503,
-                "unavailable",
-                "keys_unavailable",
-                "the write key cannot be checked now: send it again",
-                retry_after=error.retry_after_seconds,
-            ) from error
-        if source is not None and not source.disabled:
-            return source
-        if self._limits.unknown_key == "accept_and_drop":
-            return None
-        if source is None:
-            raise Refused(401, "invalid_write_key", "unknown_write_key", "there is no such write key")
-        raise Refused(401, "invalid_write_key", "source_disabled", "the source of this write key is disabled")
-
-    async def _read(self, headers: dict[bytes, bytes], receive: Receive) -> bytes:
-        """Return the whole body, holding no more of it than the limit."""
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise _Disconnected
-        body: bytes = message.get("body", b"")
-        if not message.get("more_body", False):
-            if len(body) > self._limits.body_bytes_max:
-                raise bodies.too_large(self._limits.body_bytes_max)
-            return body
+    async def _read_on(self, body: bytes, headers: dict[bytes, bytes], receive: Receive) -> bytes:
+        """Return the whole of a body that comes in pieces, `body` being the first; hold no more than allowed."""
         limits = self._limits
         if int(headers.get(b"content-length", b"0")) > limits.discard_bytes_max:
             raise bodies.too_large(limits.body_bytes_max, close=True)
         pieces = []
         size = held = 0
+        more = True
         try:
             while True:
                 size += len(body)
@@ -264,12 +283,13 @@ class Tracking:
                         )
                 elif size > limits.discard_bytes_max:
                     raise bodies.too_large(limits.body_bytes_max, close=True)
-                if not message.get("more_body", False):
+                if not more:
                     break
                 message = await receive()
                 if message["type"] == "http.disconnect":
                     raise _Disconnected
                 body = message.get("body", b"")
+                more = message.get("more_body", False)
         finally:
             self._pending_bytes -= held
         if size > limits.body_bytes_max:
@@ -277,70 +297,67 @@ class Tracking:
         return b"".join(pieces)
 
     async def _elsewhere(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer what is not about events: the metrics of analytics.js, and other people's paths."""
-        if scope["type"] == "http" and scope["path"] == _CLIENT_METRICS:
-            request = _Request(scope)
-            if scope["method"] == "OPTIONS":
-                answer = self._answers.preflight(request.origin, request.requested_headers)
-            else:
-                answer = self._answers.ok(request.origin)
-            self._metrics.add_request("client_metrics", answer.start["status"])
-        elif self._otherwise is not None:
+        """Answer what brings no events in a body, and hand on other people's paths."""
+        endpoint = self._endpoint(scope["path"]) if scope["type"] == "http" else None
+        if endpoint is None and self._otherwise is not None:
             await self._otherwise(scope, receive, send)
             return
-        elif scope["type"] != "http":
+        if scope["type"] != "http":
             return
+        request = Request(scope)
+        method = request.method
+        reply: Answer | Stream
+        try:
+            if endpoint is None:
+                raise Refused(404, "not_found", "unknown_path", "there is nothing at this path")
+            if method == "OPTIONS":
+                reply = self._answers.preflight(request.origin, request.requested_headers)
+            elif endpoint.allows(method):
+                reply = await endpoint.answer(request)
+            else:
+                raise wrong_method(endpoint.allowed)
+        except Refused as refusal:
+            self._metrics.add_refused(refusal.reason)
+            reply = self._answers.refused(refusal, request.origin)
+        except Exception:  # noqa: BLE001 - as above
+            _log.exception("answering %s failed", "other" if endpoint is None else endpoint.name)
+            self._metrics.add_refused("internal")
+            reply = self._answers.refused(_internal(), request.origin)
+        self._metrics.add_request("other" if endpoint is None else endpoint.name, reply.start["status"])
+        if isinstance(reply, Answer):
+            await send(reply.start)
+            await send(reply.body)
         else:
-            request = _Request(scope)
-            refusal = Refused(404, "not_found", "unknown_path", "there is nothing at this path")
-            self._metrics.add_request("other", 404)
-            answer = self._answers.refused(refusal, request.origin)
-        await send(answer.start)
-        await send(answer.body)
+            await reply.send(send, with_body=method != "HEAD")
+
+    def _endpoint(self, path: str) -> Endpoint | None:
+        endpoint = self._endpoints.get(path) or self._endpoints.get(path.removesuffix("/"))
+        if endpoint is None and path.startswith(_BEGINNINGS):
+            endpoint = next(self._endpoints[start] for start in _BEGINNINGS if path.startswith(start))
+        return endpoint
+
+    def _client_metrics(self) -> dict[str, Endpoint]:
+        """Return what answers the metrics of analytics.js, which nobody here has a use for."""
+
+        async def discard(request: Request) -> Answer:
+            return self._answers.ok(request.origin)
+
+        return {"/v1/m": Endpoint("client_metrics", WRITING, discard)}
 
 
 class _Disconnected(Exception):
     """The client went away before its request was whole."""
 
 
-class _Request:
-    """The headers of one request, each found by name."""
+def _health() -> dict[str, Endpoint]:
+    """Return what answers load balancers: that this process does. Whether it is ready, `/readyz` says."""
+    up = answer(200, [NO_STORE], b"ok\n", b"text/plain")
 
-    __slots__ = ("_scope", "headers", "origin")
+    async def say_up(_: Request) -> Answer:
+        return up
 
-    def __init__(self, scope: Scope) -> None:
-        self._scope = scope
-        self.headers: dict[bytes, bytes] = dict(scope["headers"])
-        self.origin = self.headers.get(b"origin", b"")
-
-    @property
-    def peer(self) -> str:
-        client = self._scope["client"]
-        return client[0] if client else ""
-
-    @property
-    def requested_headers(self) -> bytes:
-        return self.headers.get(b"access-control-request-headers", b"")
-
-    def all(self, name: bytes) -> list[bytes]:
-        """Return the values of a header that may be there several times, in order."""
-        return [value for header, value in self._scope["headers"] if header == name]
-
-
-def _basic_user(authorization: bytes) -> str | None:
-    """Return the user name of Basic authentication, None where there is none.
-
-    What follows the first colon is a password nobody needs. Some senders leave the colon out, and
-    some the padding.
-    """
-    scheme, _, encoded = authorization.partition(b" ")
-    if scheme.lower() != b"basic" or len(encoded) > AUTHORIZATION_BYTES_MAX:
-        return None
-    try:
-        user = b64decode(encoded.strip().rstrip(b"=") + b"==").partition(b":")[0].decode()
-    except (NotBase64, UnicodeDecodeError):
-        return None
-    return user or None
+    endpoint = Endpoint("health", READING, say_up)
+    return {"/": endpoint, "/health": endpoint}
 
 
 def _not_stored(error: Unavailable) -> Refused:
@@ -354,6 +371,4 @@ def _not_stored(error: Unavailable) -> Refused:
 
 
 def _internal() -> Refused:
-    return Refused(
-        500, "internal", "internal", "the events were not stored because of a fault of ours: send them again"
-    )
+    return Refused(500, "internal", "internal", "a fault of ours; nothing was stored: send it again")

@@ -3,6 +3,7 @@
 import json
 import socket
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 from urllib.parse import urlsplit
@@ -59,3 +60,15 @@ def print_json(document: object) -> None:
     """Print a result as one JSON document."""
     json.dump(document, sys.stdout, indent=2, ensure_ascii=False)
     sys.stdout.write("\n")
+
+
+def print_rows(rows: Sequence[Mapping[str, str]]) -> None:
+    """Print rows of text, all with the same columns, as the tables of `sql` are printed."""
+    import pyarrow as pa
+
+    from profilelake.query.run import writer
+
+    if rows:
+        writer("table", None)(pa.Table.from_pylist([dict(row) for row in rows]))
+    else:
+        print("there are none", file=sys.stderr)

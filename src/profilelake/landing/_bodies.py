@@ -1,8 +1,9 @@
-"""Request bodies as they lie in the log, to bytes of JSON."""
+"""Bodies as they lie in the log, to bytes of JSON."""
 
 import zlib
 from typing import Final, cast
 
+import pyarrow as pa
 from isal import isal_zlib
 
 from profilelake.eventlog import Flags, Record
@@ -10,6 +11,7 @@ from profilelake.eventlog import Flags, Record
 BODY_BYTES_MAX: Final = 64 * 1024 * 1024
 """Bytes of one body after Content-Encoding; collect accepts far fewer, so only damage or a bomb is larger."""
 _IsalError = cast("type[Exception]", isal_zlib.error)
+_ZSTD_STEP: Final = 4 * 1024 * 1024
 _GZIP: Final = 31
 _GZIP_MAGIC: Final = b"\x1f\x8b"
 
@@ -19,15 +21,20 @@ class Damaged(Exception):
 
 
 def unpack(record: Record) -> bytes:
-    """Return the body of a record without its gzip, whatever a sender put into it.
+    """Return the body of a record without its gzip or zstd, whatever a sender put into it.
 
     Raises:
-        Damaged: the gzip data is broken, cut off, or larger than `BODY_BYTES_MAX`.
+        Damaged: the packed data is broken, cut off, or larger than `BODY_BYTES_MAX`.
     """
-    if not record.flags & Flags.GZIP:
-        return record.body
+    if record.flags & Flags.ZSTD:
+        return unpack_zstd(record.body)
+    return unpack_gzip(record.body) if record.flags & Flags.GZIP else record.body
+
+
+def unpack_gzip(body: bytes) -> bytes:
+    """Return what is in gzip data of one or more members. Raises Damaged."""
     out = b""
-    rest = record.body
+    rest = body
     while True:
         part, rest = _member(rest, BODY_BYTES_MAX - len(out))
         out = out + part if out else part
@@ -35,6 +42,23 @@ def unpack(record: Record) -> bytes:
             return out
         if not rest.startswith(_GZIP_MAGIC):
             raise Damaged("gzip: other data follows the end")
+
+
+def unpack_zstd(body: bytes) -> bytes:
+    """Return what is in a zstd frame. Raises Damaged."""
+    try:
+        with pa.CompressedInputStream(pa.BufferReader(body), "zstd") as stream:
+            # One read would make room for as much as is allowed.
+            parts = []
+            size = 0
+            while part := stream.read(_ZSTD_STEP):
+                parts.append(part)
+                size += len(part)
+                if size > BODY_BYTES_MAX:
+                    raise Damaged(f"zstd: more than {BODY_BYTES_MAX} bytes after unpacking")
+    except OSError as error:
+        raise Damaged(f"zstd: {error}") from error
+    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 def _member(data: bytes, bytes_max: int) -> tuple[bytes, bytes]:

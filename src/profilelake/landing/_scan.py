@@ -1,6 +1,6 @@
-"""The compiled form of `semantics.events`: strict, clean records to slices of text and numbers.
+"""The compiled form of `semantics.events`: strict, clean documents to slices of text and numbers.
 
-A record that holds anything unusual (equal keys, odd times, a boolean where an id belongs ...) is
+A document that holds anything unusual (equal keys, odd times, a boolean where an id belongs ...) is
 refused whole, and `parse` asks the reference. So everything here may be short: what it accepts,
 it must understand exactly as the reference does, and a property test holds it to that.
 """
@@ -56,7 +56,7 @@ _EMPTY_OBJECT_BYTES = 2
 @borrowing
 def scan(
     source: Bytes,
-    records: Tape,
+    documents: Tape,
     known: Words,
     starts: Ints,
     custom: Ints,
@@ -70,12 +70,12 @@ def scan(
     failures: Tape,
     refused: npt.NDArray[np.bool_],
 ) -> None:
-    """Read every record; mark those left to the reference in `refused`, which add nothing.
+    """Read every document; mark those left to the reference in `refused`, which add nothing.
 
     The text begins with the words of the vocabulary and `{}`; `starts` says where each word
     begins, its last element where the words end. `fields` is room for the entries of known keys.
     """
-    for record in range(records.size):
+    for document in range(documents.size):
         row, name, failure, patch = (
             cursor[to.ROWS],
             cursor[to.IDENTIFIERS],
@@ -83,24 +83,35 @@ def scan(
             cursor[to.PATCH],
         )
         done = False
-        if records[record].type != to.UNREADABLE:
-            begin, end = records[record].start, records[record].stop
+        if documents[document].type > to.UNREADABLE:
+            begin, end = documents[document].start, documents[document].stop
             written = read(source[begin:end], 0, end - begin, text, cursor[to.TEXT], tape, room, known)
             if written != REFUSED:
                 cursor[to.TEXT] = written
-                done = _record(
-                    records, record, known, starts, custom, tape, fields, text, cursor, rows, names, failures
+                done = _document(
+                    documents,
+                    document,
+                    known,
+                    starts,
+                    custom,
+                    tape,
+                    fields,
+                    text,
+                    cursor,
+                    rows,
+                    names,
+                    failures,
                 )
         if not done:
             cursor[to.ROWS], cursor[to.IDENTIFIERS], cursor[to.FAILURES] = row, name, failure
             cursor[to.PATCH] = patch
-            refused[record] = True
+            refused[document] = True
 
 
 @borrowing
-def _record(
-    records: Tape,
-    record: int,
+def _document(
+    documents: Tape,
+    document: int,
     known: Words,
     starts: Ints,
     custom: Ints,
@@ -112,10 +123,10 @@ def _record(
     names: Tape,
     failures: Tape,
 ) -> bool:
-    """Read the events of the record on the tape; False where one of them is unusual."""
+    """Read the events of the document on the tape; False where one of them is unusual."""
     context, integrations, sent = -1, -1, NO_TIME
     item, end = 0, 1
-    if records[record].type == to.BATCH:
+    if documents[document].type == to.BATCH:
         batch = member(tape, 0, words.BATCH_KEY)
         if batch < 0 or tape[batch].kind != ARRAY:
             return False
@@ -129,7 +140,7 @@ def _record(
         item, end = batch + 1, tape[batch].after
     index = 0
     while item < end:
-        if index == records[record].events:
+        if index == documents[document].events:
             return False
         kind = tape[item].kind
         if kind != OBJECT and kind != ARRAY:
@@ -140,29 +151,29 @@ def _record(
         _put(rows, row, to.MESSAGE_ID, -1, -1)
         if kind == OBJECT:
             status = _event(
-                records, record, item, known, starts, custom, tape, fields, text, cursor, rows, names,
+                documents, document, item, known, starts, custom, tape, fields, text, cursor, rows, names,
                 context, integrations, sent,
             )  # fmt: skip
         if status == to.UNUSUAL:
             return False
         if status == to.ACCEPTED:
-            rows[row, to.ROW_RECORD] = record
+            rows[row, to.ROW_DOCUMENT] = document
             rows[row, to.ROW_INDEX] = index
             cursor[to.ROWS] += 1
         else:
             cursor[to.IDENTIFIERS] = first_name
             failure = failures[cursor[to.FAILURES]]
-            failure.record = record
+            failure.document = document
             failure.index = index
             failure.status = status
             failure.id_start = rows[row, 2 * to.MESSAGE_ID]
             failure.id_stop = rows[row, 2 * to.MESSAGE_ID + 1]
-            failure.start = records[record].start + tape[item].source_start
-            failure.stop = records[record].start + tape[item].source_stop
+            failure.start = documents[document].start + tape[item].source_start
+            failure.stop = documents[document].start + tape[item].source_stop
             cursor[to.FAILURES] += 1
         index += 1
-        item = tape[item].after if records[record].type == to.BATCH else end
-    return bool(index == records[record].events)
+        item = tape[item].after if documents[document].type == to.BATCH else end
+    return bool(index == documents[document].events)
 
 
 @borrowing
@@ -188,8 +199,8 @@ def _can_inherit(tape: Tape, context: int, integrations: int) -> bool:
 
 @borrowing
 def _event(  # noqa: C901 - the steps of the reference, in its order
-    records: Tape,
-    record: int,
+    documents: Tape,
+    document: int,
     item: int,
     known: Words,
     starts: Ints,
@@ -204,8 +215,8 @@ def _event(  # noqa: C901 - the steps of the reference, in its order
     batch_integrations: int,
     batch_sent: int,
 ) -> int:
-    """Fill the next row; return the status, `UNUSUAL` to leave the record to the reference."""
-    facts = records[record]
+    """Fill the next row; return the status, `UNUSUAL` to leave the document to the reference."""
+    facts = documents[document]
     row = cursor[to.ROWS]
     message, context = fields[0], fields[1]
     _collect(tape, item, message)
@@ -222,8 +233,8 @@ def _event(  # noqa: C901 - the steps of the reference, in its order
     if size > EVENT_BYTES_MAX:
         return to.TOO_LARGE
     kind = facts.type
-    if kind == to.BATCH:
-        kind = _type(tape, message[words.TYPE_KEY], text, known)
+    if kind < 0:
+        kind = _type(tape, message[words.TYPE_KEY], text, known, facts.default_type)
         if kind < 0:
             return to.UNKNOWN_TYPE
     _put(rows, row, to.TYPE, starts[kind], starts[kind + 1])
@@ -250,17 +261,8 @@ def _event(  # noqa: C901 - the steps of the reference, in its order
     if named <= 0:
         return to.NO_IDENTIFIER if named == 0 else to.UNUSUAL
 
-    original = first_time(tape, text, message[words.TIMESTAMP_KEY], message[words.ORIGINAL_KEY])
-    sent = batch_sent
-    if sent == NO_TIME:
-        sent = time_at(tape, text, message[words.SENT_AT_KEY])
-    if sent == NO_TIME:
-        sent = facts.sent_at
-    if original == ODD_TIME or sent == ODD_TIME:
+    if not _put_times(facts, tape, message, text, rows, row, batch_sent):
         return to.UNUSUAL
-    rows[row, to.ORIGINAL] = original
-    rows[row, to.SENT] = sent
-    rows[row, to.TIMESTAMP] = _happened_at(facts.received_at, original, sent)
 
     empty = starts[-1]
     if not _put_context(facts, own_context, batch_context, tape, context, text, cursor, rows, row, empty):
@@ -280,6 +282,33 @@ def _event(  # noqa: C901 - the steps of the reference, in its order
     _put_part(tape, traits, rows, row, to.TRAITS, empty)
     _put_inherited(tape, integrations, batch_integrations, text, cursor, rows, row, to.INTEGRATIONS, empty)
     return to.ACCEPTED
+
+
+@borrowing
+def _put_times(
+    facts: Any, tape: Tape, message: Ints, text: Bytes, rows: Longs, row: int, batch_sent: int
+) -> bool:
+    """Fill the times; False where one is spelt unusually."""
+    own, first = message[words.TIMESTAMP_KEY], message[words.ORIGINAL_KEY]
+    sent = batch_sent
+    if sent == NO_TIME:
+        sent = time_at(tape, text, message[words.SENT_AT_KEY])
+    if sent == NO_TIME:
+        sent = facts.sent_at
+    happened = first_time(tape, text, own, first)
+    original = happened
+    correcting = sent
+    if facts.type == to.LINE:
+        if happened == NO_TIME:
+            happened = time_at(tape, text, message[words.RECEIVED_AT_KEY])
+        original = first_time(tape, text, first, own)
+        correcting = NO_TIME
+    if happened == ODD_TIME or original == ODD_TIME or sent == ODD_TIME:
+        return False
+    rows[row, to.ORIGINAL] = original
+    rows[row, to.SENT] = sent
+    rows[row, to.TIMESTAMP] = _happened_at(facts.received_at, happened, correcting)
+    return True
 
 
 @borrowing
@@ -335,8 +364,10 @@ def _inner(tape: Tape, entry: int) -> int:
 
 
 @borrowing
-def _type(tape: Tape, entry: int, text: Bytes, known: Words) -> int:
-    if entry < 0 or tape[entry].kind != STRING:
+def _type(tape: Tape, entry: int, text: Bytes, known: Words, default: int) -> int:
+    if entry < 0 or _is_absent(tape, entry):
+        return default
+    if tape[entry].kind != STRING:
         return -1
     word = word_at(text, tape[entry].start + 1, tape[entry].stop - 1, known)
     return word if word < _TYPES else -1

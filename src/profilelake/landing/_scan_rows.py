@@ -7,19 +7,21 @@ import numpy.typing as npt
 
 Longs: TypeAlias = npt.NDArray[np.int64]
 
-RECORD: Final = np.dtype(
+DOCUMENT: Final = np.dtype(
     [
         (name, np.int64)
         for name in (
-            "start", "stop", "type", "events", "received_at", "sent_at", "browser", "address_start", "address_stop"
+            "record", "index", "start", "stop", "type", "default_type", "events", "received_at", "sent_at",
+            "browser", "address_start", "address_stop",
         )
     ]
 )  # fmt: skip
-"""One log record. `start`, `stop`: its body in the source. `type`: number of the event type that the
-path named, `BATCH`, or `UNREADABLE` where the reference must read it. `sent_at`: time of the header.
-`address_start`, `address_stop`: the peer's address as JSON in the text; `browser`: it always counts."""
-BATCH: Final = -1
-UNREADABLE: Final = -2
+"""One JSON document: the body of log record `record`, or line `index` of it. `start`, `stop`: where it is
+in the source. `type`: number of the event type that the path named, `BATCH`, `LINE`, or one
+that the reference must read; `default_type`: for a line that names none, or -1. `events`: as counted on
+arrival. `sent_at`: time of the header. `address_start`, `address_stop`: the peer's address as JSON in the
+text; `browser`: it always counts."""
+BATCH, LINE, UNREADABLE, UNREADABLE_LINE = -1, -2, -3, -4
 
 TEXT_COLUMNS: Final = (
     "message_id", "event", "name", "user_id", "anonymous_id", "group_id", "previous_id", "type",
@@ -28,9 +30,9 @@ TEXT_COLUMNS: Final = (
 """Columns of an event that are slices of the text: column c of a row is `[2 * c]` to `[2 * c + 1]`, or -1."""
 MESSAGE_ID, EVENT, NAME, USER_ID, ANONYMOUS_ID, GROUP_ID, PREVIOUS_ID = range(7)
 TYPE, LIBRARY, CONSENT, CONTEXT, PROPERTIES, TRAITS, INTEGRATIONS = range(7, 14)
-ROW_RECORD, ROW_INDEX, TIMESTAMP, ORIGINAL, SENT = range(28, 33)
+ROW_DOCUMENT, ROW_INDEX, TIMESTAMP, ORIGINAL, SENT = range(28, 33)
 ROW_WIDTH: Final = 33
-"""Numbers follow the slices: which record, which event of it, three times."""
+"""Numbers follow the slices: which document, which event of it, three times."""
 
 IDENTIFIER: Final = np.dtype(
     [(name, np.int64) for name in ("row", "collection", "type_start", "type_stop", "start", "stop")]
@@ -38,7 +40,7 @@ IDENTIFIER: Final = np.dtype(
 """One identifier of an accepted event: its row, 0 for users or 1 for accounts, slices of type and value."""
 
 FAILURE: Final = np.dtype(
-    [(name, np.int64) for name in ("record", "index", "status", "id_start", "id_stop", "start", "stop")]
+    [(name, np.int64) for name in ("document", "index", "status", "id_start", "id_stop", "start", "stop")]
 )
 """One refused event: the slice of its message id in the text, and of all of it in the source."""
 

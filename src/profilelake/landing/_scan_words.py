@@ -13,7 +13,7 @@ _KEYS: Final = (
     "properties", "traits", "integrations", "type", "category", "timestamp", "originalTimestamp",
     "sentAt", "batch", "library", "consent", "device", "ip", "direct", "externalIds", "id",
     "advertisingId", "adTrackingEnabled", "token", "collection", "encoding", "Google Analytics",
-    "clientId", "android", "ios", "none", "users", "accounts",
+    "clientId", "android", "ios", "none", "users", "accounts", "receivedAt",
 )  # fmt: skip
 WORDS: Final = (*EVENT_TYPES, *IDENTIFIER_TYPES, *_KEYS)
 """The first words of the vocabulary; the keys of custom identifier types follow."""
@@ -37,3 +37,4 @@ COLLECTION_KEY, ENCODING_KEY = map(WORDS.index, ("collection", "encoding"))
 ANALYTICS_KEY, CLIENT_ID_KEY = map(WORDS.index, ("Google Analytics", "clientId"))
 ANDROID, IOS, NONE = map(WORDS.index, ("android", "ios", "none"))
 USERS, ACCOUNTS = map(WORDS.index, ("users", "accounts"))
+RECEIVED_AT_KEY = WORDS.index("receivedAt")

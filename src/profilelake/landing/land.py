@@ -13,12 +13,17 @@ import pyarrow.compute as pc
 
 from profilelake.eventlog import Damage, Record
 from profilelake.kernels import siphash
+from profilelake.landing._documents import envelope_of
+from profilelake.landing._identifier_ids import ident_hashes
 from profilelake.landing.dedup import ENTRY, DedupIndex, Entries, Verdict
-from profilelake.landing.parse import envelope_of, parse
+from profilelake.landing.parse import parse
+from profilelake.landing.requests import Request
+from profilelake.landing.suppress import Listed, Suppression, nobody
 from profilelake.landing.tables import EVENT_COPIES, EVENTS, FAILED_EVENTS
 from profilelake.ops.failpoints import reach
 from profilelake.semantics.events import Rejected, undecodable
 from profilelake.semantics.positions import POSITION_BYTES, Position
+from profilelake.semantics.reasons import LOG_DAMAGED, MESSAGE_ID_CONFLICT, PROCESSING_ERROR
 from profilelake.semantics.rules import COLLECTIONS, Collection, IdentityRules
 from profilelake.state.store import Tx
 
@@ -35,12 +40,6 @@ CONTENT_COLUMNS: Final = (
 )
 """What makes two events with one message id the same event. Times and context are left out: a
 retry may carry another clock reading, another address, another retry count."""
-LOG_DAMAGED: Final = "log_damaged"
-"""Reason code: the event was accepted, and its bytes in the event log are damaged."""
-PROCESSING_ERROR: Final = "processing_error"
-"""Reason code: a fault of ours met this record; it is kept whole and can be replayed."""
-MESSAGE_ID_CONFLICT: Final = "message_id_conflict"
-"""Reason code: another event with this message id and other content was accepted before."""
 SET_COLUMNS: Final[dict[Collection, str]] = {"users": "set_id", "accounts": "account_set_id"}
 
 Words = siphash.Words
@@ -56,7 +55,7 @@ class SetSightings:
     """
 
     collection: Collection
-    set_ids: list[bytes]
+    set_ids: Words
     first: Rows
     last: Rows
     counts: Rows
@@ -73,6 +72,8 @@ class Landed:
 
     `events` are the accepted ones in position order, with their set ids; `copies` are duplicates
     that came before the event they repeat; `duplicates` counts all duplicates, copies included.
+    `arrived` are all events that could be read, in the order of their records, and `verdicts` what
+    became of each; no verdicts, where none could be. Of suppressed events there is only the count.
     """
 
     events: pa.Table
@@ -80,25 +81,33 @@ class Landed:
     copies: pa.Table
     failed: pa.Table
     duplicates: int
+    arrived: pa.Table
+    verdicts: npt.NDArray[np.int8] | None = None
+    suppressed: int = 0
 
 
 class Landing:
     """Lands the events of one workspace. Not thread-safe; one per pipeline."""
 
-    def __init__(self, *, key: bytes, rules: IdentityRules, index: DedupIndex) -> None:
+    def __init__(
+        self, *, key: bytes, rules: IdentityRules, index: DedupIndex, suppressed: Listed = nobody
+    ) -> None:
         self._key = key
         self._rules = rules
+        self._suppression = Suppression(key, rules, suppressed)
         self.index = index
 
     def land(self, tx: Tx, records: Sequence[Record], sequence: int) -> Landed:
         """Parse, de-duplicate and set apart what failed; remember the accepted ids in `tx`."""
-        parsed = parse(records, self._rules)
+        # Before they are de-duplicated: of suppressed events not even the ids are remembered.
+        parsed = self._suppression.judge(parse(records, self._rules))
         reach("landing.parsed")
         events = parsed.events
         entries = dedup_entries(self._key, events)
-        verdicts = self.index.judge(entries)
+        judged = self.index.judge(entries)
+        self.index.add(tx, sequence, judged)
+        verdicts = judged.verdicts
         accepted = verdicts == Verdict.ACCEPTED
-        self.index.add(tx, sequence, entries[accepted])
         keyed, sightings = self._with_sets(events, parsed.identifiers, accepted)
         conflicts = _conflicts(keyed.filter(pa.array(verdicts == Verdict.CONFLICT)))
         return Landed(
@@ -109,17 +118,23 @@ class Landing:
             duplicates=int(
                 np.count_nonzero((verdicts == Verdict.DUPLICATE) | (verdicts == Verdict.EARLIER_COPY))
             ),
+            arrived=keyed,
+            suppressed=parsed.suppressed,
+            verdicts=verdicts,
         )
 
     def set_aside(self, records: Sequence[Record], detail: str) -> Landed:
         """Make dead letters of all events of records that cannot be processed, body and all."""
         nothing = EVENTS.schema().empty_table()
+        kept = [self._suppression.without_suppressed(record) for record in records]
         return Landed(
             events=nothing,
             sightings=(),
             copies=nothing,
-            failed=_undecodable_rows(records, detail),
+            failed=_undecodable_rows([record for record, _ in kept], detail),
+            suppressed=sum(gone for _, gone in kept),
             duplicates=0,
+            arrived=nothing,
         )
 
     def _with_sets(
@@ -167,27 +182,15 @@ def dedup_entries(key: bytes, events: pa.Table) -> Entries:
     entries["first"], entries["second"] = ids[:, 0], ids[:, 1]
     positions = position_bytes(events.column("position"))
     entries["received_at"] = _big_endian(positions[:, 0:8], ">i8")
-    entries["log"] = _big_endian(positions[:, 12:16], ">u4")
+    entries["region"] = _big_endian(positions[:, 8:12], ">u4")
+    entries["log"] = _big_endian(positions[:, 12:20], ">u8")
     entries["index"] = _big_endian(positions[:, 28:32], ">u4")
     digest = np.zeros(events.num_rows, dtype=np.uint64)
     for name in CONTENT_COLUMNS:
         hashed = siphash.hash_strings(key, b"c", events.column(name))[:, 0]
         digest = digest * np.uint64(0x9E3779B97F4A7C15) + hashed
-    entries["digest"] = digest
+    entries["digest"] = digest.astype(np.uint32)
     return entries
-
-
-def ident_hashes(
-    key: bytes, collection: Collection, types: pa.ChunkedArray, values: pa.ChunkedArray
-) -> Words:
-    """Return the identifier ids of (type, value) rows; `semantics.identifiers.ident_id` is the meaning."""
-    encoded = pc.dictionary_encode(types).combine_chunks()
-    if isinstance(encoded, pa.ChunkedArray):  # no rows: Arrow gives no chunk to combine
-        return np.zeros((0, 2), dtype=np.uint64)
-    head = b"i" + collection[0].encode()
-    prefixes = [head + name.encode() + b"\0" for name in encoded.dictionary.to_pylist()]
-    codes = encoded.indices.to_numpy(zero_copy_only=False).astype(np.int32)
-    return siphash.hash_typed(key, prefixes, codes, values)
 
 
 def position_bytes(column: pa.ChunkedArray) -> npt.NDArray[np.uint8]:
@@ -234,7 +237,7 @@ def _distinct(
     first = order[heads]
     return SetSightings(
         collection=collection,
-        set_ids=siphash.to_bytes(np.ascontiguousarray(hashes[first])),
+        set_ids=np.ascontiguousarray(hashes[first]),
         first=rows[first],
         last=rows[order[tails]],
         counts=tails - heads + 1,
@@ -273,6 +276,7 @@ def _undecodable_rows(records: Sequence[Record], detail: str) -> pa.Table:
             "reason": PROCESSING_ERROR,
             "detail": detail,
             "raw": outcome.raw,
+            "request": Request.of(record, packed=True).encode(),
             "source_id": record.source_id,
             "region": record.region,
         }
@@ -288,16 +292,17 @@ def _conflicts(events: pa.Table) -> pa.Table:
     schema = FAILED_EVENTS.schema()
     if not events.num_rows:
         return schema.empty_table()
-    raw = [
-        _as_sent(row)
-        for row in events.select([*CONTENT_COLUMNS, "message_id", "context", "timestamp"]).to_pylist()
-    ]
+    sent = [*CONTENT_COLUMNS, "message_id", "context", "integrations", "timestamp"]
+    raw = [_as_sent(row) for row in events.select(sent).to_pylist()]
     count = events.num_rows
     detail = "another event with this messageId and other content was accepted before"
     columns = {
         "reason": pa.array([MESSAGE_ID_CONFLICT] * count),
         "detail": pa.array([detail] * count),
         "raw": pa.array(raw, pa.binary()),
+        # What its request said is in `raw` already.
+        "request": pa.nulls(count, pa.string()),
+        "batch": pa.nulls(count, pa.string()),
     }
     return pa.table(
         [columns[name] if name in columns else events.column(name) for name in schema.names], schema=schema
@@ -317,11 +322,11 @@ _WIRE_NAMES: Final = {
 
 
 def _as_sent(row: dict[str, object]) -> bytes:
-    """Return an event as a message that can be sent again."""
+    """Return an event as a message that means by itself what it meant in its request."""
     message: dict[str, object] = {
         wire: row[name] for name, wire in _WIRE_NAMES.items() if row[name] is not None
     }
-    for part in ("context", "properties", "traits"):
+    for part in ("context", "properties", "traits", "integrations"):
         text = row[part]
         if isinstance(text, str):
             message[part] = msgspec.Raw(text.encode())

@@ -17,27 +17,25 @@ from profilelake.eventlog import Flags, Kind, Record
 from profilelake.kernels import json_tape
 from profilelake.landing import _scan_rows as to
 from profilelake.landing._bodies import Damaged, unpack
+from profilelake.landing._documents import Body, address_of, documents_of, envelope_of
 from profilelake.landing._scan import scan
 from profilelake.landing._scan_times import NO_TIME
 from profilelake.landing._scan_words import WORDS
+from profilelake.landing.requests import Request, batch_of
 from profilelake.landing.tables import POSITION, TIME
-from profilelake.semantics import json_text
 from profilelake.semantics.events import (
     EVENT_DEPTH_MAX,
-    EVENT_TYPES,
-    Envelope,
     Event,
-    EventType,
     Rejected,
     check_extraction_version,
     custom_keys,
+    parse_line,
     parse_record,
     size_detail,
     undecodable,
 )
 from profilelake.semantics.positions import region_code
 from profilelake.semantics.rules import COLLECTIONS, EXTRACTION_VERSION, IdentityRules, segment_defaults
-from profilelake.semantics.times import parse_time
 
 _TIMES: Final = ("received_at", "timestamp", "original_timestamp", "sent_at")
 _COLUMNS: Final = (
@@ -59,6 +57,8 @@ FAILED: Final = pa.schema(
         ("reason", pa.string()),
         ("detail", pa.string()),
         ("raw", pa.binary()),
+        ("request", pa.string()),
+        ("batch", pa.string()),
         ("source_id", pa.string()),
         ("region", pa.string()),
     ]
@@ -69,15 +69,6 @@ CHUNK_BYTES: Final = 4 * 1024 * 1024
 _NAMES_PER_EVENT: Final = 6
 _PATCH_ROOM: Final = 1024 * 1024
 
-_TYPE_OF_KIND: Final[dict[Kind, EventType | None]] = {
-    Kind.BATCH: None,
-    Kind.IDENTIFY: "identify",
-    Kind.TRACK: "track",
-    Kind.PAGE: "page",
-    Kind.SCREEN: "screen",
-    Kind.GROUP: "group",
-    Kind.ALIAS: "alias",
-}
 _HEADER: Final = np.dtype("V28")
 """A position up to the index."""
 _CUSTOM_KEYS_MAX: Final = 3
@@ -89,13 +80,15 @@ class Parsed:
     """What records mean: every event of every record is one row of `events` or of `failed`.
 
     Rows follow the records and the events in them. `identifiers` holds each identifier of an
-    event once, users before accounts. `exact` counts the records that only the reference could read.
+    event once, users before accounts. `exact` counts the documents that only the reference could read,
+    `suppressed` the events that collect has taken out, which are in neither table.
     """
 
     events: pa.Table
     identifiers: pa.Table
     failed: pa.Table
     exact: int
+    suppressed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,39 +123,32 @@ def parse(records: Sequence[Record], rules: IdentityRules) -> Parsed:
         pa.concat_tables([IDENTIFIERS.empty_table(), *identifiers]),
         pa.concat_tables([FAILED.empty_table(), *(part.failed for part in parts)]),
         sum(part.exact for part in parts),
+        sum(part.suppressed for part in parts),
     )
 
 
 def warm() -> None:
     """Compile the scan, or load it from numba's cache, before the first record is waited for."""
-    body = b'{"batch":[{"type":"page","userId":"u"},{}]}'
-    record = Record(
-        0, "", "00" * 8, 0, 0, 0, "", "", Kind.BATCH, Flags.NONE, 2, EXTRACTION_VERSION, "", "", body
-    )
-    parse([record], segment_defaults())
+    event = b'{"type":"page","userId":"u"}'
+    for kind, body in ((Kind.BATCH, b'{"batch":[%b,{}]}' % event), (Kind.LINES, event + b"\n{}")):
+        record = Record(
+            0, "", "00" * 8, 0, 0, 0, "", "", kind, Flags.NONE, 2, EXTRACTION_VERSION, "", "", body
+        )
+        parse([record], segment_defaults())
 
 
 # ---- chunks ----------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class _Body:
-    """A record and its unpacked body, or why it could not be unpacked."""
-
-    record: Record
-    body: bytes
-    damage: str = ""
-
-
-def _chunks(records: Sequence[Record]) -> Iterator[list[_Body]]:
+def _chunks(records: Sequence[Record]) -> Iterator[list[Body]]:
     """Unpack the records, and cut them where about `CHUNK_BYTES` have come together."""
-    chunk: list[_Body] = []
+    chunk: list[Body] = []
     size = 0
     for record in records:
         try:
-            unpacked = _Body(record, unpack(record))
+            unpacked = Body(record, unpack(record))
         except Damaged as damaged:
-            unpacked = _Body(record, b"", str(damaged))
+            unpacked = Body(record, b"", str(damaged))
         if chunk and size + len(unpacked.body) > CHUNK_BYTES:
             yield chunk
             chunk, size = [], 0
@@ -172,17 +158,22 @@ def _chunks(records: Sequence[Record]) -> Iterator[list[_Body]]:
         yield chunk
 
 
-def _parse_chunk(chunk: list[_Body], rules: IdentityRules, vocabulary: _Vocabulary) -> Parsed:
+def _parse_chunk(chunk: list[Body], rules: IdentityRules, vocabulary: _Vocabulary) -> Parsed:
     scanned = _Scanned(chunk, vocabulary)
+    documents = scanned.documents
     left = np.flatnonzero(scanned.refused).tolist()
     fast = Parsed(scanned.events(), scanned.identifiers(), scanned.failed(), 0)
     if not left:
         return fast
     exact = _Exact()
-    for number in left:
-        exact.add(number, chunk[number], rules)
-    order, rank = _merged(scanned.rows_of_records(), exact.event_records)
-    failed_order, _ = _merged(scanned.failures_of_records(), exact.failed_records)
+    for number, document in zip(left, documents[left], strict=True):
+        item = chunk[document["record"]]
+        if document["type"] in (to.LINE, to.UNREADABLE_LINE):
+            exact.add_line(number, item, scanned.line(document), int(document["index"]), rules)
+        else:
+            exact.add(number, item, rules)
+    order, rank = _merged(scanned.rows_of_documents(), exact.event_documents)
+    failed_order, _ = _merged(scanned.failures_of_documents(), exact.failed_documents)
     names = pa.concat_tables([fast.identifiers, exact.identifiers(fast.events.num_rows)])
     moved = rank[names["row"].to_numpy()]
     names = names.set_column(0, IDENTIFIERS.field(0), pa.array(moved, pa.int32()))
@@ -191,13 +182,14 @@ def _parse_chunk(chunk: list[_Body], rules: IdentityRules, vocabulary: _Vocabula
         names.take(np.argsort(moved, kind="stable")),
         pa.concat_tables([fast.failed, exact.failed()]).take(failed_order),
         len(left),
+        exact.suppressed,
     )
 
 
 def _merged(
     fast: npt.NDArray[np.int64], exact: list[int]
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Return the order that sorts rows of both ways by record, and each row's place in it."""
+    """Return the order that sorts rows of both ways by document, and each row's place in it."""
     order = np.argsort(np.concatenate([fast, np.array(exact, np.int64)]), kind="stable")
     rank = np.empty(len(order), np.int64)
     rank[order] = np.arange(len(order))
@@ -230,16 +222,22 @@ def _vocabulary(rules: IdentityRules) -> _Vocabulary:
 class _Scanned:
     """One chunk after the compiled scan, and the Arrow tables made of it."""
 
-    def __init__(self, chunk: list[_Body], vocabulary: _Vocabulary) -> None:
+    def __init__(self, chunk: list[Body], vocabulary: _Vocabulary) -> None:
+        self._chunk = chunk
         self._received = np.array([item.record.received_at for item in chunk], np.int64)
         self._headers = np.frombuffer(b"".join(_header(item.record) for item in chunk), _HEADER)
         self._sources = pa.array([item.record.source_id for item in chunk], pa.string())
         self._regions = pa.array([item.record.region for item in chunk], pa.string())
         self._source = b"".join([item.body for item in chunk])
-        addresses = [_address(item.record) for item in chunk]
+        # A name per record of lines, for events without an id; nothing for other records.
+        self._lines = [
+            envelope_of(item.record).lines if item.record.kind is Kind.LINES else None for item in chunk
+        ]
+        addresses = [address_of(item.record) for item in chunk]
         begin = b"".join([vocabulary.text, *addresses])
-        records = _records(chunk, addresses, len(vocabulary.text))
-        events = int(records["events"].sum())
+        source = np.frombuffer(self._source, np.uint8)
+        self.documents = documents = documents_of(chunk, source, addresses, len(vocabulary.text))
+        events = int(documents["events"].sum())
         size = len(begin) + len(self._source)
         self._text = np.empty(size + 2 * len(self._source) + _PATCH_ROOM, np.uint8)
         self._text[: len(begin)] = np.frombuffer(begin, np.uint8)
@@ -250,14 +248,14 @@ class _Scanned:
         failures = np.empty(events, to.FAILURE)
         cursor = np.zeros(to.CURSORS, np.int64)
         cursor[to.TEXT], cursor[to.PATCH] = len(begin), size
-        self.refused = np.zeros(len(chunk), np.bool_)
+        self.refused = np.zeros(len(documents), np.bool_)
         scan(
-            np.frombuffer(self._source, np.uint8),
-            records,
+            source,
+            documents,
             vocabulary.known,
             vocabulary.starts,
             vocabulary.custom,
-            json_tape.new_tape(int((records["stop"] - records["start"]).max())),
+            json_tape.new_tape(int((documents["stop"] - documents["start"]).max(initial=0))),
             json_tape.new_room(EVENT_DEPTH_MAX),
             np.empty((2, len(vocabulary.starts)), np.int32),
             self._text,
@@ -271,21 +269,25 @@ class _Scanned:
         self._names = names[: cursor[to.IDENTIFIERS]]
         self._failures = failures[: cursor[to.FAILURES]]
 
-    def rows_of_records(self) -> npt.NDArray[np.int64]:
-        return self._rows[:, to.ROW_RECORD]
+    def line(self, document: np.void) -> bytes:
+        """Return the text of one document."""
+        return self._source[document["start"] : document["stop"]]
 
-    def failures_of_records(self) -> npt.NDArray[np.int64]:
-        records: npt.NDArray[np.int64] = self._failures["record"]
-        return records
+    def rows_of_documents(self) -> npt.NDArray[np.int64]:
+        return self._rows[:, to.ROW_DOCUMENT]
+
+    def failures_of_documents(self) -> npt.NDArray[np.int64]:
+        documents: npt.NDArray[np.int64] = self._failures["document"]
+        return documents
 
     def events(self) -> pa.Table:
-        record = self.rows_of_records()
+        record, index = self._places(self.rows_of_documents(), self._rows[:, to.ROW_INDEX])
         columns = {
             name: self._strings(self._rows[:, 2 * place], self._rows[:, 2 * place + 1])
             for place, name in enumerate(to.TEXT_COLUMNS)
         }
-        columns["position"] = positions = self._positions(record, self._rows[:, to.ROW_INDEX])
-        columns["message_id"] = _with_derived_ids(columns["message_id"], positions)
+        columns["position"] = positions = self._positions(record, index)
+        columns["message_id"] = self._with_derived_ids(columns["message_id"], record, index, positions)
         columns["received_at"] = _times(self._received[record])
         columns["timestamp"] = _times(self._rows[:, to.TIMESTAMP])
         columns["original_timestamp"] = _times(self._rows[:, to.ORIGINAL])
@@ -308,7 +310,7 @@ class _Scanned:
         failures = self._failures
         if not len(failures):
             return FAILED.empty_table()
-        record = self.failures_of_records()
+        record, index = self._places(self.failures_of_documents(), failures["index"])
         reasons = [to.STATUSES[status] for status in failures["status"]]
         spans = zip(failures["start"].tolist(), failures["stop"].tolist(), strict=True)
         raw = [self._source[start:stop] for start, stop in spans]
@@ -317,16 +319,30 @@ class _Scanned:
             for reason, part in zip(reasons, raw, strict=True)
         ]
         columns = [
-            self._positions(record, failures["index"]),
+            self._positions(record, index),
             _times(self._received[record]),
             self._strings(failures["id_start"], failures["id_stop"]),
             pa.array(reasons, pa.string()),
             pa.array(details, pa.string()),
             pa.array(raw, pa.binary()),
+            *self._requests(record),
             self._sources.take(pa.array(record)),
             self._regions.take(pa.array(record)),
         ]
         return pa.table(columns, schema=FAILED)
+
+    def _requests(self, record: npt.NDArray[np.int64]) -> tuple[pa.Array, pa.Array]:
+        """Return, for failures by their record, what it said besides and what its batch hands down."""
+        numbers: list[int] = record.tolist()
+        firsts = {number: place for place, number in reversed(list(enumerate(numbers)))}
+        requests = {
+            number: Request.of(self._chunk[number].record, packed=False).encode() for number in firsts
+        }
+        batches: list[str | None] = [None] * len(numbers)
+        for number, place in firsts.items():
+            if self._chunk[number].record.kind is Kind.BATCH:
+                batches[place] = batch_of(self._chunk[number].body)
+        return pa.array([requests[number] for number in numbers], pa.string()), pa.array(batches, pa.string())
 
     def _strings(self, start: npt.NDArray[np.int64], stop: npt.NDArray[np.int64]) -> pa.Array:
         """Return the slices of the text as an Arrow column; a start below zero is a null."""
@@ -340,49 +356,39 @@ class _Scanned:
             len(start), pa.py_buffer(offsets), pa.py_buffer(data), validity, nulls
         )
 
+    def _places(
+        self, document: npt.NDArray[np.int64], index: npt.NDArray[np.int64]
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Return, for events by their place in a document, which record and which event of it they are."""
+        return self.documents["record"][document], self.documents["index"][document] + index
+
     def _positions(self, record: npt.NDArray[np.int64], index: npt.NDArray[np.int64]) -> pa.Array:
         places = np.empty(len(record), [("header", _HEADER), ("index", ">u4")])
         places["header"] = self._headers[record]
         places["index"] = index
         return pa.FixedSizeBinaryArray.from_buffers(POSITION, len(record), [None, pa.py_buffer(places)])
 
-
-def _records(chunk: list[_Body], addresses: list[bytes], first_address: int) -> npt.NDArray[np.void]:
-    """Return what the scan must know of each record."""
-    records = np.zeros(len(chunk), to.RECORD)
-    records["stop"] = np.cumsum([len(item.body) for item in chunk])
-    records["start"][1:] = records["stop"][:-1]
-    records["address_stop"] = first_address + np.cumsum([len(address) for address in addresses])
-    records["address_start"] = np.concatenate(([first_address], records["address_stop"][:-1]))
-    records["type"] = [_path_type(item) for item in chunk]
-    records["received_at"] = [item.record.received_at for item in chunk]
-    records["sent_at"] = [_header_time(item.record) for item in chunk]
-    records["browser"] = [bool(item.record.flags & Flags.BROWSER) for item in chunk]
-    readable = records["type"] != to.UNREADABLE
-    records["events"][readable] = np.array([item.record.events for item in chunk], np.int64)[readable]
-    return records
-
-
-def _path_type(item: _Body) -> int:
-    """Return what the scan must know of a record's path; some records it cannot read."""
-    record = item.record
-    # Room is made for as many events as were counted, so a count that cannot be is not believed.
-    if item.damage or record.flags & Flags.TOLERANT or not 0 <= record.events <= len(item.body):
-        return to.UNREADABLE
-    if not _is_utf8(item.body):
-        return to.UNREADABLE
-    type = _TYPE_OF_KIND[record.kind]
-    return to.BATCH if type is None else EVENT_TYPES.index(type)
-
-
-def _is_utf8(body: bytes) -> bool:
-    if body.isascii():
-        return True
-    try:
-        body.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
+    def _with_derived_ids(
+        self, ids: pa.Array, record: npt.NDArray[np.int64], index: npt.NDArray[np.int64], positions: pa.Array
+    ) -> pa.Array:
+        """Name events without an id after their position or their line, as the reference does."""
+        if not ids.null_count:
+            return ids
+        missing = ids.is_null()
+        rows = np.flatnonzero(missing.to_numpy(zero_copy_only=False))
+        of_lines = np.array([lines is not None for lines in self._lines])[record[rows]]
+        if of_lines.all():
+            # Files often have no ids at all, so this must cost as little as reading one.
+            names = pa.array([lines and lines.message_id("") for lines in self._lines], pa.string())
+            places = pa.array(index[rows]).cast(pa.string())
+            derived = pc.binary_join_element_wise(names.take(pa.array(record[rows])), places, "")
+            return pc.replace_with_mask(ids, missing, derived)
+        named = zip(record[rows].tolist(), index[rows].tolist(), rows.tolist(), strict=True)
+        derived = [
+            f"pl-{positions[row].as_py().hex()}" if lines is None else lines.message_id(place)
+            for lines, place, row in ((self._lines[number], place, row) for number, place, row in named)
+        ]
+        return pc.replace_with_mask(ids, missing, pa.array(derived, pa.string()))
 
 
 def _header(record: Record) -> bytes:
@@ -393,25 +399,6 @@ def _header(record: Record) -> bytes:
         + bytes.fromhex(record.log_id)
         + record.offset.to_bytes(8, "big")
     )
-
-
-def _header_time(record: Record) -> int:
-    time = parse_time(record.sent_at) if record.sent_at else None
-    return NO_TIME if time is None else time
-
-
-def _address(record: Record) -> bytes:
-    """Return the member that fills in the peer's address."""
-    return b'"ip":' + json_text.dump(record.ip).encode() if record.ip else b""
-
-
-def _with_derived_ids(ids: pa.Array, positions: pa.Array) -> pa.Array:
-    """Name events without an id after their position, as the reference does."""
-    if not ids.null_count:
-        return ids
-    missing = ids.is_null()
-    derived = [f"pl-{position.hex()}" for position in positions.filter(missing).to_pylist()]
-    return pc.replace_with_mask(ids, missing, pa.array(derived, pa.string()))
 
 
 def _times(micros: npt.NDArray[np.int64]) -> pa.Array:
@@ -457,33 +444,43 @@ def _gather(
 
 
 class _Exact:
-    """Records read by the reference, gathered into the same tables."""
+    """Documents read by the reference, gathered into the same tables."""
 
     def __init__(self) -> None:
-        self.event_records: list[int] = []
-        self.failed_records: list[int] = []
+        self.event_documents: list[int] = []
+        self.failed_documents: list[int] = []
+        self.suppressed = 0
         self._events: list[tuple[Event, str]] = []
-        self._failed: list[tuple[Rejected, str]] = []
+        self._failed: list[tuple[Rejected, Body]] = []
 
-    def add(self, number: int, item: _Body, rules: IdentityRules) -> None:
+    def add(self, number: int, item: Body, rules: IdentityRules) -> None:
         envelope = envelope_of(item.record)
         if item.damage:
             outcomes = undecodable(item.record.body, envelope, item.damage)
         else:
             outcomes = parse_record(item.body, envelope, rules)
+        self._keep(number, outcomes, item)
+
+    def add_line(self, number: int, item: Body, line: bytes, index: int, rules: IdentityRules) -> None:
+        envelope = envelope_of(item.record)
+        self._keep(number, [parse_line(line, envelope, index, rules)], item)
+
+    def _keep(self, number: int, outcomes: Sequence[Event | Rejected], item: Body) -> None:
         for outcome in outcomes:
             if isinstance(outcome, Event):
-                self.event_records.append(number)
-                self._events.append((outcome, envelope.region))
+                self.event_documents.append(number)
+                self._events.append((outcome, item.record.region))
+            elif item.record.flags & Flags.SUPPRESSED and outcome.raw == b"null":
+                self.suppressed += 1  # collect has put it in the place of a suppressed event
             else:
-                self.failed_records.append(number)
-                self._failed.append((outcome, envelope.region))
+                self.failed_documents.append(number)
+                self._failed.append((outcome, item))
 
     def events(self) -> pa.Table:
-        return _table(EVENTS, [_row(event, region, EVENTS) for event, region in self._events])
+        return _table(EVENTS, [_row(event, EVENTS, region=region) for event, region in self._events])
 
     def failed(self) -> pa.Table:
-        return _table(FAILED, [_row(rejected, region, FAILED) for rejected, region in self._failed])
+        return _table(FAILED, [_failed_row(rejected, item) for rejected, item in self._failed])
 
     def identifiers(self, first_row: int) -> pa.Table:
         found = [
@@ -495,25 +492,13 @@ class _Exact:
         return _table(IDENTIFIERS, found)
 
 
-def envelope_of(record: Record) -> Envelope:
-    """Return what the reference must know of a record besides its body."""
-    return Envelope(
-        received_at=record.received_at,
-        region=record.region,
-        log_id=record.log_id,
-        offset=record.offset,
-        source_id=record.source_id,
-        type=_TYPE_OF_KIND[record.kind],
-        events=record.events,
-        ip=record.ip,
-        sent_at=record.sent_at,
-        browser=bool(record.flags & Flags.BROWSER),
-        extraction_version=record.extraction_version,
-    )
+def _failed_row(rejected: Rejected, item: Body) -> tuple[object, ...]:
+    request = Request.of(item.record, packed=bool(item.damage)).encode()
+    return _row(rejected, FAILED, region=item.record.region, request=request)
 
 
-def _row(outcome: Event | Rejected, region: str, schema: pa.Schema) -> tuple[object, ...]:
-    special = {"position": outcome.position.to_bytes(), "region": region}
+def _row(outcome: Event | Rejected, schema: pa.Schema, **special: object) -> tuple[object, ...]:
+    special["position"] = outcome.position.to_bytes()
     return tuple(special[name] if name in special else getattr(outcome, name) for name in schema.names)
 
 

@@ -64,6 +64,13 @@ FAILED_EVENTS: Final = TableDef(
         Column("reason", pa.string(), "stable reason code", required=True),
         Column("detail", pa.string(), "what was wrong in this event", personal=True),
         Column("raw", pa.binary(), "the event as received", personal=True),
+        Column("request", pa.string(), "what its request said besides, as JSON", personal=True),
+        Column(
+            "batch",
+            pa.string(),
+            "what its batch hands down, as JSON; on the first failed event of a batch only",
+            personal=True,
+        ),
         Column("source_id", pa.string(), "source whose write key was used", required=True),
         Column("region", pa.string(), "region that received the event", required=True),
     ),

@@ -1,1 +1,1 @@
-"""Management: status, health, metrics. For operators and for whoever waits for a commit."""
+"""Management: status, health, metrics, sources and tokens, and what is told of all that is served."""

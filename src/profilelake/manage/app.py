@@ -1,27 +1,30 @@
 """The management routes of one HTTP process."""
 
 import asyncio
-import base64
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-import msgspec
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import ExceptionHandler
 
-from profilelake.errors import Invalid, Unavailable
+from profilelake.errors import Conflict, Invalid, NotFound, Unavailable
+from profilelake.manage.answers import json_answer, problem
+from profilelake.manage.guard import Guard
+from profilelake.manage.requests import TooLarge, WrongType
 from profilelake.manage.status import accepted_ends, committed, read_status
 from profilelake.ops.clock import Clock
 from profilelake.pipeline.progress import TOTALS
 from profilelake.state.store import State
-from profilelake.workspaces import TokenKind
 from profilelake.workspaces.keyring import KeyRing
 
 WAIT_SECONDS_MAX: Final = 300.0
@@ -36,27 +39,35 @@ _FORWARDED: Final = frozenset({"forwarded", "x-forwarded-for", "x-real-ip"})
 
 @dataclass(frozen=True, slots=True)
 class Management:
-    """What the management routes need of their process."""
+    """What the routes that every server has need of their process."""
 
     workspace: str
+    guard: Guard
     state: Callable[[], State]
     log_directory: Path
     flush_request: Path
     metrics_directory: Path
+    limits_report: Path
     keys: KeyRing
     trouble: Callable[[], str | None]
     clock: Clock
+    collectors: Sequence[Collector] = ()
+    """What else `/metrics` shows, computed when it is asked for."""
 
-    def application(self) -> Starlette:
-        """Return the ASGI application."""
+    def application(self, routes: Sequence[Route] = ()) -> Starlette:
+        """Return the ASGI application, with the `routes` of other areas.
+
+        Their handlers may raise the errors of `profilelake.errors`; what is told is the message.
+        """
         application = Starlette(
             routes=[
                 Route("/livez", self._live),
                 Route("/readyz", self._ready),
                 Route("/metrics", self._metrics),
-                Route("/api/status", self._guarded(self._status)),
+                self.guard.route("/api/status", GET=self._status),
+                *routes,
             ],
-            exception_handlers={404: _not_found, 405: _not_allowed, 500: _failed},
+            exception_handlers=_HANDLERS,
         )
         # A redirect would be built from what the client says our name is.
         application.router.redirect_slashes = False
@@ -75,16 +86,13 @@ class Management:
     async def _status(self, request: Request) -> Response:
         wait_for = request.query_params.get("wait_for")
         if wait_for is None:
-            return _json(200, self._read())
+            return json_answer(200, self._read())
         if wait_for != "committed":
             return problem(400, "invalid_request", f"wait_for={wait_for}: only `committed` can be waited for")
-        try:
-            timeout = _timeout(request.query_params.get("timeout"))
-        except Invalid as error:
-            return problem(400, "invalid_request", str(error))
+        timeout = _timeout(request.query_params.get("timeout"))
         target = accepted_ends(self.log_directory)
         status = await self._wait(target, timeout)
-        return _json(200 if committed(status, target) else 504, status)
+        return json_answer(200 if committed(status, target) else 504, status)
 
     async def _wait(self, target: dict[str, int], seconds_max: float) -> dict[str, object]:
         """Ask for a flush until everything before `target` is committed or time is up."""
@@ -106,49 +114,21 @@ class Management:
             state = self.state()
         except Unavailable:
             state = None
-        return read_status(state, self.log_directory, self.workspace, self.clock())
+        return read_status(state, self.log_directory, self.limits_report, self.workspace, self.clock())
 
     async def _metrics(self, request: Request) -> Response:
         peer = request.client.host if request.client else ""
         # Behind a proxy on this machine everybody comes from loopback.
         if peer not in _LOOPBACK or not _FORWARDED.isdisjoint(request.headers.keys()):
-            refused = self._refusal(request)
+            refused = self.guard.refusal(request)
             if refused is not None:
                 return refused
         registry = CollectorRegistry()
         MultiProcessCollector(registry, path=str(self.metrics_directory))  # type: ignore[no-untyped-call]
         registry.register(_Conservation(self._read()))
+        for collector in self.collectors:
+            registry.register(collector)
         return Response(generate_latest(registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
-
-    def _guarded(
-        self, handler: Callable[[Request], Awaitable[Response]]
-    ) -> Callable[[Request], Awaitable[Response]]:
-        async def guarded(request: Request) -> Response:
-            return self._refusal(request) or await handler(request)
-
-        return guarded
-
-    def _refusal(self, request: Request) -> Response | None:
-        """Return the answer for a request that shows no admin token of this workspace."""
-        self.keys.poll()
-        secret = _secret(request.headers.get("authorization", ""))
-        token = None
-        if secret:
-            try:
-                token = self.keys.token(secret, now=self.clock())
-            except Unavailable as error:
-                retry = {"Retry-After": str(error.retry_after_seconds)}
-                return problem(503, "unavailable", str(error), headers=retry)
-        if token is None:
-            return problem(
-                401,
-                "authentication_error",
-                "an admin token is needed: Authorization: Bearer adm_…",
-                headers={"WWW-Authenticate": "Bearer"},
-            )
-        if token.kind is not TokenKind.ADMIN or token.workspace != self.workspace:
-            return problem(403, "forbidden", "this token does not administer this workspace")
-        return None
 
 
 class _Conservation:
@@ -179,28 +159,44 @@ class _Conservation:
         yield lag
 
 
-def problem(status: int, code: str, detail: str, *, headers: dict[str, str] | None = None) -> Response:
-    """Return an error as RFC 9457 has it; `code` is stable."""
-    body = {"type": "about:blank", "title": code, "status": status, "code": code, "detail": detail}
-    return Response(msgspec.json.encode(body), status, headers=headers, media_type="application/problem+json")
-
-
-def _json(status: int, body: object) -> Response:
-    return Response(msgspec.json.encode(body), status, media_type="application/json")
-
-
-async def _not_found(request: Request, _error: Exception) -> Response:
+async def _no_route(request: Request, _error: Exception) -> Response:
     return problem(404, "not_found", f"nothing is served at {request.url.path}")
 
 
-async def _not_allowed(request: Request, _error: Exception) -> Response:
+async def _not_allowed(request: Request, error: Exception) -> Response:
     detail = f"{request.method} is not answered at {request.url.path}"
-    return problem(405, "method_not_allowed", detail, headers={"Allow": "GET, HEAD"})
+    headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
+    return problem(405, "method_not_allowed", detail, headers=headers)
 
 
 async def _failed(_request: Request, _error: Exception) -> Response:
     # What it was is in the log; the client learns nothing of our insides.
     return problem(500, "internal", "answering failed; the server's log says why")
+
+
+async def _unavailable(_request: Request, error: Exception) -> Response:
+    seconds = error.retry_after_seconds if isinstance(error, Unavailable) else 1
+    return problem(503, "unavailable", str(error), headers={"Retry-After": str(seconds)})
+
+
+def _telling(status: int, code: str) -> ExceptionHandler:
+    async def tell(_request: Request, error: Exception) -> Response:
+        return problem(status, code, str(error))
+
+    return tell
+
+
+_HANDLERS: Final[Mapping[Any, ExceptionHandler]] = {
+    404: _no_route,
+    405: _not_allowed,
+    500: _failed,
+    Invalid: _telling(400, "invalid_request"),
+    NotFound: _telling(404, "not_found"),
+    Conflict: _telling(409, "conflict"),
+    TooLarge: _telling(413, "too_large"),
+    WrongType: _telling(415, "unsupported_media_type"),
+    Unavailable: _unavailable,
+}
 
 
 def _timeout(text: str | None) -> float:
@@ -213,16 +209,3 @@ def _timeout(text: str | None) -> float:
     if not 0 <= seconds <= WAIT_SECONDS_MAX:
         raise Invalid(f"timeout={text}: give 0 to {WAIT_SECONDS_MAX:.0f} seconds")
     return seconds
-
-
-def _secret(header: str) -> str:
-    """Return the token of an Authorization header: Bearer, or Basic with the token as user name."""
-    scheme, _, rest = header.partition(" ")
-    if scheme.lower() == "bearer":
-        return rest.strip()
-    if scheme.lower() == "basic":
-        try:
-            return base64.b64decode(rest, validate=True).decode().partition(":")[0]
-        except ValueError:
-            return ""
-    return ""

@@ -11,6 +11,7 @@ from typing import Any, Final
 import profilelake
 from profilelake.errors import NotFound
 from profilelake.eventlog.embedded import ends
+from profilelake.manage.limits_hit import read_limits_hit
 from profilelake.pipeline.progress import (
     TOTALS,
     Applied,
@@ -30,7 +31,9 @@ def accepted_ends(log_directory: Path) -> dict[str, int]:
     return {log: end.offset for log, end in ends(log_directory).items()}
 
 
-def read_status(state: State | None, log_directory: Path, workspace: str, now: int) -> dict[str, Any]:
+def read_status(
+    state: State | None, log_directory: Path, limits_report: Path, workspace: str, now: int
+) -> dict[str, Any]:
     """Return the status document of a workspace; with no state yet, everything accepted is in flight."""
     applied, published = Applied(""), Published()
     if state is not None:
@@ -63,7 +66,7 @@ def read_status(state: State | None, log_directory: Path, workspace: str, now: i
             _stage(EVENTS_APPLIED, total - read, now, applied.watermark),
             _stage(EVENTS_PUBLISHED, read - committed, now, published.at),
         ],
-        "limits_hit": [],
+        "limits_hit": read_limits_hit(limits_report, now),
     }
 
 

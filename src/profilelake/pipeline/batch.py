@@ -3,9 +3,11 @@
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from profilelake.errors import Corrupt, Unavailable
 from profilelake.eventlog import Damage, LogEnd, Record, Slice
@@ -14,9 +16,12 @@ from profilelake.identity.tables import IDENTIFIER_SETS, IDENTITY_UPDATES
 from profilelake.lake.tables import TableDef
 from profilelake.landing.dedup import DedupIndex
 from profilelake.landing.land import Landed, Landing, damage_rows
+from profilelake.landing.suppress import Listed, nobody
 from profilelake.landing.tables import EVENT_COPIES, FAILED_EVENTS
+from profilelake.ops.clock import wall
 from profilelake.ops.failpoints import reach
 from profilelake.pipeline.metrics import Timer
+from profilelake.pipeline.outcomes import Recording
 from profilelake.pipeline.progress import PROGRESS, TOTALS, Applied, load_applied
 from profilelake.pipeline.publish import outbox_key, pack, run_rows
 from profilelake.profiles.fold import fold_traits
@@ -31,13 +36,18 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class WorkspaceSetup:
-    """What the pipeline must know of a workspace: its rules, its identifier key, its folders."""
+    """What the pipeline must know of a workspace: its rules, its key, its folders, who is suppressed.
+
+    Without a `tail_directory` nobody can watch.
+    """
 
     name: str
     rules: IdentityRules
     identifier_key: bytes
     recent_directory: Path
     dedup_directory: Path
+    tail_directory: Path | None = None
+    suppressed: Listed = nobody
 
 
 class Batcher:
@@ -54,6 +64,12 @@ class Batcher:
         self._epoch = f"{now:020d}"
         state.ensure(list(self._setups))
         self._landings: dict[str, Landing] = {}
+        self._recordings = {
+            setup.name: Recording(setup.tail_directory, self._counted(setup.name), wall)
+            for setup in workspaces
+            if setup.tail_directory
+        }
+        self.look()
         self.reload()
 
     def reload(self) -> None:
@@ -61,7 +77,19 @@ class Batcher:
         for setup in self._setups.values():
             with self._state.read(setup.name) as tx:
                 index = DedupIndex.load(tx, setup.name, setup.dedup_directory)
-            self._landings[setup.name] = Landing(key=setup.identifier_key, rules=setup.rules, index=index)
+            self._landings[setup.name] = Landing(
+                key=setup.identifier_key, rules=setup.rules, index=index, suppressed=setup.suppressed
+            )
+
+    def look(self) -> None:
+        """See who watches; between micro-batches, so that a newcomer misses nothing of the next one."""
+        for name, recording in self._recordings.items():
+            recording.look(partial(self._counted, name))
+
+    def _counted(self, name: str) -> int:
+        """Return how many events of a workspace are applied, whatever became of them."""
+        with self._state.read(name) as tx:
+            return sum(load_applied(tx, name, self._epoch).totals.values())
 
     def vector(self) -> dict[str, LogEnd]:
         """Return how far the log has been applied, for all workspaces alike."""
@@ -121,6 +149,9 @@ class Batcher:
         fallback = next(iter(self._setups))
         for record in records:
             by_workspace[record.workspace if record.workspace in by_workspace else fallback].append(record)
+        became: list[_Became] = []
+        for recording in self._recordings.values():
+            recording.begin()
         self._timer.start()
         with self._state.write() as tx:
             for name, mine in by_workspace.items():
@@ -128,16 +159,22 @@ class Batcher:
                 applied.sequence += 1
                 _check_new(applied.vector, records)
                 if mine or damage:
-                    self._stages(tx, name, mine, damage if name == fallback else (), applied, detail)
+                    became.append(
+                        self._stages(tx, name, mine, damage if name == fallback else (), applied, detail)
+                    )
                 applied.vector = {**applied.vector, **{log: (e.offset, e.events) for log, e in ends.items()}}
                 applied.watermark = max(applied.watermark, watermark)
                 tx.put_meta(name, PROGRESS, applied)
             reach("state.before_commit")
         reach("state.committed")
+        for recording in self._recordings.values():
+            recording.show()
         for landing in self._landings.values():
             landing.index.sweep()
         self._timer.lap("commit")
         self._timer.applied(sum(record.events for record in records))
+        for each in became:
+            each.count(self._timer)
 
     def _stages(
         self,
@@ -147,7 +184,7 @@ class Batcher:
         damage: Sequence[Damage],
         applied: Applied,
         detail: str | None,
-    ) -> None:
+    ) -> "_Became":
         sequence = applied.sequence
         landing = self._landings[name]
         landed = landing.land(tx, records, sequence) if detail is None else landing.set_aside(records, detail)
@@ -188,7 +225,28 @@ class Batcher:
             last = landed.events.column("position")[-1].as_py()
             applied.position = max(applied.position, last)
         self._timer.lap("recent")
+        before = dict(applied.totals)
         _count(applied, landed, failed.num_rows)
+        recording = self._recordings.get(name)
+        if recording is not None:
+            recording.write(landed, failed, sum(before.values()), sum(applied.totals.values()))
+        return _Became(failed.column("reason"), before, applied.totals)
+
+
+@dataclass(frozen=True, slots=True)
+class _Became:
+    """What became of the events of one workspace: reasons of the failed ones, totals before and after."""
+
+    reasons: pa.ChunkedArray
+    before: Mapping[str, int]
+    after: Mapping[str, int]
+
+    def count(self, timer: Timer) -> None:
+        failed = {found["values"]: found["counts"] for found in pc.value_counts(self.reasons).to_pylist()}
+        duplicates, suppressed = (
+            self.after.get(name, 0) - self.before.get(name, 0) for name in ("duplicates", "suppressed")
+        )
+        timer.became(failed, duplicates, suppressed)
 
 
 def _check_new(vector: Mapping[str, tuple[int, int]], records: Sequence[Record]) -> None:
@@ -212,4 +270,5 @@ def _count(applied: Applied, landed: Landed, failed: int) -> None:
     totals["in_lake"] += landed.events.num_rows
     totals["duplicates"] += landed.duplicates
     totals["failed"] += failed
+    totals["suppressed"] += landed.suppressed
     applied.totals = totals

@@ -1,9 +1,12 @@
-"""Where the pipeline's processor time goes, by stage, and how much it has done."""
+"""Where the pipeline's processor time goes, by stage, how much it has done, and what became of it."""
 
 import time
+from collections.abc import Mapping
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter
+
+from profilelake.semantics.reasons import REASONS
 
 STAGES: Final = ("read", "land", "identity", "profiles", "flush", "recent", "commit", "publish", "tend")
 
@@ -21,6 +24,17 @@ class Stages:
         self.seconds = {stage: seconds.labels(stage) for stage in STAGES}
         self.events = Counter("profilelake_pipeline_events", "Events applied to the state", registry=registry)
         self.batches = Counter("profilelake_micro_batches", "Micro-batches applied", registry=registry)
+        self.failed = Counter(
+            "profilelake_failed_events", "Events that failed, by reason", ("reason",), registry=registry
+        )
+        for reason in REASONS:
+            self.failed.labels(reason)  # so that the first one shows as an increase
+        self.duplicates = Counter(
+            "profilelake_duplicate_events", "Events that were accepted before", registry=registry
+        )
+        self.suppressed = Counter(
+            "profilelake_suppressed_events", "Events of suppressed people", registry=registry
+        )
 
 
 class Timer:
@@ -44,3 +58,10 @@ class Timer:
         """Count a micro-batch."""
         self._stages.events.inc(events)
         self._stages.batches.inc()
+
+    def became(self, failed: Mapping[str, int], duplicates: int, suppressed: int) -> None:
+        """Count what became of the events of a micro-batch that is committed: `failed` by reason."""
+        for reason, count in failed.items():
+            self._stages.failed.labels(reason).inc(count)
+        self._stages.duplicates.inc(duplicates)
+        self._stages.suppressed.inc(suppressed)

@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry
 
 from profilelake.errors import Unavailable
 from profilelake.eventlog import LogEnd
-from profilelake.eventlog.embedded import LogReader, prune
+from profilelake.eventlog.embedded import Limits, LogReader, prune
 from profilelake.lake.catalog import Lake
 from profilelake.ops.clock import Clock
 from profilelake.ops.failpoints import reach
@@ -64,6 +64,7 @@ class Applying:
         while True:
             started_at = time.monotonic()
             timer.start()
+            batcher.look()
             stopping = self._stop.is_set()
             slice = reader.read(
                 vector,
@@ -105,6 +106,7 @@ class Publishing:
     settings: PipelineSettings
     clock: Clock
     registry: CollectorRegistry
+    log_limits: Limits = field(default_factory=Limits)
     _stop: threading.Event = field(default_factory=threading.Event)
 
     def stop(self) -> None:
@@ -159,6 +161,8 @@ class Publishing:
     def _tend(self, publishers: list[Publisher]) -> None:
         """Do what keeps reads fast and disks bounded; a failure here is retried and loses nothing."""
         try:
+            # First, since it makes room on the disk that the others need.
+            self._prune()
             for publisher in publishers:
                 publisher.tend_runs()
                 with self.state.read(publisher.workspace) as tx:
@@ -166,7 +170,6 @@ class Publishing:
                 age = self.clock() - published.merged_at
                 if age >= self.settings.publish_age_seconds * 1_000_000:
                     publisher.merge()
-            self._prune()
         except (Unavailable, OSError) as error:
             _log.error("maintenance not finished, trying again: %s", error)
 
@@ -185,6 +188,7 @@ class Publishing:
             consumed,
             keep_seconds=self.settings.log_retention_hours * 3600,
             now=self.clock(),
+            limits=self.log_limits,
         )
 
     def _flush_mark(self) -> int:

@@ -4,9 +4,9 @@ This is the plain reference; `landing/parse.py` is its fast form. Which fields a
 time it happened, which identifiers it names: decided here. What identifiers lead to is not.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Final, Literal, TypeAlias, get_args
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Final, Literal, Self, TypeAlias, get_args
 
 from profilelake.errors import Unavailable
 from profilelake.semantics import json_text
@@ -28,6 +28,8 @@ EVENT_DEPTH_MAX: Final = 100
 
 REASONS: Final[dict[str, str]] = {
     "undecodable_record": "the request body is not JSON of the expected shape, so none of its events can be read",
+    "undecodable_line": "a line of an imported file is not one JSON object in UTF-8: events are written one per"
+    " line, and none over several",
     "not_an_object": "an event must be a JSON object",
     "nested_too_deeply": f"the event has more than {EVENT_DEPTH_MAX} levels of brackets",
     "event_too_large": f"the event has more than {EVENT_BYTES_MAX} bytes of JSON, or its batch hands down"
@@ -46,6 +48,43 @@ TEXT_FIELDS: Final = ("messageId", "userId", "anonymousId", "groupId", "previous
 """Fields whose value is text; numbers are taken as their digits."""
 OBJECT_FIELDS: Final = ("context", "properties", "traits", "integrations")
 """Fields whose value is an object; PHP writes an empty one as `[]`."""
+HANDED_DOWN: Final = ("sentAt", "context", "integrations")
+"""What the root of a batch says about all its events."""
+
+
+_SPACE: Final = b" \t\r"
+"""What may stand around the event of a line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lines:
+    """What an import says of a body that holds one message per line.
+
+    `name` stands for these lines and all before them in their file: a message without an id gets one
+    made of it, so importing the file again brings the same ids. `type` is for messages without one.
+    """
+
+    name: str
+    type: EventType | None = None
+
+    def encode(self) -> str:
+        """Return the text that the log keeps."""
+        return f"{self.name}:{self.type or ''}"
+
+    @classmethod
+    def decode(cls, text: str) -> Self:
+        """Read what `encode` wrote; nothing else can be a type."""
+        name, _, type = text.partition(":")
+        return cls(name, next((kind for kind in EVENT_TYPES if kind == type), None))
+
+    def message_id(self, index: int | str) -> str:
+        """Return the id of the event at a place among these lines that has none of its own."""
+        return f"pl-{self.name}-{index}"
+
+
+def event_lines(body: bytes) -> list[bytes]:
+    """Return the lines that hold something; each is one event."""
+    return [line for part in body.split(b"\n") if (line := part.strip(_SPACE))]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +93,7 @@ class Envelope:
 
     `type` is what the path named, None for a batch. `events` was counted on arrival. `browser`:
     the request came from a page, so `context.ip` is filled from `ip`. `sent_at` is the SentAt
-    header, "" where there was none.
+    header, "" where there was none. `lines`: the body is not a request's but part of an imported file.
     """
 
     received_at: int
@@ -68,6 +107,7 @@ class Envelope:
     sent_at: str = ""
     browser: bool = False
     extraction_version: int = EXTRACTION_VERSION
+    lines: Lines | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +148,8 @@ class Rejected:
     """One refused event: data, not an exception, so that it can be looked at and replayed.
 
     `raw` is the event as it was sent. Of an undecodable record the first event keeps the whole
-    body and the others none.
+    body and the others none. `batch` is what the root of its batch says about all events
+    (`HANDED_DOWN`), as it was sent; only the first refused event of a batch keeps it.
     """
 
     position: Position
@@ -118,6 +159,7 @@ class Rejected:
     detail: str
     raw: bytes
     source_id: str
+    batch: str | None = None
 
 
 class _Refused(Exception):
@@ -132,19 +174,36 @@ def parse_record(body: bytes, envelope: Envelope, rules: IdentityRules) -> list[
 
     `body` is the request body after Content-Encoding. A body that cannot be read, or that holds
     another number of events than were counted on arrival, is refused whole (`undecodable`), so
-    that the accounts always balance.
+    that the accounts always balance. Of an import each line is read for itself (`parse_line`).
 
     Raises:
         Unavailable: a newer program wrote the record and reads identifiers from other places.
     """
     check_extraction_version(envelope.extraction_version)
     try:
-        outcomes = list(_outcomes(json_text.decode_bytes(body), envelope, rules))
+        if envelope.lines is None:
+            outcomes = list(_outcomes(json_text.decode_bytes(body), envelope, rules))
+        else:
+            lines = enumerate(event_lines(body))
+            outcomes = [parse_line(line, envelope, index, rules) for index, line in lines]
     except NotJson as error:
         return undecodable(body, envelope, str(error))
     if len(outcomes) != envelope.events:
         return undecodable(body, envelope, count_mismatch(len(outcomes), envelope.events))
     return outcomes
+
+
+def parse_line(line: bytes, envelope: Envelope, index: int, rules: IdentityRules) -> Event | Rejected:
+    """Return what one line of an import means; the line is kept if it cannot be read."""
+    try:
+        text = json_text.decode_bytes(line)
+        return _outcome(text, json_text.whole(text), _Batch(), envelope, index, rules)
+    except NotJson as error:
+        refused = _Refused("undecodable_line", str(error))
+        if len(line) > EVENT_BYTES_MAX:
+            # The import has cut off what is far too long, so that what is left need not be JSON.
+            refused = _Refused("event_too_large", size_detail(len(line)))
+        return _rejected(envelope, index, refused, None, line)
 
 
 def undecodable(raw: bytes, envelope: Envelope, detail: str) -> list[Event | Rejected]:
@@ -199,8 +258,18 @@ def _outcomes(text: str, envelope: Envelope, rules: IdentityRules) -> Iterator[E
     if array is None or text[array.start] != "[":
         raise NotJson("a batch needs an array `batch`")
     batch = _batch(text, found)
+    said = handed_down({name: text[part.start : part.end] for name, part in found.items()})
     for index, item in enumerate(json_text.items(text, array)):
-        yield _outcome(text, item, batch, envelope, index, rules)
+        outcome = _outcome(text, item, batch, envelope, index, rules)
+        if said is not None and isinstance(outcome, Rejected):
+            outcome, said = replace(outcome, batch=said), None
+        yield outcome
+
+
+def handed_down(members: Mapping[str, str]) -> str | None:
+    """Return what a batch hands down as one text, of the texts of its root's members; None for nothing."""
+    said = [f'"{name}":{members[name]}' for name in HANDED_DOWN if name in members]
+    return "{" + ",".join(said) + "}" if said else None
 
 
 def _batch(text: str, found: dict[str, Part]) -> _Batch:
@@ -268,13 +337,27 @@ def _position(envelope: Envelope, index: int) -> Position:
 # ---- one event -------------------------------------------------------------------------------
 
 
+def read_event(
+    message: dict[str, Json], type: EventType | None, inherited: dict[str, Json] | None, rules: IdentityRules
+) -> Event | None:
+    """Return what a message means, None where it is refused; for those who ask before it has a position.
+
+    Position, times and ids made of them are empty. `inherited` is the context of its batch.
+    """
+    nowhere = Envelope(0, "", "00" * 8, 0, "", type, 1)
+    try:
+        return parse_event(message, _Batch(context=inherited), nowhere, 0, rules)
+    except _Refused:
+        return None
+
+
 def parse_event(
     message: dict[str, Json], batch: _Batch, envelope: Envelope, index: int, rules: IdentityRules
 ) -> Event:
     kind = _type(message, envelope)
     texts = {field: _text(message, field) for field in TEXT_FIELDS}
     parts = {field: _object(message, field) for field in OBJECT_FIELDS}
-    context = _with_ip(_inherit(parts["context"], batch.context), envelope)
+    context = with_address(inherit(parts["context"], batch.context), envelope)
     properties = _with_category(kind, message, parts["properties"])
     traits = parts["traits"]
     if kind == "identify" and traits is None:
@@ -289,15 +372,12 @@ def parse_event(
     found = _identifiers(kind, texts, context, traits, parts["properties"], rules)
     if not any(found.values()):
         raise _Refused("no_identifier")
-    original = _first_time(message.get("timestamp"), message.get("originalTimestamp"))
-    sent = batch.sent_at
-    if sent is None:
-        sent = _first_time(message.get("sentAt"), envelope.sent_at)
+    happened, original, sent = times(message, batch.sent_at, envelope)
     position = _position(envelope, index)
     return Event(
         position=position,
         received_at=envelope.received_at,
-        message_id=texts["messageId"] or "pl-" + position.to_bytes().hex(),
+        message_id=texts["messageId"] or derived_id(envelope, index),
         type=kind,
         event=texts["event"],
         name=texts["name"],
@@ -305,7 +385,7 @@ def parse_event(
         anonymous_id=texts["anonymousId"],
         group_id=texts["groupId"],
         previous_id=texts["previousId"],
-        timestamp=happened_at(envelope.received_at, original, sent),
+        timestamp=happened,
         original_timestamp=original,
         sent_at=sent,
         source_id=envelope.source_id,
@@ -314,16 +394,43 @@ def parse_event(
         context=_dump(context),
         properties=_dump(properties),
         traits=_dump(traits),
-        integrations=_dump(_inherit(parts["integrations"], batch.integrations)),
+        integrations=_dump(inherit(parts["integrations"], batch.integrations)),
         users=tuple(found["users"]),
         accounts=tuple(found["accounts"]),
     )
+
+
+def derived_id(envelope: Envelope, index: int) -> str:
+    """Return the message id of an event whose sender gave none."""
+    return (
+        envelope.lines.message_id(index)
+        if envelope.lines
+        else "pl-" + _position(envelope, index).to_bytes().hex()
+    )
+
+
+def times(
+    message: dict[str, Json], batch_sent_at: int | None, envelope: Envelope
+) -> tuple[int, int | None, int | None]:
+    """Return when the event happened, the client's own time, and when it was sent."""
+    own, first, received = (message.get(name) for name in ("timestamp", "originalTimestamp", "receivedAt"))
+    sent = batch_sent_at
+    if sent is None:
+        sent = first_time(message.get("sentAt"), envelope.sent_at)
+    if envelope.lines is None:
+        original = first_time(own, first)
+        return happened_at(envelope.received_at, original, sent), original, sent
+    # Whoever exported the event had received it and corrected its `timestamp`: once is enough.
+    happened = happened_at(envelope.received_at, first_time(own, first, received), None)
+    return happened, first_time(first, own), sent
 
 
 def _type(message: dict[str, Json], envelope: Envelope) -> EventType:
     if envelope.type is not None:
         return envelope.type
     sent = message.get("type")
+    if envelope.lines and envelope.lines.type and sent in (None, ""):
+        return envelope.lines.type
     for kind in EVENT_TYPES:
         if sent == kind:
             return kind
@@ -357,14 +464,14 @@ def _known_message_id(message: dict[str, Json]) -> str | None:
         return None
 
 
-def _inherit(own: dict[str, Json] | None, batch: dict[str, Json] | None) -> dict[str, Json] | None:
+def inherit(own: dict[str, Json] | None, batch: dict[str, Json] | None) -> dict[str, Json] | None:
     """Add the members of the batch that the event has not: what the event says itself wins."""
     if own is None or batch is None:
         return batch if own is None else own
     return own | {key: item for key, item in batch.items() if key not in own}
 
 
-def _with_ip(context: dict[str, Json] | None, envelope: Envelope) -> dict[str, Json] | None:
+def with_address(context: dict[str, Json] | None, envelope: Envelope) -> dict[str, Json] | None:
     """Fill `context.ip` where the event came from a page, or its sender asks for it."""
     wanted = envelope.browser or (context is not None and context.get("direct") is True)
     if not wanted or not envelope.ip or (context and context.get("ip") not in (None, "")):
@@ -404,7 +511,7 @@ def _time(value: Json) -> int | None:
     return parse_time(value) if isinstance(value, str) else None
 
 
-def _first_time(*values: Json) -> int | None:
+def first_time(*values: Json) -> int | None:
     """Return the first of the values that is a time: one that cannot be read counts as absent."""
     return next((time for time in map(_time, values) if time is not None), None)
 

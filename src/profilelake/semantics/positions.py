@@ -41,5 +41,16 @@ class Position:
             + self.index.to_bytes(4, "big")
         )
 
+    @classmethod
+    def from_bytes(cls, position: bytes, region: str) -> Self:
+        """Return the position that these bytes stand for; `region` is the name behind its code."""
+        return cls(
+            received_at=int.from_bytes(position[:8], "big"),
+            region=region,
+            log_id=position[12:20].hex(),
+            offset=int.from_bytes(position[20:28], "big"),
+            index=int.from_bytes(position[28:], "big"),
+        )
+
     def __lt__(self, other: Self) -> bool:
         return self.to_bytes() < other.to_bytes()

@@ -42,6 +42,14 @@ def parse_time(text: str) -> int | None:
     return micros if TIME_MIN <= micros <= TIME_MAX else None
 
 
+def format_time(micros: int) -> str:
+    """Return a time as `parse_time` reads it back, to the microsecond."""
+    seconds, fraction = divmod(micros, MICROSECONDS)
+    days, clock = divmod(seconds, 86_400)
+    day = date.fromordinal(days + _EPOCH).isoformat()
+    return f"{day}T{clock // 3600:02}:{clock // 60 % 60:02}:{clock % 60:02}.{fraction:06}Z"
+
+
 def happened_at(received_at: int, original: int | None, sent: int | None) -> int:
     """Return when an event happened by the server's clock.
 

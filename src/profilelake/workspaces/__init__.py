@@ -26,6 +26,15 @@ class Source:
     events_per_second: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class WriteKey:
+    """A write key with its past; it is live while `revoked_at` is None. Times are microseconds UTC."""
+
+    key: str
+    created_at: int
+    revoked_at: int | None
+
+
 class TokenKind(StrEnum):
     """What a token opens: the profiles of one space, or the administration of a workspace."""
 
@@ -46,3 +55,4 @@ class Token:
     scope: str
     expires_at: int | None
     revoked: bool
+    created_at: int = 0

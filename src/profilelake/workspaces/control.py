@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
-from profilelake.errors import Conflict, Corrupt, Invalid, NotFound
-from profilelake.workspaces import Source, Token, TokenKind
+from profilelake.errors import Conflict, Corrupt, Invalid, NotFound, Unavailable
+from profilelake.workspaces import Source, Token, TokenKind, WriteKey, once, suppressions
 from profilelake.workspaces.identifier_key import create_identifier_key, key_fingerprint
 
 CONTROL_FILE: Final = "control.sqlite"
@@ -26,15 +26,16 @@ NAME_CHARACTERS_MAX: Final = 200
 """Characters of a source's name, an id or a scope."""
 LIVE_KEYS_MAX: Final = 100
 """Write keys of one source that are good at the same time."""
+EVENTS_PER_SECOND_MAX: Final = 1_000_000
+"""The greatest quota of a source; without one it is limited by the machine only."""
 BUSY_SECONDS: Final = 5.0
 """How long a write waits for another one to end."""
 
-_SCHEMA_VERSION: Final = 1
 _SECRET_BYTES: Final = 24
 _PREFIXES: Final = {TokenKind.READ: "rk_", TokenKind.ADMIN: "adm_"}
 _ID_CHARACTERS: Final = frozenset(string.ascii_letters + string.digits + "_-")
 
-_SCHEMA: Final = """
+_FIRST_TABLES: Final = """
 CREATE TABLE workspaces (
     id TEXT PRIMARY KEY,
     created_at INTEGER NOT NULL
@@ -69,6 +70,12 @@ CREATE TABLE facts (
     value TEXT NOT NULL
 ) STRICT, WITHOUT ROWID;
 """
+_QUOTAS: Final = """
+ALTER TABLE sources ADD COLUMN events_per_second INTEGER NOT NULL DEFAULT 0;
+"""
+_MIGRATIONS: Final = (_FIRST_TABLES, _QUOTAS + once.TABLES + suppressions.TABLES)
+"""The statements that bring each format to the next; the format of a file is how many it has seen.
+What is here has run on the files of users: add to the end, change nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +97,10 @@ def token_digest(secret: str) -> bytes:
 
 
 class Control:
-    """Reads and changes who may send and read. Not for use by several threads at once."""
+    """Reads and changes who may send and read. Not for use by several threads at once.
+
+    Every change may raise Unavailable: another program changes things for long, or the disk is full.
+    """
 
     def __init__(self, connection: sqlite3.Connection, random_bytes: Callable[[int], bytes]) -> None:
         """Take an open connection; callers use `open`."""
@@ -153,7 +163,7 @@ class Control:
         with self._transaction() as connection:
             connection.execute("INSERT OR IGNORE INTO workspaces VALUES (?, ?)", (DEFAULT_WORKSPACE, now))
             connection.execute(
-                "INSERT OR IGNORE INTO sources VALUES (?, ?, ?, 1, 0, ?)",
+                "INSERT OR IGNORE INTO sources VALUES (?, ?, ?, 1, 0, ?, 0)",
                 (DEFAULT_SOURCE, DEFAULT_WORKSPACE, DEFAULT_SOURCE, now),
             )
             made_key = None
@@ -213,6 +223,8 @@ class Control:
         trusted: bool,
         now: int,
         write_key: str | None = None,
+        events_per_second: int = 0,
+        disabled: bool = False,
     ) -> Source:
         """Add a source with one write key, the given one or a new one, and return it.
 
@@ -222,16 +234,17 @@ class Control:
         """
         _check_id(source_id, "source")
         _check_text(name, "the name of a source", NAME_CHARACTERS_MAX)
+        _check_quota(events_per_second)
         with self._transaction() as connection:
             self._check_workspace(workspace)
             if self._any("SELECT 1 FROM sources WHERE id = ?", source_id):
                 raise Conflict(f"adding source {source_id!r}: it exists")
             connection.execute(
-                "INSERT INTO sources VALUES (?, ?, ?, ?, 0, ?)",
-                (source_id, workspace, name, int(trusted), now),
+                "INSERT INTO sources VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (source_id, workspace, name, int(trusted), int(disabled), now, events_per_second),
             )
             self._put_write_key(source_id, write_key or self._secret("wk_"), now)
-            return self._source(source_id)
+            return self.source(source_id)
 
     def change_source(
         self,
@@ -240,26 +253,57 @@ class Control:
         name: str | None = None,
         trusted: bool | None = None,
         disabled: bool | None = None,
+        events_per_second: int | None = None,
     ) -> Source:
         """Change what is given of a source and return it as it is now. Raises NotFound."""
+        if name is not None:
+            _check_text(name, "the name of a source", NAME_CHARACTERS_MAX)
+        if events_per_second is not None:
+            _check_quota(events_per_second)
         with self._transaction() as connection:
-            source = self._source(source_id)
-            if name is not None:
-                _check_text(name, "the name of a source", NAME_CHARACTERS_MAX)
+            source = self.source(source_id)
             connection.execute(
-                "UPDATE sources SET name = ?, trusted = ?, disabled = ? WHERE id = ?",
+                "UPDATE sources SET name = ?, trusted = ?, disabled = ?, events_per_second = ? WHERE id = ?",
                 (
                     source.name if name is None else name,
                     int(source.trusted if trusted is None else trusted),
                     int(source.disabled if disabled is None else disabled),
+                    source.events_per_second if events_per_second is None else events_per_second,
                     source_id,
                 ),
             )
-            return self._source(source_id)
+            return self.source(source_id)
 
     def sources(self, workspace: str | None = None) -> list[Source]:
         """Return the sources of one workspace, or all, by id."""
         return read_sources(self._connection, workspace)
+
+    def source(self, source_id: str) -> Source:
+        """Return one source. Raises NotFound."""
+        for source in read_sources(self._connection, None):
+            if source.id == source_id:
+                return source
+        raise NotFound(f"looking for source {source_id!r}: there is none; list the sources to see all")
+
+    def write_keys(self, source_id: str) -> list[WriteKey]:
+        """Return all write keys of a source in order of creation, revoked ones too. Raises NotFound."""
+        self.source(source_id)
+        return [
+            WriteKey(*row)
+            for row in self._connection.execute(
+                "SELECT key, created_at, revoked_at FROM write_keys WHERE source_id = ? ORDER BY created_at, key",
+                (source_id,),
+            )
+        ]
+
+    def source_of(self, write_key: str) -> Source:
+        """Return the source a write key belongs to, live or revoked. Raises NotFound."""
+        row = self._connection.execute(
+            "SELECT source_id FROM write_keys WHERE key = ?", (write_key,)
+        ).fetchone()
+        if row is None:
+            raise NotFound("looking for a write key: there is no such key; list the sources to see them all")
+        return self.source(row[0])
 
     def add_write_key(self, source_id: str, *, now: int, write_key: str | None = None) -> str:
         """Add a write key, the given one or a new one, and return it. The others stay good.
@@ -269,7 +313,7 @@ class Control:
             Conflict: the key belongs to another source, or the source has too many.
         """
         with self._transaction():
-            self._source(source_id)
+            self.source(source_id)
             key = write_key or self._secret("wk_")
             self._put_write_key(source_id, key, now)
             return key
@@ -298,7 +342,7 @@ class Control:
         with self._transaction():
             self._check_workspace(workspace)
             token = Token(
-                f"tok_{self._random_bytes(8).hex()}", kind, workspace, scope, expires_at, revoked=False
+                f"tok_{self._random_bytes(8).hex()}", kind, workspace, scope, expires_at, False, now
             )
             secret = self._secret(_PREFIXES[kind])
             self._put_token(token, secret, now)
@@ -319,41 +363,64 @@ class Control:
         """Return the tokens of one workspace, or all, by id, revoked and expired ones included."""
         return [token for token, _ in read_tokens(self._connection, workspace)]
 
+    def suppressions(self) -> suppressions.Suppressions:
+        """Return the list of suppressed identifiers; it lives as long as this database is open."""
+        return suppressions.Suppressions(self._connection, self._transaction)
+
+    def once(self, key: str, request: bytes, action: Callable[[], str], *, now: int) -> tuple[str, bool]:
+        """Run `action` unless this request was carried out under `key` before; see `once.once`.
+
+        What `action` changes and the memory of it are one transaction. Answers are stored readable:
+        leave secrets out of them.
+        """
+        with self._transaction() as connection:
+            return once.once(connection, key, request, action, now)
+
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        # IMMEDIATE takes the write lock first: nothing read here can be stale when it is written back.
-        self._connection.execute("BEGIN IMMEDIATE")
+        nested = self._connection.in_transaction
+        if nested:
+            yield self._connection  # what is done `once` changes things by methods that are whole alone
+            return
         try:
-            yield self._connection
-        except BaseException:
-            self._connection.execute("ROLLBACK")
-            raise
-        self._connection.execute("COMMIT")
+            # IMMEDIATE takes the write lock first: nothing read here can be stale when it is written back.
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._connection
+                self._connection.execute("COMMIT")
+            except BaseException:
+                if self._connection.in_transaction:  # a full disk ends it by itself
+                    self._connection.execute("ROLLBACK")
+                raise
+        except sqlite3.OperationalError as error:
+            raise Unavailable(
+                f"changing the control database: {error}; nothing changed, try again"
+            ) from error
 
     def _migrate(self, path: Path) -> None:
+        # The first look takes no lock: most programs that open the file find it as they know it.
+        if self._version(path) == len(_MIGRATIONS):
+            return
         with self._transaction() as connection:
-            version = connection.execute("PRAGMA user_version").fetchone()[0]
-            if version > _SCHEMA_VERSION:
-                raise Corrupt(
-                    f"opening the control database {path}: it has format {version}, this program knows up to"
-                    f" {_SCHEMA_VERSION}; use the newer program"
-                )
-            if version == 0:
-                for statement in _SCHEMA.split(";\n"):
+            for migration in _MIGRATIONS[self._version(path) :]:
+                for statement in migration.split(";\n"):
                     connection.execute(statement)
-                connection.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
+            connection.execute(f"PRAGMA user_version = {len(_MIGRATIONS)}")
+
+    def _version(self, path: Path) -> int:
+        version: int = self._connection.execute("PRAGMA user_version").fetchone()[0]
+        if not 0 <= version <= len(_MIGRATIONS):
+            raise Corrupt(
+                f"opening the control database {path}: it has format {version}, this program knows up to"
+                f" {len(_MIGRATIONS)}; use the newer program"
+            )
+        return version
 
     def _any(self, statement: str, *values: object) -> bool:
         return self._connection.execute(statement, values).fetchone() is not None
 
     def _secret(self, prefix: str) -> str:
         return prefix + self._random_bytes(_SECRET_BYTES).hex()
-
-    def _source(self, source_id: str) -> Source:
-        for source in read_sources(self._connection, None):
-            if source.id == source_id:
-                return source
-        raise NotFound(f"looking for source {source_id!r}: there is none; list the sources to see all")
 
     def _check_workspace(self, workspace: str) -> None:
         if not self._any("SELECT 1 FROM workspaces WHERE id = ?", workspace):
@@ -418,9 +485,9 @@ def read_sources(connection: sqlite3.Connection, workspace: str | None) -> list[
     ):
         keys.setdefault(source_id, []).append(key)
     return [
-        Source(source_id, of, name, bool(trusted), bool(disabled), tuple(keys.get(source_id, ())))
-        for source_id, of, name, trusted, disabled in connection.execute(
-            "SELECT id, workspace, name, trusted, disabled FROM sources"
+        Source(source_id, of, name, bool(trusted), bool(disabled), tuple(keys.get(source_id, ())), quota)
+        for source_id, of, name, trusted, disabled, quota in connection.execute(
+            "SELECT id, workspace, name, trusted, disabled, events_per_second FROM sources"
             " WHERE ?1 IS NULL OR workspace = ?1 ORDER BY id",
             (workspace,),
         )
@@ -430,9 +497,9 @@ def read_sources(connection: sqlite3.Connection, workspace: str | None) -> list[
 def read_tokens(connection: sqlite3.Connection, workspace: str | None) -> list[tuple[Token, bytes]]:
     """Return the tokens of one workspace, or all, each with its digest."""
     return [
-        (Token(token_id, TokenKind(kind), of, scope, expires_at, revoked_at is not None), digest)
-        for token_id, kind, of, scope, expires_at, revoked_at, digest in connection.execute(
-            "SELECT id, kind, workspace, scope, expires_at, revoked_at, digest FROM tokens"
+        (Token(token_id, TokenKind(kind), of, scope, expires_at, revoked_at is not None, created_at), digest)
+        for token_id, kind, of, scope, expires_at, revoked_at, created_at, digest in connection.execute(
+            "SELECT id, kind, workspace, scope, expires_at, revoked_at, created_at, digest FROM tokens"
             " WHERE ?1 IS NULL OR workspace = ?1 ORDER BY id",
             (workspace,),
         )
@@ -443,6 +510,14 @@ def _check_id(text: str, what: str) -> None:
     _check_text(text, f"the id of a {what}", NAME_CHARACTERS_MAX)
     if not _ID_CHARACTERS.issuperset(text):
         raise Invalid(f"the id of a {what} is {text!r}: use letters, digits, '_' and '-'")
+
+
+def _check_quota(events_per_second: int) -> None:
+    if not 0 <= events_per_second <= EVENTS_PER_SECOND_MAX:
+        raise Invalid(
+            f"the quota of a source is {events_per_second} events per second: give 1 to"
+            f" {EVENTS_PER_SECOND_MAX:,}, or 0 for none"
+        )
 
 
 def _check_text(text: str, what: str, characters_max: int, *, empty: bool = False) -> None:

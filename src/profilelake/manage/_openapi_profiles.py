@@ -1,0 +1,206 @@
+"""The Profile API in the OpenAPI document."""
+
+from typing import Final
+
+from profilelake.manage._openapi_parts import (
+    READ,
+    TIME,
+    Json,
+    answer,
+    array,
+    closed,
+    json_body,
+    nullable,
+    operation,
+    path_parameter,
+    query_parameter,
+    ref,
+    text,
+)
+
+_PROFILES: Final = "/collections/{collection}/profiles"
+_RESOURCES: Final = ("traits", "external_ids", "events", "metadata")
+_SWITCH: Final = text(enum=["true", "false"])
+
+
+def schemas() -> dict[str, Json]:
+    """Return the schemas of the Profile API."""
+    cursor = closed(
+        url=text("Path of the next page, as it can be asked for; empty at the end."),
+        has_more={"type": "boolean"},
+        next=text("What `next` of the next page is."),
+        limit={"type": "integer"},
+    )
+    seen = {
+        "created_at": TIME,
+        "updated_at": TIME,
+        "expires_at": nullable(TIME),
+        "first_message_id": text(),
+        "first_source_id": text(),
+        "last_message_id": text(),
+        "last_source_id": text(),
+    }
+    identifier = {"collection": text(), "type": text(), "id": text(), "encoding": text()}
+    return {
+        "Cursor": cursor,
+        "Traits": closed(
+            traits={
+                "description": "Name to value; with `verbose=true` to value, source and time.",
+                "type": "object",
+                "additionalProperties": True,
+            },
+            cursor=ref("Cursor"),
+        ),
+        "ExternalIds": closed(
+            data=array(closed(**identifier, source_id=text(), created_at=TIME, first_message_id=text())),
+            cursor=ref("Cursor"),
+        ),
+        "Events": closed(
+            data=array(
+                closed(
+                    external_ids=array(closed(**identifier)),
+                    context={},
+                    properties={},
+                    type=text(),
+                    message_id=text(),
+                    source_id=text(),
+                    timestamp=TIME,
+                    event=text(),
+                    related={"type": "object", "additionalProperties": text()},
+                )
+            ),
+            cursor=ref("Cursor"),
+        ),
+        "Metadata": closed(**seen, segment_id=text(), metadata=closed(**seen)),
+        "Profile": {
+            "type": "object",
+            "properties": {
+                "segment_id": text(),
+                "collection": text(),
+                "traits": ref("Traits"),
+                "external_ids": ref("ExternalIds"),
+                "events": ref("Events"),
+                "metadata": ref("Metadata"),
+            },
+            "required": ["collection", "segment_id"],
+        },
+        "Lookup": {
+            "type": "object",
+            "properties": {
+                "ids": {"type": "array", "maxItems": 100, "items": text("As it would stand in a path.")},
+                "expand": array(text(enum=["traits", "external_ids", "metadata"])),
+            },
+            "required": ["ids"],
+            "additionalProperties": False,
+        },
+        "LookupAnswer": closed(
+            data=array(
+                {
+                    "description": "A profile, or the error of this one id.",
+                    "type": "object",
+                    "properties": {"id": text(), "error": ref("ProfileError")},
+                    "required": ["id"],
+                }
+            )
+        ),
+        "ProfileError": closed(code=text(), message=text()),
+        "ProfileRefusal": closed(error=ref("ProfileError")),
+    }
+
+
+def paths() -> dict[str, Json]:
+    """Return the paths of the Profile API, once for spaces and once as they were called before."""
+    found: dict[str, Json] = {}
+    for word, names in (("spaces", ""), ("namespaces", "OfNamespace")):
+        found |= _paths_under(f"/v1/{word}/{{space}}{_PROFILES}", names)
+    return found
+
+
+def _paths_under(root: str, names: str) -> dict[str, Json]:
+    place = [
+        path_parameter("space", "Id of the space; a workspace is one."),
+        path_parameter("collection", "Of people or of accounts.", enum=["users", "accounts"]),
+    ]
+    profile = path_parameter("id", "`type:value`, such as `email:ana@example.org`, or a `use_…` id.")
+    pages = [
+        query_parameter("next", "What `cursor.next` of the page before is."),
+        query_parameter("include", "Only these, separated by commas."),
+    ]
+    parameters = {
+        "traits": [
+            *pages,
+            _limit(200),
+            query_parameter("verbose", "Show source and time of each.", _SWITCH),
+            query_parameter("class", "Only these.", text(enum=["audience", "computed_trait"])),
+        ],
+        "external_ids": [*pages, _limit(25)],
+        "events": [
+            *pages,
+            _limit(100),
+            query_parameter("exclude", "None of these, separated by commas."),
+            query_parameter("sort", "Newest first (`desc`) or oldest first.", text(enum=["asc", "desc"])),
+            query_parameter("start", "Not before this time.", TIME),
+            query_parameter("end", "Before this time.", TIME),
+        ],
+        "metadata": [query_parameter("verbose", "Changes nothing.", _SWITCH)],
+    }
+    shapes = {"traits": "Traits", "external_ids": "ExternalIds", "events": "Events", "metadata": "Metadata"}
+    found: dict[str, Json] = {
+        f"{root}/{{id}}": {
+            "parameters": [*place, profile],
+            "get": _reading(
+                f"getProfile{names}",
+                "Read several resources of a profile in one answer",
+                "Profile",
+                [query_parameter("expand", f"Some of {', '.join(_RESOURCES)}, separated by commas.")],
+            ),
+        },
+        f"{root}/lookup": {
+            "parameters": place,
+            "post": _reading(
+                f"lookUpProfiles{names}",
+                "Read many profiles, with the ids in the body and not in the URL",
+                "LookupAnswer",
+                [],
+                body=json_body(ref("Lookup")),
+            ),
+        },
+    }
+    for resource in _RESOURCES:
+        name = "".join(word.capitalize() for word in resource.split("_"))
+        found[f"{root}/{{id}}/{resource}"] = {
+            "parameters": [*place, profile],
+            "get": _reading(
+                f"get{name}{names}",
+                f"Read {resource.replace('_', ' ')} of a profile",
+                shapes[resource],
+                parameters[resource],
+            ),
+        }
+    return found
+
+
+def _limit(most: int) -> Json:
+    return query_parameter(
+        "limit", "Rows of a page; 10 if not given.", {"type": "integer", "minimum": 1, "maximum": most}
+    )
+
+
+def _reading(
+    name: str, summary: str, shape: str, parameters: list[Json], *, body: Json | None = None
+) -> Json:
+    refused = ref("ProfileRefusal")
+    answers = {
+        "200": answer("What was asked for.", ref(shape)),
+        "400": answer("The request cannot be answered as it is.", refused),
+        "401": answer("There is no good token for this space.", refused),
+        "404": answer("There is no such profile.", refused),
+        "429": answer("The space asks for more than it may: retry after `Retry-After` seconds.", refused),
+        "500": answer("A fault of ours.", refused),
+        "503": answer("Profiles cannot be read now: retry after `Retry-After` seconds.", refused),
+    }
+    if body is not None:
+        answers["413"] = answer("The body is larger than is read.", refused)
+    return operation(
+        name, summary, tag="profiles", security=READ, answers=answers, parameters=parameters, body=body
+    )
