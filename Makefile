@@ -33,7 +33,15 @@ test-all: setup ## every test, slow ones too
 	$(BIN)/python -m pytest -n auto -m "slow or not slow"
 
 test-slow-ci: setup ## the part of the slow tests that CI runs, always the same
-	$(BIN)/python -m pytest -m slow tests/faults/test_pipeline_crashes_slow.py tests/http/test_segment_node_slow.py
+	$(BIN)/python -m pytest -m slow \
+		tests/clients/test_sdks_deliver_slow.py \
+		tests/clients/test_browsers_slow.py::TestNobodyElseIsAsked \
+		tests/faults/test_eventlog_kills_slow.py \
+		tests/faults/test_eventlog_power_slow.py \
+		tests/faults/test_durability_disk_slow.py \
+		tests/faults/test_import_crashes_slow.py \
+		tests/faults/test_pipeline_crashes_slow.py \
+		tests/http/test_abuse_slow.py
 
 check: lint types imports test ## what CI runs first
 
