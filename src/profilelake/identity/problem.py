@@ -121,7 +121,7 @@ def problem_of(
     cleaned = clean(sets.types, sets.values, rules, collection)
     kept = np.flatnonzero(cleaned.links)
     offsets = np.searchsorted(kept, sets.offsets).astype(np.int64)
-    kept = kept[_strongest_first(offsets, cleaned.type_code[kept], sets.values, kept)]
+    kept = kept[strongest_first(offsets, cleaned.type_code[kept], sets.values, kept)]
     extra = np.empty((0, 2), dtype=np.uint64) if unlinks is None else unlinks
     numbers, first_row = dense_numbers(np.concatenate([sets.ident_ids[kept], extra]))
     members, paired = numbers[: len(kept)], numbers[len(kept) :].reshape(-1, 2)
@@ -271,10 +271,13 @@ def _hash(key: bytes, collection: Collection, rows: Sequence[Identifier]) -> sip
     )
 
 
-def _strongest_first(
+def strongest_first(
     offsets: kernel.Int64s, type_code: kernel.Int32s, values: Column, rows: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.int64]:
-    """Return the order of members by (set, strength of type, value)."""
+    """Return the order of members by (set, strength of type, value).
+
+    Set s has the members `offsets[s]` to `offsets[s + 1]`; member m stands in row `rows[m]` of `values`.
+    """
     set_of = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
     strength = set_of * (int(type_code.max(initial=0)) + 1) + type_code
     if (np.diff(strength) > 0).all():

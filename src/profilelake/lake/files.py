@@ -13,6 +13,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyiceberg.io import OutputStream
 from pyiceberg.io.pyarrow import (
@@ -28,6 +29,8 @@ from pyiceberg.typedef import Record
 
 from profilelake.lake.schema import file_schema
 
+DICTIONARY_SAMPLE_ROWS: Final = 1_000
+"""About as many rows of a file tell which columns repeat."""
 ROW_GROUP_ROWS_MAX: Final = 131_072
 """Small enough that a reader skips most of a sorted file, large enough to compress well."""
 
@@ -117,6 +120,24 @@ def _pieces(rows: pa.Table, arrow_bytes_max: int) -> Iterator[pa.Table]:
         yield rows.slice(start, step)
 
 
+def _repeating(rows: pa.Table) -> list[str] | bool:
+    """Return the columns in which a dictionary saves space; True for all, where columns are nested.
+
+    Ids and documents hardly repeat: a dictionary of them is built, found too large and thrown away,
+    a quarter of the time it takes to write events.
+    """
+    if any(pa.types.is_nested(field.type) for field in rows.schema):
+        return True
+    # Spread evenly: sorted rows repeat more within a stretch than over all.
+    step = max(1, rows.num_rows // DICTIONARY_SAMPLE_ROWS)
+    sample = rows.take(pa.array(range(0, rows.num_rows, step), pa.int64()))
+    return [
+        name
+        for name in sample.column_names
+        if 2 * pc.count_distinct(sample.column(name)).as_py() < sample.num_rows
+    ]
+
+
 def _write_file(metadata: TableMetadata, partition: Record, rows: pa.Table) -> DataFile:
     schema, spec = metadata.schema(), metadata.spec()
     folder = f"{metadata.location}/data"
@@ -128,7 +149,12 @@ def _write_file(metadata: TableMetadata, partition: Record, rows: pa.Table) -> D
     make_folder(path.parent)
     try:
         with pq.ParquetWriter(
-            path, arrow_schema, compression="zstd", store_decimal_as_integer=True, write_page_index=False
+            path,
+            arrow_schema,
+            compression="zstd",
+            store_decimal_as_integer=True,
+            write_page_index=False,
+            use_dictionary=_repeating(rows),
         ) as writer:
             writer.write_table(
                 rows.select(arrow_schema.names).cast(arrow_schema), row_group_size=ROW_GROUP_ROWS_MAX

@@ -37,6 +37,7 @@ from profilelake.pipeline.progress import PROGRESS, PUBLISHED, Published, load_a
 from profilelake.profiles.publish import profile_changes, written_profiles
 from profilelake.profiles.tables import PROFILES, TRAIT_WRITES
 from profilelake.state import activity, recent
+from profilelake.state.heads import decode_set_head
 from profilelake.state.recent import Run
 from profilelake.state.records import NOBODY
 from profilelake.state.store import Db, State, Tx
@@ -125,6 +126,9 @@ class Publisher:
             waiting = activity.pending(settled, runs)
             through = settled.through if waiting else applied.sequence
             profiles = whole or waiting <= ACTIVITY_EVENTS_MAX or self._profiles_due(published)
+            # Where an earlier try got as far as this table, it has no room for what was settled since.
+            held = self.lake.current_table(self.workspace, PROFILES).progress()
+            profiles = profiles and _held(held, progress) < progress.sequence
             only = CURRENT if profiles else tuple(table for table in CURRENT if table is not PROFILES)
             began = time.monotonic()
             active = self._active(tx, runs, published.activity_through, through) if profiles else set()
@@ -268,7 +272,7 @@ class Publisher:
             return set()
         parts = [recent.read_keys(self.recent_directory, run, ("key",)).column("key") for run in wanted]
         keys = pc.unique(pa.chunked_array([chunk for part in parts for chunk in part.chunks]))
-        records = tx.sets(self.workspace, keys.to_pylist())
+        records = tx.decoded(self.workspace, Db.SET, keys.to_pylist(), decode_set_head)
         return {record.profile for record in records.values()} - {NOBODY}
 
     def _older(self, at: int, seconds: float) -> bool:
@@ -277,9 +281,6 @@ class Publisher:
     def _publish_current(
         self, tx: Tx, progress: Progress, active: set[bytes], only: tuple[TableDef, ...] = CURRENT
     ) -> None:
-        dirty: dict[str, list[tuple[int, bytes]]] = {kind: [] for kind in Dirty}
-        for key, mark in tx.items(self.workspace, Db.DIRTY):
-            dirty[key[:1].decode()].append((int.from_bytes(mark, "big"), key[1:]))
         workspace, sequence = self.workspace, progress.sequence
         makers: Mapping[str, tuple[Dirty, Callable[[list[bytes]], pa.Table]]] = {
             SET_MAP.name: (
@@ -306,14 +307,12 @@ class Publisher:
             held = _held(table.progress(), progress)
             if held >= progress.sequence:
                 continue
-            keys = {key for mark, key in dirty[kind] if mark > held}
+            keys = _marked(tx, workspace, kind, held)
             if definition is PROFILES:
-                changed, again = (
-                    [key for mark, key in dirty[kind] if mark > held] for kind in (Dirty.TRAITS, Dirty.AGAIN)
-                )
-                keys |= active | written_profiles(tx, workspace, changed, again)
+                changed, again = (_marked(tx, workspace, kind, held) for kind in (Dirty.TRAITS, Dirty.AGAIN))
+                keys = sorted(active.union(keys, written_profiles(tx, workspace, changed, again)))
             if keys:
-                table.append_changes(make(sorted(keys)), progress)
+                table.append_changes(make(keys), progress)
 
     def _let_go(self, committed: Progress, profiles: tuple[int, float] | None) -> None:
         """Forget what every table has now, and note how far the lake has come.
@@ -323,13 +322,11 @@ class Publisher:
         """
         waiting = _PROFILE_MARKS if profiles is None else frozenset()
         with self.state.write() as tx:
-            for key, _ in tx.items(self.workspace, Db.OUTBOX):
+            for key in tx.keys(self.workspace, Db.OUTBOX):
                 if int.from_bytes(key[:8], "big") > committed.sequence:
                     break
                 tx.delete(self.workspace, Db.OUTBOX, key)
-            for key, mark in tx.items(self.workspace, Db.DIRTY):
-                if int.from_bytes(mark, "big") <= committed.sequence and key[:1] not in waiting:
-                    tx.delete(self.workspace, Db.DIRTY, key)
+            _unmark(tx, self.workspace, committed.sequence, waiting)
             published = load_published(tx, self.workspace)
             published.sequence = committed.sequence
             published.vector = dict(committed.vector)
@@ -349,6 +346,37 @@ class Publisher:
 def _held(table: Progress | None, wanted: Progress) -> int:
     """Return the sequence a table has reached in the wanted epoch."""
     return table.sequence if table is not None and table.epoch == wanted.epoch else -1
+
+
+def _marked(tx: Tx, workspace: str, kind: Dirty, after: int) -> list[bytes]:
+    """Return the keys, sorted, of what was marked in the micro-batches after that one."""
+    prefix, first = kind.encode(), (after + 1).to_bytes(8, "big")
+    keys = []
+    for key, mark in tx.items(workspace, Db.DIRTY, prefix):
+        if not key.startswith(prefix):
+            break
+        if mark >= first:
+            keys.append(key[1:])
+    return keys
+
+
+def _unmark(tx: Tx, workspace: str, through: int, waiting: frozenset[bytes]) -> None:
+    """Take away the marks of the micro-batches through that one, except those that are `waiting`."""
+    last = through.to_bytes(8, "big")
+    gone: list[bytes] = []
+    kept: list[tuple[bytes, bytes]] = []
+    for key, mark in tx.items(workspace, Db.DIRTY):
+        if mark <= last and key[:1] not in waiting:
+            gone.append(key)
+        else:
+            kept.append((key, mark))
+    if len(kept) < len(gone):
+        # Micro-batches wait meanwhile, and putting the few back costs less than taking the many out.
+        tx.clear(workspace, Db.DIRTY)
+        tx.put_many(workspace, Db.DIRTY, kept)
+        return
+    for key in gone:
+        tx.delete(workspace, Db.DIRTY, key)
 
 
 def _between(runs: Iterable[Run], after: int, through: int) -> list[Run]:
@@ -373,8 +401,8 @@ def _waiting(tx: Tx, workspace: str, definition: TableDef, after: int) -> pa.Tab
     name = definition.name.encode()
     start = (after + 1).to_bytes(8, "big")
     parts = [
-        pa.ipc.open_stream(value).read_all()
-        for key, value in tx.items(workspace, Db.OUTBOX, start)
+        pa.ipc.open_stream(tx.get(workspace, Db.OUTBOX, key)).read_all()
+        for key in tx.keys(workspace, Db.OUTBOX, start)
         if key[8:] == name
     ]
     # Rows that an older program left lack the columns that the table has gained since.

@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Final
 
 import msgspec
@@ -12,6 +13,7 @@ import pyarrow.compute as pc
 
 from profilelake.profiles.tables import TRAIT_WRITES
 from profilelake.semantics.rules import Collection
+from profilelake.state.heads import IdentHead, TraitHead
 from profilelake.state.records import IdentRecord, ProfileRecord, TraitRecord, wins
 from profilelake.state.working import Working
 
@@ -24,6 +26,8 @@ WRITERS: Final[dict[Collection, tuple[str, str]]] = {
 _decode: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _encode: Final = msgspec.json.Encoder().encode
 _NULL: Final = msgspec.Raw(b"null")
+_NAMES_MAX: Final = 4096
+"""Names of traits whose JSON form is kept: few names are used again and again."""
 
 
 def fold_traits(work: Working, events: pa.Table) -> pa.Table:
@@ -96,19 +100,22 @@ def _apply(work: Working, key: bytes, written: Mapping[str, TraitRecord]) -> Non
         work.touch_traits(key, changed=changed)
 
 
-def traits_text(traits: Mapping[str, TraitRecord]) -> str:
+def traits_text(traits: Mapping[str, TraitRecord | TraitHead]) -> str:
     """Return the traits that stand as one JSON object, by name; values are the text that was sent."""
-    standing = {
-        name: msgspec.Raw(write.value.encode())
-        for name, write in sorted(traits.items())
-        if write.value is not None
-    }
-    return _encode(standing).decode()
+    standing = [
+        f"{_quoted(name)}:{value}" for name in sorted(traits) if (value := traits[name].value) is not None
+    ]
+    return "{" + ",".join(standing) + "}"
 
 
-def identifiers_text(profile: ProfileRecord, idents: Mapping[bytes, IdentRecord]) -> str:
+@lru_cache(maxsize=_NAMES_MAX)
+def _quoted(name: str) -> str:
+    return _encode(name).decode()
+
+
+def identifiers_text(profile: ProfileRecord, idents: Mapping[bytes, IdentRecord | IdentHead]) -> str:
     """Return `{type: [values]}` as JSON, types and values sorted."""
     grouped: dict[str, list[str]] = {}
-    for key, type in profile.idents:
-        grouped.setdefault(type, []).append(idents[key].value)
-    return _encode({type: sorted(grouped[type]) for type in sorted(grouped)}).decode()
+    for type, value in sorted([(type, idents[key].value) for key, type in profile.idents]):
+        grouped.setdefault(type, []).append(value)
+    return _encode(grouped).decode()

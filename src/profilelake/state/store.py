@@ -4,11 +4,11 @@ Each workspace has its own named databases, so one workspace's keys cannot be re
 another's. Everything a micro-batch changes is one transaction.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Final, Self, cast
+from typing import Any, Final, Self, TypeVar, cast
 
 import lmdb
 
@@ -33,6 +33,7 @@ DATABASES_MAX: Final = 4096
 READERS_MAX: Final = 512
 FORMAT: Final = 2
 _FORMAT_KEY: Final = b"profilelake.format"
+_Record = TypeVar("_Record")
 
 
 class Db(StrEnum):
@@ -86,6 +87,12 @@ class Tx:
         with self._txn.cursor(self._db(workspace, db)) as cursor:
             return dict(cast("list[tuple[bytes, bytes]]", cursor.getmulti(list(keys))))
 
+    def decoded(
+        self, workspace: str, db: Db, keys: Iterable[bytes], decode: Callable[[bytes], _Record]
+    ) -> dict[bytes, _Record]:
+        """Return what `decode` (such as one of `state.heads`) reads in the values of those keys."""
+        return {key: decode(value) for key, value in self.get_many(workspace, db, keys).items()}
+
     def put_many(self, workspace: str, db: Db, items: Iterable[tuple[bytes, bytes]]) -> None:
         """Store all items, replacing what was there. Sorted keys are cheaper."""
         with self._txn.cursor(self._db(workspace, db)) as cursor:
@@ -105,6 +112,13 @@ class Tx:
             found = cursor.set_range(start) if start else cursor.first()
             if found:
                 yield from cast("Iterator[tuple[bytes, bytes]]", cursor.iternext())
+
+    def keys(self, workspace: str, db: Db, start: bytes = b"") -> Iterator[bytes]:
+        """Yield keys in order, from `start` on; values are not read."""
+        with self._txn.cursor(self._db(workspace, db)) as cursor:
+            found = cursor.set_range(start) if start else cursor.first()
+            if found:
+                yield from cast("Iterator[bytes]", cursor.iternext(values=False))
 
     def count(self, workspace: str, db: Db) -> int:
         """Return how many entries a database holds."""

@@ -309,3 +309,19 @@ def test_suppressed_events_are_only_counted(desk: Watched, tmp_path: Path) -> No
         recording.write(landed, landed.failed, 0, 4)
         recording.show()
         assert ids(rest(Reader(folder, Place(0)))) == ["1", {"suppressed": 3}]
+
+
+def test_a_fault_in_recording_is_a_gap_and_makes_no_dead_letters(
+    desk: Watched, watch: Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def faulty(*_: object) -> None:
+        raise KeyError("user_id")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(outcomes, "outcomes", faulty)
+        desk.apply([desk.send(GOOD | {"messageId": "1"})])
+    desk.apply([desk.send(GOOD | {"messageId": "2"})])
+    totals = desk.applied().totals
+    assert (totals["in_lake"], totals["failed"]) == (2, 0)
+    reader = Reader(desk.folder, Place(watch.wait()), steady_seconds=iter(range(100)).__next__)
+    assert [each.get("missed", each.get("message_id")) for each in rest(reader)] == [1, "2"]

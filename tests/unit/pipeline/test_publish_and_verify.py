@@ -8,12 +8,13 @@ import pyarrow as pa
 import pytest
 
 from pipeline_driver import SECOND, START, WORKSPACE, Desk, LogBuilder, Message
-from profilelake.errors import Conflict
+from profilelake.errors import Conflict, Unavailable
 from profilelake.identity.tables import IDENTITY_MAP, SET_MAP
 from profilelake.lake.progress import Progress
 from profilelake.landing.tables import EVENTS
 from profilelake.ops import failpoints
 from profilelake.pipeline import publish
+from profilelake.pipeline.publish import Publisher
 from profilelake.state.records import NOBODY, decode_activity, decode_ident, decode_profile, encode
 from profilelake.state.store import Db, Tx
 
@@ -247,3 +248,25 @@ def test_verify_notices_a_current_table_that_is_wrong(desk: Desk, log: LogBuilde
 def test_a_failpoint_is_not_handed_to_a_process_that_is_started_again() -> None:
     environment = {"HOME": "/x", failpoints.VARIABLE: "log.read:2"}
     assert failpoints.disarmed(environment) == {"HOME": "/x"}
+
+
+def test_counts_settled_after_a_publication_was_cut_short_are_shown(
+    desk: Desk, log: LogBuilder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk.apply([log.record(START, [identify("u")])])
+    desk.publish()
+    monkeypatch.setattr(publish, "ACTIVITY_EVENTS_MAX", 0)
+    desk.apply([log.record(START + 1, [identify("u", 1), identify("v", 2)])])
+    desk.now += 60 * SECOND
+    with monkeypatch.context() as cut:
+        cut.setattr(Publisher, "_let_go", _full_disk)
+        with pytest.raises(Unavailable):
+            desk.publish(whole=False)
+    desk.restart()
+    desk.now += 400 * SECOND
+    desk.publish(whole=False)
+    assert desk.verify() == []
+
+
+def _full_disk(*_: object) -> None:
+    raise Unavailable("letting go: the disk is full")
