@@ -1,8 +1,12 @@
 """What one request to the tracking API costs: durable, and with a log that acknowledges at once.
 
-Run `python benchmarks/collect.py [--seconds 4]`. Needs `wrk`. Each run starts one server process on
-a loopback port and drives it with wrk on the other core; CPU time is read from /proc, so it does not
-depend on what else the machine does. Rates do.
+Run `python benchmarks/collect.py [--seconds 4] [--fastapi-python PATH]`. Needs `wrk`. Each run starts one
+server process on a loopback port and drives it with wrk on the other core; CPU time is read from /proc,
+so it does not depend on what else the machine does. Rates do.
+
+PATH is an interpreter that has `fastapi` and `uvicorn[standard]` besides what this project needs. With it
+the batches are also sent to the same log behind FastAPI and pydantic (`_fastapi_app.py`), and the ratio of
+CPU time is printed.
 """
 
 import argparse
@@ -20,6 +24,7 @@ import time
 from base64 import b64encode
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from prometheus_client import CollectorRegistry
 
@@ -32,6 +37,10 @@ from profilelake.workspaces.control import CONTROL_FILE, Control
 from profilelake.workspaces.keyring import KeyRing
 
 WRITE_KEY = "wk_benchmark"
+SOURCES: Final = Path(__file__).resolve().parents[1] / "src"
+FASTAPI_APP: Final = Path(__file__).with_name("_fastapi_app.py")
+FASTAPI_PATHS: Final = {"fastapi": "", "fastapi*": "/straight"}
+"""How FastAPI is used: as its pages show it, and with pydantic reading the bytes itself."""
 EVENT = {
     "type": "track",
     "userId": "u-1001",
@@ -63,6 +72,14 @@ class Load:
     body: bytes
     events: int
     gzip: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What one server did: a line for people, and the CPU time of one request in microseconds."""
+
+    line: str
+    cpu_us: float
 
 
 def loads() -> list[Load]:
@@ -132,7 +149,16 @@ def _cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def _measure(load: Load, log: str, seconds: int, connections: int, directory: Path) -> str:
+def _measure(
+    load: Load,
+    log: str,
+    command: list[str],
+    seconds: int,
+    connections: int,
+    directory: Path,
+    prefix: str = "",
+) -> Measured:
+    """Measure the server that `command` starts; `log` names it, `prefix` stands before its paths."""
     script = directory / "request.lua"
     (directory / "body").write_bytes(load.body)
     headers = [
@@ -146,9 +172,10 @@ def _measure(load: Load, log: str, seconds: int, connections: int, directory: Pa
         + "\n".join(headers)
     )
     server = subprocess.Popen(
-        [sys.executable, __file__, "--serve", log, "--directory", str(directory)],
+        [*command, "--directory", str(directory)],
         stdout=subprocess.PIPE,
         text=True,
+        env={**os.environ, "PYTHONPATH": str(SOURCES)},
     )
     try:
         if server.stdout is None:
@@ -156,7 +183,7 @@ def _measure(load: Load, log: str, seconds: int, connections: int, directory: Pa
         port = int(server.stdout.readline())
         cores = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(server.pid, {cores[0]})
-        url = f"http://127.0.0.1:{port}{load.path}"
+        url = f"http://127.0.0.1:{port}{prefix}{load.path}"
         wrk = [
             "taskset",
             "-c",
@@ -187,11 +214,26 @@ def _measure(load: Load, log: str, seconds: int, connections: int, directory: Pa
         if summary["syncs"]
         else ""
     )
-    return (
+    line = (
         f"{load.name:18} {log:9} {cpu / requests * 1e6:6.1f} us CPU/request {cpu / requests / load.events * 1e6:6.2f} us/event"
         f" {requests / seconds:8.0f} requests/s, p50 p99 {latency}"
         f"{synced}{', FAILURES: ' + output if failed else ''}"
     )
+    return Measured(line, cpu / requests * 1e6)
+
+
+def _compare(
+    load: Load, python: Path, ours: Measured, seconds: int, connections: int, directory: Path
+) -> None:
+    """Send the same bodies to FastAPI on the same log, and print how many times more they cost there."""
+    for name, prefix in FASTAPI_PATHS.items():
+        theirs = _measure(
+            load, name, [str(python), str(FASTAPI_APP)], seconds, connections, directory, prefix
+        )
+        print(theirs.line, flush=True)
+        print(
+            f"{load.name:18} CPU of durable / {name}: {ours.cpu_us / theirs.cpu_us:.3f} (1/3 at most is asked)"
+        )
 
 
 def _figure(pattern: str, output: str) -> int:
@@ -210,6 +252,11 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--seconds", type=int, default=4)
     arguments.add_argument("--connections", type=int, default=64)
+    arguments.add_argument(
+        "--fastapi-python",
+        type=Path,
+        help="interpreter with fastapi, to compare with; it is not installed here",
+    )
     arguments.add_argument("--serve", choices=("durable", "at-once", "none"), help=argparse.SUPPRESS)
     arguments.add_argument("--directory", type=Path, help=argparse.SUPPRESS)
     chosen = arguments.parse_args()
@@ -224,7 +271,15 @@ def main() -> None:
         for load in loads():
             print(f"{load.name}: body of {len(load.body)} bytes, {chosen.connections} connections")
             for log in ("none", "at-once", "durable"):
-                print(_measure(load, log, chosen.seconds, chosen.connections, directory), flush=True)
+                command = [sys.executable, __file__, "--serve", log]
+                measured = _measure(load, log, command, chosen.seconds, chosen.connections, directory)
+                print(measured.line, flush=True)
+            if load.path != "/v1/batch":
+                continue
+            if chosen.fastapi_python is None:
+                print("the comparison with FastAPI and pydantic is left out: give --fastapi-python PATH")
+            else:
+                _compare(load, chosen.fastapi_python, measured, chosen.seconds, chosen.connections, directory)
 
 
 if __name__ == "__main__":

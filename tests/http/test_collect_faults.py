@@ -114,6 +114,21 @@ def test_a_stop_answers_what_is_under_way(tmp_path: Path) -> None:
         server.connect()
 
 
+def test_what_is_not_stored_for_a_fault_of_ours_does_not_count_against_its_source(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def faulty(_: object) -> None:
+        raise ArithmeticError
+
+    with TrackingServer(tmp_path, monotonic=lambda: 0.0) as server:
+        server.control.change_source("default", events_per_second=20)
+        with monkeypatch.context() as patched:
+            patched.setattr(server.writer, "append", faulty)
+            assert server.send("/v1/batch", {"batch": [TRACK] * 85}).status == 500
+        assert server.send("/v1/track", TRACK).status == 200
+        server.control.change_source("default", events_per_second=0)
+
+
 def test_the_limit_of_a_source_is_told_in_seconds(tmp_path: Path) -> None:
     seconds = 0.0
     limits = CollectLimits(processes=2)

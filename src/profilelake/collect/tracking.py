@@ -201,7 +201,8 @@ class Tracking:
                 raise _not_stored(error) from error
             except Overdue as error:
                 raise self._overdue() from error
-        except Refused:
+        except BaseException:
+            # Whatever it was, nothing was stored, so the source has not sent it.
             if limited:
                 self._quotas.give_back(source, checked.events)
             raise

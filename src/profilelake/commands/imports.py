@@ -304,6 +304,9 @@ def _tell(outcome: "Outcome", *, as_json: bool) -> None:
         print(f"{file.file}: {', '.join(notes)}")
     if len(outcome.files) > FILES_SHOWN_MAX:
         print(f"and {len(outcome.files) - FILES_SHOWN_MAX:,} more files")
+    if not outcome.events:
+        print("nothing new to import")
+        return
     rate = outcome.events / outcome.seconds if outcome.seconds else 0
     print(f"{outcome.events:,} events in {outcome.seconds:.1f} s ({rate:,.0f}/s): {_MEANING[outcome.place]}")
 

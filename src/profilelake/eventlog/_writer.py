@@ -152,6 +152,7 @@ class LogWriter:
         self._lock = threading.Lock()
         self._wake = threading.Condition(self._lock)
         self._groups: deque[_Group] = deque()
+        self._storing: _Group | None = None
         self._queued_bytes = 0
         self._closing = False
         self._trouble: str | None = None
@@ -253,7 +254,7 @@ class LogWriter:
                     if self._limits.window_seconds and not closing:
                         time.sleep(self._limits.window_seconds)
                     with self._lock:
-                        group = self._groups.popleft()
+                        group = self._storing = self._groups.popleft()
                     self._store(group)
                 elif closing:
                     break
@@ -317,6 +318,8 @@ class LogWriter:
         return buffers, LogEnd(self._end.offset + group.bytes, before)
 
     def _answer(self, group: _Group, error: Unavailable | None) -> None:
+        if group is self._storing:
+            self._storing = None
         with self._lock:
             self._queued_bytes -= group.bytes
         try:
@@ -463,7 +466,8 @@ class LogWriter:
         self._trouble = f"event log {self.log_id} has stopped: {error!r}; restart this process"
         with self._lock:
             self._closing = True
-            groups = list(self._groups)
+            # Whoever waits for the group at hand must hear of it too.
+            groups = [*([] if self._storing is None else [self._storing]), *self._groups]
             self._groups.clear()
         for group in groups:
             self._answer(group, Unavailable(self._trouble))

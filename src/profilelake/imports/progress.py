@@ -4,11 +4,13 @@ It only saves work: events have message ids, so a chunk that is forgotten comes 
 """
 
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
-from profilelake.errors import Corrupt
+from profilelake.errors import Corrupt, Unavailable
 from profilelake.imports.chunks import Chunk, Known
 
 BUSY_SECONDS: Final = 10.0
@@ -52,16 +54,19 @@ class Progress:
 
         Raises:
             Corrupt: it is no file of ours.
+            Unavailable: it cannot be opened at the moment.
         """
-        connection = sqlite3.connect(
-            path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
-        )
+        with _told():
+            connection = sqlite3.connect(
+                path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
+            )
         try:
-            connection.execute("PRAGMA journal_mode = WAL")
-            # What a power cut makes it forget is imported again, and changes nothing.
-            connection.execute("PRAGMA synchronous = NORMAL")
-            connection.executescript(_SCHEMA)
-        except sqlite3.OperationalError:
+            with _told():
+                connection.execute("PRAGMA journal_mode = WAL")
+                # What a power cut makes it forget is imported again, and changes nothing.
+                connection.execute("PRAGMA synchronous = NORMAL")
+                connection.executescript(_SCHEMA)
+        except Unavailable:
             connection.close()
             raise
         except sqlite3.DatabaseError as error:
@@ -81,16 +86,30 @@ class Progress:
         self.close()
 
     def after(self, target: Target, previous: str) -> list[Known]:
-        """Return the chunks that have followed a chunk, longest first."""
-        rows = self._connection.execute(
-            "SELECT bytes, name, events FROM chunks WHERE target = ? AND previous = ? ORDER BY bytes DESC LIMIT ?",
-            (target.key, previous, CANDIDATES_MAX),
-        )
-        return [Known(*row) for row in rows]
+        """Return the chunks that have followed a chunk, longest first. Raises Unavailable."""
+        with _told():
+            rows = self._connection.execute(
+                "SELECT bytes, name, events FROM chunks WHERE target = ? AND previous = ?"
+                " ORDER BY bytes DESC LIMIT ?",
+                (target.key, previous, CANDIDATES_MAX),
+            )
+            return [Known(*row) for row in rows]
 
     def add(self, target: Target, chunk: Chunk) -> None:
-        """Remember that a chunk is durable in the log."""
-        self._connection.execute(
-            "INSERT OR IGNORE INTO chunks VALUES (?, ?, ?, ?, ?)",
-            (target.key, chunk.previous, chunk.name, len(chunk.body), chunk.events),
-        )
+        """Remember that a chunk is durable in the log. Raises Unavailable."""
+        with _told():
+            self._connection.execute(
+                "INSERT OR IGNORE INTO chunks VALUES (?, ?, ?, ?, ?)",
+                (target.key, chunk.previous, chunk.name, len(chunk.body), chunk.events),
+            )
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Say what can be done where the file is held by others, or its disk is full."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        raise Unavailable(
+            f"remembering what is imported: {error}; run the same command again: nothing is doubled"
+        ) from error

@@ -10,7 +10,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 from starlette.requests import Request
 
-from profilelake.errors import Invalid
+from profilelake.errors import Invalid, Unavailable
 from profilelake.ops.clock import Clock
 from profilelake.workspaces.control import Control
 
@@ -31,9 +31,18 @@ class Changes:
         """Return what `action` gives for the open database and the time.
 
         In a thread: a commit waits for the disk, and for other programs that change things.
+
+        Raises:
+            Unavailable: the database is not there, or held by another program.
         """
 
         def opened() -> _Answer:
+            if not self.path.exists():
+                # A new one would know no key, and senders throw away what is refused for an unknown key.
+                raise Unavailable(
+                    f"opening the control database: there is no {self.path.name} in the data directory;"
+                    " put it back, or restart the server to begin with a new one"
+                )
             with Control.open(self.path, secrets.token_bytes) as control:
                 return action(control, self.clock())
 

@@ -7,6 +7,7 @@ all HTTP processes see it at their next look.
 import hashlib
 import sqlite3
 import string
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ EVENTS_PER_SECOND_MAX: Final = 1_000_000
 """The greatest quota of a source; without one it is limited by the machine only."""
 BUSY_SECONDS: Final = 5.0
 """How long a write waits for another one to end."""
+OPENING_LOOK_SECONDS: Final = 0.01
+"""How long it is waited between two attempts to open a database that another program makes just now."""
 
 _SECRET_BYTES: Final = 24
 _PREFIXES: Final = {TokenKind.READ: "rk_", TokenKind.ADMIN: "adm_"}
@@ -113,17 +116,24 @@ class Control:
 
         Raises:
             Corrupt: the file is not a control database, or one of a newer program.
+            Unavailable: another program holds it for long, or the system does not let it be opened now.
         """
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         path.touch(mode=0o600)
         connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
         control = cls(connection, random_bytes)
         try:
-            connection.execute("PRAGMA journal_mode = WAL")
+            _use_wal(connection)
             # The default of WAL mode forgets the last commits when power fails, and with them a revocation.
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute("PRAGMA foreign_keys = ON")
             control._migrate(path)
+        except sqlite3.OperationalError as error:
+            connection.close()
+            raise Unavailable(
+                f"opening the control database {path}: {error}; see that its disk works and that nobody holds"
+                " it for long, then try again"
+            ) from error
         except sqlite3.DatabaseError as error:
             connection.close()
             raise Corrupt(f"opening the control database {path}: {error}; restore it from backup") from error
@@ -475,6 +485,19 @@ class Control:
             "INSERT INTO tokens VALUES (?, ?, ?, ?, ?, ?, ?, NULL)",
             (token.id, digest, token.kind, token.workspace, token.scope, now, token.expires_at),
         )
+
+
+def _use_wal(connection: sqlite3.Connection) -> None:
+    """Write ahead from now on. The first to do so needs the file alone, and SQLite does not wait for that."""
+    give_up_at = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() >= give_up_at:
+                raise
+        time.sleep(OPENING_LOOK_SECONDS)
 
 
 def read_sources(connection: sqlite3.Connection, workspace: str | None) -> list[Source]:

@@ -2,6 +2,7 @@ import asyncio
 import errno
 import threading
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -311,3 +312,33 @@ def test_counting_that_fails_ends_nothing(tmp_path: Path, caplog: pytest.LogCapt
     run(work)
     assert len(read_all(tmp_path)[0]) == 2
     assert "counting a group" in caplog.text
+
+
+def test_a_writer_that_stops_on_a_fault_of_its_own_leaves_nobody_waiting(tmp_path: Path) -> None:
+    clocks = Clocks()
+    faults: list[Exception] = []
+
+    def wall() -> int:
+        if faults:
+            raise faults[0]
+        return clocks.wall
+
+    async def work() -> None:
+        gate = Gate()
+        writer = LogWriter(tmp_path, region="eu", clock=wall, steady=lambda: clocks.steady, files=gate)
+        gate.open.clear()
+        first = writer.append(entry(b"0"))
+        wait_until(lambda: not writer._groups)
+        # The next group forms while this one is synced, and meets the fault before it is written.
+        second = writer.append(entry(b"1"))
+        faults.append(ArithmeticError("no time"))
+        gate.open.set()
+        for answer in (first, second):
+            with suppress(Unavailable):
+                await asyncio.wait_for(asyncio.shield(answer), 5)
+        assert second.exception() is not None
+        with pytest.raises(Unavailable, match="restart this process"):
+            writer.append(entry(b"2"))
+        writer.close()
+
+    run(work)

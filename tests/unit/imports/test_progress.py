@@ -1,10 +1,12 @@
 """What is remembered of imports."""
 
+import sqlite3
 from pathlib import Path
 
 import pytest
 
-from profilelake.errors import Corrupt
+from profilelake.errors import Corrupt, Unavailable
+from profilelake.imports import progress as progress_module
 from profilelake.imports.chunks import Chunk, Known
 from profilelake.imports.progress import Progress, Target
 
@@ -43,3 +45,21 @@ def test_a_file_that_is_none_is_told(tmp_path: Path) -> None:
     path.write_bytes(b"no database" * 1000)
     with pytest.raises(Corrupt, match="move it away"):
         Progress.open(path)
+
+
+def test_a_file_that_somebody_holds_is_told_as_one_to_come_back_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress_module, "BUSY_SECONDS", 0.05)
+    path = tmp_path / "imports.sqlite"
+    with Progress.open(path) as progress:
+        holder = sqlite3.connect(path, isolation_level=None)
+        holder.execute("BEGIN IMMEDIATE")
+        with pytest.raises(Unavailable, match="run the same command again"):
+            progress.add(ONE, chunk("b", "a"))
+        holder.execute("ROLLBACK")
+        holder.close()
+        progress.add(ONE, chunk("b", "a"))
+        assert progress.after(ONE, "a") == [Known(1, "b", 1)]
+    with pytest.raises(Unavailable):
+        Progress.open(tmp_path / "no directory" / "imports.sqlite")

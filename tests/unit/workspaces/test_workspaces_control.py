@@ -1,6 +1,7 @@
 import os
 import sqlite3
 import stat
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -146,6 +147,32 @@ def test_a_newer_format_and_a_strange_file_are_refused(tmp_path: Path) -> None:
     strange.write_bytes(b"not a database, but long enough to be looked at" * 100)
     with pytest.raises(Corrupt, match="restore"):
         Control.open(strange, os.urandom)
+
+
+def test_whoever_opens_a_database_that_another_makes_just_now_waits_for_it(tmp_path: Path) -> None:
+    path = tmp_path / "control.sqlite"
+    holder = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    holder.execute("CREATE TABLE theirs (a)")
+    holder.execute("BEGIN IMMEDIATE")
+    end = threading.Timer(0.1, holder.execute, ["ROLLBACK"])
+    end.start()
+    with Control.open(path, os.urandom) as control:
+        control.ensure_default(now=1)
+    end.join()
+    holder.close()
+
+
+def test_a_database_that_somebody_holds_is_not_called_broken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(control_module, "BUSY_SECONDS", 0.05)
+    path = tmp_path / "control.sqlite"
+    holder = sqlite3.connect(path, isolation_level=None)
+    holder.execute("CREATE TABLE theirs (a)")
+    holder.execute("BEGIN EXCLUSIVE")
+    with pytest.raises(Unavailable, match="try again"):
+        Control.open(path, os.urandom)
+    holder.close()
 
 
 @pytest.fixture
