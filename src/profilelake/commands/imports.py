@@ -304,7 +304,7 @@ def _tell(outcome: "Outcome", *, as_json: bool) -> None:
         print(f"{file.file}: {', '.join(notes)}")
     if len(outcome.files) > FILES_SHOWN_MAX:
         print(f"and {len(outcome.files) - FILES_SHOWN_MAX:,} more files")
-    if not outcome.events:
+    if not outcome.events and outcome.place == "waiting":
         print("nothing new to import")
         return
     rate = outcome.events / outcome.seconds if outcome.seconds else 0
