@@ -102,7 +102,7 @@ SERVED = (
     ("pipeline", "recent.written:2"),
     ("pipeline", "state.before_commit:4"),
     ("pipeline", "state.committed:2"),
-    ("lake", "lake.staged:20"),
+    ("lake", "lake.staged:12"),
     ("lake", "lake.swapped:7"),
     ("lake", "publish.appended:2"),
     ("lake", "publish.let_go:2"),
