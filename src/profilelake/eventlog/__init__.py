@@ -23,6 +23,8 @@ class Kind(IntEnum):
     LINES = 7
     """Messages, one per line, each with its type: what an import writes. In place of an address, `ip` holds
     a name for these lines."""
+    FACT = 8
+    """One decision about the workspace, such as an unlink: no event, and read by the pipeline only."""
 
 
 class Flags(IntFlag):

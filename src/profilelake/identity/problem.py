@@ -4,7 +4,6 @@ Two halves: over whole columns (`clean`, `problem_of`), which the batch rebuild 
 `Sighting` values (`resolve`), which gives the same answer as `semantics.identity` by the other way.
 """
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
@@ -41,9 +40,6 @@ CAUSES: Final[dict[int, Cause]] = {
     kernel.CAUSE_MERGES_MAX: "merges_max",
     kernel.CAUSE_UNLINKED: "unlinked",
 }
-
-# Patterns of these characters only mean the same to RE2 and to Python, for text without line ends.
-_PLAIN_PATTERN: Final = re.compile(r"[A-Za-z0-9^$.*+?|()\[\]_@ -]*", re.ASCII)
 
 
 def rules_by_strength(rules: IdentityRules, collection: Collection) -> tuple[TypeRule, ...]:
@@ -111,14 +107,17 @@ def problem_of(
     collection: Collection = "users",
     *,
     unlinks: siphash.Words | None = None,
+    quarantined: siphash.Words | None = None,
 ) -> Translated:
     """Return the problem of resolving `sets` from nothing.
 
     `unlinks` are pairs of identifier ids in consecutive rows; a pair with an id that is in no set
-    separates nothing.
+    separates nothing. `quarantined` are ids that link nobody.
     """
     identity.check(rules)
     cleaned = clean(sets.types, sets.values, rules, collection)
+    if quarantined is not None and len(quarantined):
+        cleaned.blocked[:] |= is_among(sets.ident_ids, quarantined)
     kept = np.flatnonzero(cleaned.links)
     offsets = np.searchsorted(kept, sets.offsets).astype(np.int64)
     kept = kept[strongest_first(offsets, cleaned.type_code[kept], sets.values, kept)]
@@ -147,6 +146,14 @@ def problem_of(
     return Translated(problem, ident_row, cleaned)
 
 
+def is_among(ids: siphash.Words, chosen: siphash.Words) -> Bools:
+    """Return which of `ids` are one of `chosen`."""
+    numbers, first_row = dense_numbers(np.concatenate([chosen, ids]))
+    # Numbered as they first appear, the chosen ones have the lowest numbers.
+    found: Bools = numbers[len(chosen) :] < np.searchsorted(first_row, len(chosen))
+    return found
+
+
 def resolve(
     sightings: Iterable[Sighting],
     rules: IdentityRules,
@@ -154,12 +161,14 @@ def resolve(
     collection: Collection = "users",
     key: bytes = bytes(identifiers.KEY_BYTES),
     unlinks: Iterable[tuple[Identifier, Identifier]] = (),
+    quarantined: frozenset[Identifier] = frozenset(),
 ) -> IdentityGraph:
     """Return what `semantics.identity.resolve` returns, by way of the compiled resolver."""
     ordered = identity.first_sightings(sightings, rules, collection)
     rows = [identifier for sighting in ordered for identifier in sorted(sighting.identifiers)]
     pairs = [identifier for pair in unlinks for identifier in pair]
-    hashed = _hash(key, collection, [*rows, *pairs])
+    apart = sorted(quarantined)
+    hashed = _hash(key, collection, [*rows, *pairs, *apart])
     sizes = [len(sighting.identifiers) for sighting in ordered]
     columns = SetColumns(
         offsets=np.cumsum([0, *sizes], dtype=np.int64),
@@ -168,7 +177,13 @@ def resolve(
         ident_ids=hashed[: len(rows)],
         received_at=np.array([sighting.received_at for sighting in ordered], dtype=np.int64),
     )
-    translated = problem_of(columns, rules, collection, unlinks=hashed[len(rows) :])
+    translated = problem_of(
+        columns,
+        rules,
+        collection,
+        unlinks=hashed[len(rows) : len(rows) + len(pairs)],
+        quarantined=hashed[len(rows) + len(pairs) :],
+    )
     set_ids = siphash.set_ids(key, identifiers.set_prefix(collection), columns.ident_ids, columns.offsets)
     return _graph(
         ordered,
@@ -304,18 +319,7 @@ def _blocked(values: Column, rule: TypeRule) -> Bools:
     blocked: Bools = np.array(pc.is_in(values, value_set=exact), dtype=np.bool_)
     if not rule.blocked_patterns:
         return blocked
-    rich = False
+    # Arrow's engine is RE2 too, so a column means what `TypeRule.blocks` means.
     for pattern in rule.blocked_patterns:
-        try:
-            if _PLAIN_PATTERN.fullmatch(pattern) and "(?" not in pattern:
-                blocked |= np.array(pc.match_substring_regex(values, pattern), dtype=np.bool_)
-            else:
-                rich = True
-        except pa.ArrowInvalid:
-            rich = True
-    # Python's meaning of a pattern is the rule. RE2 differs in `$` before a line end, so those few values
-    # are asked again; where patterns are richer than plain, all values are.
-    asked = np.flatnonzero(np.array(pc.match_substring(values, "\n"), dtype=np.bool_) | rich)
-    for row, value in zip(asked, values.take(pa.array(asked)).to_pylist(), strict=True):
-        blocked[row] = rule.blocks(value)
+        blocked |= np.array(pc.match_substring_regex(values, pattern), dtype=np.bool_)
     return blocked

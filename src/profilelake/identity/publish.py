@@ -6,7 +6,7 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 import pyarrow as pa
 
-from profilelake.identity.resolve import shown
+from profilelake.identity.rows import shown
 from profilelake.identity.tables import IDENTIFIERS, IDENTITY_MAP, IDENTITY_REFUSALS, SET_MAP, SET_SIGHTINGS
 from profilelake.kernels.base62 import ID_BYTES, base62
 from profilelake.lake.schema import changes_definition

@@ -8,25 +8,21 @@ answer is the one in-order arrival would have given.
 
 from bisect import bisect_left
 from collections.abc import Container, Iterable, Sequence
-from functools import lru_cache
 from itertools import chain
 from typing import Any, Final, NamedTuple
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from profilelake.errors import Internal, Invalid
 from profilelake.identity.problem import CAUSES, clean, rules_by_strength, strongest_first
-from profilelake.identity.tables import IDENTIFIER_SETS, IDENTITY_UPDATES, TIME
+from profilelake.identity.rows import IdentityRows, Sighting
 from profilelake.kernels import identity as kernel
 from profilelake.kernels.dense import dense_numbers
 from profilelake.kernels.known_ids import KnownIds
 from profilelake.kernels.siphash import HASH_BYTES, to_bytes
 from profilelake.landing.land import SetSightings
-from profilelake.semantics.identifiers import public_id
-from profilelake.semantics.positions import POSITION_BYTES
 from profilelake.semantics.rules import COLLECTIONS, Collection, IdentityRules
 from profilelake.state.records import (
     NOBODY,
@@ -42,16 +38,6 @@ from profilelake.state.working import Working
 
 KNOWN_SETS_MAX: Final = 1 << 22
 """Sets that are known without a look-up; 16 bytes each."""
-SHOWN_IDS_MAX: Final = 100_000
-"""Public ids kept at hand: the same profiles are written again and again."""
-
-
-class Sighting(msgspec.Struct, frozen=True, gc=False):
-    """One event that showed a set."""
-
-    position: bytes
-    message_id: str
-    source_id: str
 
 
 class _Set(NamedTuple):
@@ -61,103 +47,6 @@ class _Set(NamedTuple):
     first: Sighting
     record: SetRecord
     idents: list[bytes]
-
-
-class IdentityRows:
-    """Rows that a micro-batch adds to append-only identity tables."""
-
-    def __init__(self, rule_version: int, sequence: int) -> None:
-        """Gather the rows of micro-batch `sequence`, resolved under that version of the rules."""
-        self._rule_version = rule_version
-        self._sequence = sequence
-        self._sets: list[pa.Table] = []
-        self._updates: list[tuple[Collection, bytes, bytes, bytes, str, bytes, Sighting]] = []
-
-    def add_sets(
-        self,
-        collection: Collection,
-        keys: list[bytes],
-        firsts: list[Sighting],
-        offsets: npt.NDArray[np.int64],
-        types: pa.Array,
-        idents: bytes,
-    ) -> None:
-        """Add sets that became known; the identifiers of set s are `offsets[s]` to `offsets[s + 1]`."""
-        schema = IDENTIFIER_SETS.schema()
-        listed = schema.field("identifiers").type
-        members = pa.StructArray.from_arrays(
-            [types, _fixed(idents, HASH_BYTES)], fields=list(listed.value_type)
-        )
-        position, at, message_id, source_id = _sighting_columns(firsts)
-        columns = (
-            _fixed(b"".join(keys), HASH_BYTES),
-            pa.repeat(pa.scalar(collection), len(keys)),
-            pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), members, type=listed),
-            position,
-            at,
-            message_id,
-            source_id,
-        )
-        self._sets.append(_table(schema, columns))
-
-    def add_update(
-        self, collection: Collection, ident: bytes, before: bytes, after: bytes, cause: str, evidence: _Set
-    ) -> None:
-        """Add a change of ownership that a set is the evidence of."""
-        self._updates.append((collection, ident, before, after, cause, evidence.key, evidence.first))
-
-    def identifier_sets(self) -> pa.Table:
-        """Return the sets that became known."""
-        return pa.concat_tables([IDENTIFIER_SETS.schema().empty_table(), *self._sets])
-
-    def identity_updates(self) -> pa.Table:
-        """Return the changes of ownership, in the order in which they happened."""
-        schema = IDENTITY_UPDATES.schema()
-        if not self._updates:
-            return schema.empty_table()
-        collections, idents, befores, afters, causes, keys, firsts = zip(*self._updates, strict=True)
-        position, at, message_id, source_id = _sighting_columns(firsts)
-        columns = (
-            at,
-            _fixed(b"".join(idents), HASH_BYTES),
-            collections,
-            list(map(shown, collections, befores)),
-            list(map(shown, collections, afters)),
-            causes,
-            _fixed(b"".join(keys), HASH_BYTES),
-            message_id,
-            source_id,
-            pa.repeat(pa.scalar(self._rule_version, pa.int32()), len(keys)),
-            position,
-            pa.repeat(pa.scalar(self._sequence, pa.int64()), len(keys)),
-        )
-        return _table(schema, columns)
-
-
-def _table(schema: pa.Schema, columns: Iterable[pa.Array | Sequence[Any]]) -> pa.Table:
-    arrays = [
-        values if isinstance(values, pa.Array) else pa.array(values, field.type)
-        for values, field in zip(columns, schema, strict=True)
-    ]
-    return pa.table(arrays, schema=schema)
-
-
-def _fixed(joined: bytes, width: int) -> pa.Array:
-    """Return values of one width that stand one after the other as a column."""
-    return pa.Array.from_buffers(pa.binary(width), len(joined) // width, [None, pa.py_buffer(joined)])
-
-
-def _sighting_columns(firsts: Sequence[Sighting]) -> tuple[pa.Array, pa.Array, pa.Array, pa.Array]:
-    """Return positions, times of receipt, message ids and sources."""
-    joined = b"".join([first.position for first in firsts])
-    # The first eight bytes of a position are its time, as `received_at` reads it.
-    times = np.frombuffer(joined, dtype=">i8").reshape(len(firsts), -1)[:, 0].astype(np.int64)
-    return (
-        _fixed(joined, POSITION_BYTES),
-        pa.array(times).cast(TIME),
-        pa.array([first.message_id for first in firsts], pa.string()),
-        pa.array([first.source_id for first in firsts], pa.string()),
-    )
 
 
 class Resolver:
@@ -480,7 +369,7 @@ class Resolver:
         for ident in idents:
             after = work.idents[ident].profile
             if after != before[ident]:
-                rows.add_update(collection, ident, before[ident], after, "replayed", seed)
+                rows.add_update(collection, ident, before[ident], after, "replayed", seed.key, seed.first)
 
     def _component(self, work: Working, collection: Collection, seeds: Sequence[bytes]) -> list[_Set]:
         """Return every set connected to the seeds through identifiers that may link, in position order."""
@@ -505,12 +394,6 @@ class Resolver:
                         reached.update(work.tx.linked_sets(work.workspace, ident))
             frontier = reached - found.keys()
         return sorted(found.values(), key=lambda met: met.first.position)
-
-
-@lru_cache(maxsize=SHOWN_IDS_MAX)
-def shown(collection: Collection, profile: bytes) -> str | None:
-    """Return the public id of a profile key, None for nobody."""
-    return None if profile == NOBODY else public_id(collection, profile)
 
 
 def _numbered(sets: list[_Set]) -> tuple[kernel.Int32s, list[bytes]]:
@@ -541,7 +424,7 @@ def _join(
         if record.profile == NOBODY and ident not in refused:
             record.profile = key
             profile.idents.append((ident, record.type))
-            rows.add_update(collection, ident, NOBODY, key, cause, met)
+            rows.add_update(collection, ident, NOBODY, key, cause, met.key, met.first)
             joined.append(ident)
     profile.sets.append(met.key)
     met.record.profile = met.record.first_profile = key
@@ -557,7 +440,7 @@ def _merge(
     work.load_sets(gone.sets)
     for ident in idents:
         work.idents[ident].profile = survivor
-        rows.add_update(collection, ident, loser, survivor, "merged", evidence)
+        rows.add_update(collection, ident, loser, survivor, "merged", evidence.key, evidence.first)
     for key in gone.sets:
         work.sets[key].profile = survivor
     work.touch_idents(idents)

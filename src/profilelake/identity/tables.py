@@ -160,6 +160,20 @@ IDENTITY_REFUSALS: Final = TableDef(
     slot="slot",
 )
 
+IDENTITY_FACTS: Final = TableDef(
+    name="identity_facts",
+    doc="what people decided about identity, each decision once; the latest about a thing holds",
+    columns=(
+        Column("position", POSITION, "position of the decision", required=True),
+        Column("at", TIME, "when it was accepted", required=True),
+        Column("decision", pa.string(), "unlink, quarantine, retract or rules", required=True),
+        Column("by", pa.string(), "token or command line that asked for it", required=True),
+        Column("note", pa.string(), "why, in their words", personal=True),
+        Column("fact", pa.string(), "the decision as JSON, with ids in hex", personal=True, required=True),
+    ),
+    day="at",
+)
+
 TABLES: Final = (
     IDENTIFIER_SETS,
     SET_SIGHTINGS,
@@ -168,4 +182,5 @@ TABLES: Final = (
     IDENTITY_MAP,
     IDENTITY_UPDATES,
     IDENTITY_REFUSALS,
+    IDENTITY_FACTS,
 )

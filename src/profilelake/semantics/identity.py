@@ -5,8 +5,8 @@ compiled form (`kernels.identity`) is held to this module by the same cases.
 
 The rules, each of which has a case in `tests/spec/identity`:
 
-1. A set is cleaned: values that the rules block and types without a rule do not link. What is left is
-   ordered strongest first, by (priority, type, value). The strongest is the *anchor*.
+1. A set is cleaned: values that the rules block or that are quarantined, and types without a rule, do
+   not link. What is left is ordered strongest first, by (priority, type, value). The strongest is the *anchor*.
 2. Each distinct set counts at its first position. Where a rule has a window, it counts once in each
    tumbling window. Repeats change nothing.
 3. Sets are taken in order of position. The anchor always joins. Any other identifier joins, with the
@@ -15,15 +15,19 @@ The rules, each of which has a case in `tests/spec/identity`:
    from the weakest end until the rest fits (Segment's documented retry).
 4. A profile is known by its founding set, the one at the smallest position. On a merge the older
    profile survives. A set that ends in an existing profile issues no id.
+5. People decide too (`semantics.facts`). Identifiers of an unlinked pair never share a profile: that is
+   one more limit. A retracted event is no evidence; a set that only retracted events show links
+   nothing and leads where its anchor leads.
 """
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 from profilelake.errors import Invalid
-from profilelake.semantics import identifiers
+from profilelake.semantics import facts, identifiers
+from profilelake.semantics.facts import Fact
 from profilelake.semantics.identifiers import Identifier
 from profilelake.semantics.rules import Collection, IdentityRules
 
@@ -33,11 +37,15 @@ Cause: TypeAlias = Literal["limit", "time_limit", "identifiers_max", "merges_max
 
 @dataclass(frozen=True, slots=True)
 class Sighting:
-    """The normalised identifiers of one event. `position` sorts as the facts do (`Position.to_bytes`)."""
+    """The normalised identifiers of one event. `position` sorts as the facts do (`Position.to_bytes`).
+
+    `trusted` tells whether its source is one that strangers cannot write to.
+    """
 
     identifiers: IdentifierSet
     position: bytes
     received_at: int
+    trusted: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,13 +131,64 @@ def resolve(
     collection: Collection = "users",
     key: bytes = bytes(identifiers.KEY_BYTES),
     unlinks: Iterable[tuple[Identifier, Identifier]] = (),
+    quarantined: frozenset[Identifier] = frozenset(),
 ) -> IdentityGraph:
-    """Return who is who after `sightings`. Identifiers paired in `unlinks` never share a profile."""
+    """Return who is who after `sightings`, where nobody has decided anything but what is given here.
+
+    Identifiers paired in `unlinks` never share a profile; `quarantined` ones link nobody.
+    """
     check(rules)
-    resolver = _Resolver(rules, collection, key, tuple(unlinks))
+    resolver = _Resolver(rules, collection, key, tuple(unlinks), quarantined)
     for sighting in first_sightings(sightings, rules, collection):
         resolver.take(sighting)
     return resolver.graph()
+
+
+def resolve_facts(
+    sightings: Iterable[Sighting],
+    decisions: Iterable[Fact],
+    rules: IdentityRules,
+    *,
+    collection: Collection = "users",
+    key: bytes = bytes(identifiers.KEY_BYTES),
+    by: Callable[..., IdentityGraph] = resolve,
+) -> IdentityGraph:
+    """Return who is who after events and decisions, whatever the order of arrival of either.
+
+    `rules` hold as long as no decision says others; `by` resolves what is left after the decisions.
+    """
+    seen = list(sightings)
+    held = facts.standing(decisions, rules)
+    counted = [sighting for sighting in seen if sighting.position not in held.retracted]
+    first = first_sightings(counted, replace_windows(held.rules), collection)
+    quarantined = facts.quarantined(((one.identifiers, one.trusted) for one in first), held)
+    graph = by(
+        counted,
+        held.rules,
+        collection=collection,
+        key=key,
+        unlinks=[(one, other) for one, other in map(sorted, held.unlinks)],
+        quarantined=quarantined,
+    )
+    for sighting in first_sightings(seen, replace_windows(held.rules), collection):
+        if sighting.identifiers in graph.sets:
+            continue
+        linking, blocked, unconfigured = clean(sighting.identifiers, held.rules, collection, quarantined)
+        graph.sets[sighting.identifiers] = SetOutcome(
+            set_id=_set_id(key, collection, sighting.identifiers),
+            first_position=sighting.position,
+            identifiers=linking,
+            blocked=blocked,
+            unconfigured=unconfigured,
+            first_profile=None,
+            profile=graph.owners.get(linking[0]) if linking else None,
+        )
+    return graph
+
+
+def replace_windows(rules: IdentityRules) -> IdentityRules:
+    """Return the rules without windows: under them a set counts once, at its first position."""
+    return replace(rules, types=tuple(replace(rule, window_seconds=None) for rule in rules.types))
 
 
 def check(rules: IdentityRules) -> None:
@@ -175,7 +234,10 @@ def first_sightings(
 
 
 def clean(
-    identifier_set: IdentifierSet, rules: IdentityRules, collection: Collection
+    identifier_set: IdentifierSet,
+    rules: IdentityRules,
+    collection: Collection,
+    quarantined: frozenset[Identifier] = frozenset(),
 ) -> tuple[tuple[Identifier, ...], frozenset[Identifier], frozenset[Identifier]]:
     """Return what may link (strongest first), what is blocked, and what no rule knows."""
     linking = []
@@ -185,7 +247,7 @@ def clean(
         rule = rules.rule(collection, identifier.type)
         if rule is None:
             unconfigured.add(identifier)
-        elif rule.blocks(identifier.value):
+        elif identifier in quarantined or rule.blocks(identifier.value):
             blocked.add(identifier)
         else:
             linking.append((rule.priority, identifier))
@@ -210,7 +272,9 @@ class _Resolver:
         collection: Collection,
         key: bytes,
         unlinks: Sequence[tuple[Identifier, Identifier]],
+        quarantined: frozenset[Identifier],
     ) -> None:
+        self._quarantined = quarantined
         self._rules = rules
         self._collection: Collection = collection
         self._key = key
@@ -223,7 +287,9 @@ class _Resolver:
 
     def take(self, sighting: Sighting) -> None:
         """Process the next set in order."""
-        linking, blocked, unconfigured = clean(sighting.identifiers, self._rules, self._collection)
+        linking, blocked, unconfigured = clean(
+            sighting.identifiers, self._rules, self._collection, self._quarantined
+        )
         profile = None
         if linking:
             joined, refused = self._choose(linking, sighting.received_at)
@@ -368,8 +434,12 @@ class _Resolver:
         return owners
 
     def _set_id(self, identifier_set: IdentifierSet) -> bytes:
-        ids = [identifiers.ident_id(self._key, self._collection, one) for one in identifier_set]
-        return identifiers.set_id(self._key, self._collection, ids)
+        return _set_id(self._key, self._collection, identifier_set)
 
     def _public_id(self, identifier_set: IdentifierSet) -> str:
         return identifiers.public_id(self._collection, self._set_id(identifier_set))
+
+
+def _set_id(key: bytes, collection: Collection, identifier_set: IdentifierSet) -> bytes:
+    ids = [identifiers.ident_id(key, collection, one) for one in identifier_set]
+    return identifiers.set_id(key, collection, ids)

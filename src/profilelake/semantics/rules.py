@@ -4,12 +4,15 @@ The defaults are Segment's documented ones (identity resolution onboarding): `us
 at most one, `email` second, all others alphabetical and at most five.
 """
 
-import re
-from dataclasses import dataclass, field
-from typing import Final, Literal, TypeAlias
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Any, Final, Literal, TypeAlias
+
+import re2
 
 Collection: TypeAlias = Literal["users", "accounts"]
 Demotion: TypeAlias = Literal["minimal", "lowest_priority"]
+Normaliser: TypeAlias = Literal["none", "trim", "lower", "email"]
 
 COLLECTIONS: Final[tuple[Collection, ...]] = ("users", "accounts")
 EXTRACTION_VERSION: Final = 1
@@ -22,8 +25,11 @@ class TypeRule:
 
     `priority`: 1 is the strongest; unique inside a collection. `limit`: distinct values a profile
     may hold, None for no limit. `window_seconds`: the limit counts only values linked inside one
-    tumbling UTC window of that length (None: for ever). `custom`: the type is read from the
-    custom paths (`traits.<camel|snake>`, `properties.…`, `context.traits.…`).
+    tumbling UTC window of that length (None: for ever), a whole number of days. `blocked_patterns`
+    are regular expressions in RE2's language, which takes linear time, found anywhere in a value.
+    `custom`: the type is read from the custom paths (`traits.<camel|snake>`, `properties.…`,
+    `context.traits.…`). `paths`: further places, such as `context.device.serial`. `normaliser` says how
+    a value is written before it is compared; None: as its type always was (`email` for e-mail).
     """
 
     type: str
@@ -34,30 +40,53 @@ class TypeRule:
     blocked_exact: frozenset[str] = frozenset()
     blocked_patterns: tuple[str, ...] = ()
     custom: bool = False
+    paths: tuple[str, ...] = ()
+    normaliser: Normaliser | None = None
 
     def blocks(self, value: str) -> bool:
         """Tell whether `value` must not link anybody (it stays in the event's payload)."""
         if value in self.blocked_exact:
             return True
-        return any(re.search(pattern, value) for pattern in self.blocked_patterns)
+        return any(compiled(pattern).search(value) for pattern in self.blocked_patterns)
 
 
-@dataclass(frozen=True, slots=True)
+@lru_cache(maxsize=4096)
+def compiled(pattern: str) -> Any:
+    """Return a regular expression of RE2, which has no input that takes it more than linear time.
+
+    Raises:
+        re2.error: the pattern is malformed, or uses what cannot be done in linear time (look-around,
+            back references).
+    """
+    options = re2.Options()
+    options.log_errors = False
+    return re2.compile(pattern, options)
+
+
+DEGREE_MAX: Final = 1000
+"""Other values of one type that an identifier may meet before it is quarantined."""
+
+
+@dataclass(frozen=True)
 class IdentityRules:
-    """One version of all rules. `identifiers_max` / `merges_max` guard a profile (None: no cap)."""
+    """One version of all rules.
+
+    `identifiers_max` / `merges_max` guard a profile (None: no cap). `degree_max`: an identifier that is
+    seen with more distinct values of any one other type is quarantined (None: never by itself).
+    `alias_sources`: sources whose alias calls link `previousId` (as anonymous_id) and `userId`.
+    """
 
     version: int
     types: tuple[TypeRule, ...]
     demotion: Demotion = "minimal"
     identifiers_max: int | None = None
     merges_max: int | None = None
-    _by_type: dict[tuple[Collection, str], TypeRule] = field(init=False, repr=False, compare=False)
+    degree_max: int | None = DEGREE_MAX
+    alias_sources: frozenset[str] = frozenset()
 
-    def __post_init__(self) -> None:
-        by_type: dict[tuple[Collection, str], TypeRule] = {}
-        for rule in self.types:
-            by_type[rule.collection, rule.type] = rule
-        object.__setattr__(self, "_by_type", by_type)
+    @cached_property
+    def _by_type(self) -> dict[tuple[Collection, str], TypeRule]:
+        return {(rule.collection, rule.type): rule for rule in self.types}
 
     def rule(self, collection: Collection, type: str) -> TypeRule | None:
         """Return the rule of an identifier type, None where the type is not configured."""

@@ -2,7 +2,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from profilelake.identity.publish import collections_of, public_ids, slots_of
-from profilelake.identity.resolve import shown
+from profilelake.identity.rows import shown
 from profilelake.semantics.rules import COLLECTIONS
 from profilelake.state.records import NOBODY, collection_name
 
