@@ -26,6 +26,7 @@ from profilelake.workspaces.suppressions import (
 
 EVENTS = 20
 ROUNDS = 2_000
+RULES = segment_defaults()
 KEY = bytes(range(16))
 
 
@@ -96,7 +97,7 @@ def main() -> None:
             for length in (0, 1, 100_000):
                 if length:
                     listed.suppress(
-                        "default", [hash_identifier(KEY, "users", "user_id", "suppressed-0")], now=1
+                        "default", [hash_identifier(KEY, RULES, "users", "user_id", "suppressed-0")], now=1
                     )
                 for at in range(0, length - 1, IDENTIFIERS_PER_CALL_MAX):
                     stop = min(length - 1, at + IDENTIFIERS_PER_CALL_MAX)
@@ -105,7 +106,7 @@ def main() -> None:
                 start = time.process_time()
                 ring.refresh()
                 loaded = (time.process_time() - start) * 1e3
-                suppression = Suppression(ring, segment_defaults(), lambda _: KEY, limits)
+                suppression = Suppression(ring, lambda _: RULES, lambda _: KEY, limits)
                 costs = [microseconds(suppression, body) for body in (plain, one_hit, all_hits)]
                 ring.close()
                 print(

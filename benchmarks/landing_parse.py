@@ -20,7 +20,8 @@ from profilelake.eventlog import Flags, Kind, Record
 from profilelake.landing import parse as landing
 from profilelake.landing._bodies import unpack
 from profilelake.landing._documents import envelope_of
-from profilelake.landing.parse import _chunks, _Scanned, _vocabulary
+from profilelake.landing._vocabulary import Vocabulary
+from profilelake.landing.parse import _chunks, _Scanned
 from profilelake.semantics.events import parse_record
 from profilelake.semantics.rules import EXTRACTION_VERSION, segment_defaults
 
@@ -63,7 +64,7 @@ def main() -> None:
     for name, spent in (("parse (scan)", scan), ("json.loads and look-ups", plain), ("reference", reference)):
         print(f"{name:<24}{spent:>14.2f}{1e6 / spent:>14,.0f}{spent / scan:>8.1f}")
 
-    vocabulary = _vocabulary(RULES)
+    vocabulary = Vocabulary.of(RULES)
     chunks = list(_chunks(records))
     scanned = [_Scanned(chunk, vocabulary) for chunk in chunks]
     steps = {

@@ -263,6 +263,16 @@ class Layout:
         return self.directory / "run"
 
     @property
+    def definitions(self) -> Path:
+        """What this installation is to do, in files a person writes."""
+        return self.directory / "definitions"
+
+    @property
+    def identity_rules(self) -> Path:
+        """Which identifiers are read, and what may link."""
+        return self.definitions / "identity.yaml"
+
+    @property
     def server(self) -> Path:
         """Address and process of the running server."""
         return self.run / "server.json"

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from log_records import RECEIVED_AT, Row, by_landing, by_reference, record
+from profilelake.definitions.identity import parse
 from profilelake.eventlog import Flags, Kind, Record
 from profilelake.semantics.events import REASONS
 from profilelake.semantics.rules import IdentityRules, TypeRule, segment_defaults
@@ -20,7 +21,9 @@ CASES = [
     for path in FILES
     for case in yaml.safe_load(path.read_text())["cases"]
 ]
-KEYS = {"about", "path", "body", "hex", "repeat", "events", "request", "rules", "scanned", "expected"}
+KEYS = {
+    "about", "path", "body", "hex", "repeat", "events", "request", "rules", "definitions", "scanned", "expected",
+}  # fmt: skip
 REQUEST = {"browser", "ip", "sent_at"}
 TIMES = ("received_at", "timestamp", "original_timestamp", "sent_at")
 _1970 = datetime(1970, 1, 1, tzinfo=UTC)
@@ -29,7 +32,7 @@ _1970 = datetime(1970, 1, 1, tzinfo=UTC)
 @pytest.mark.parametrize("case", CASES)
 def test_case(case: dict[str, Any]) -> None:
     assert case.keys() <= KEYS
-    rules = _rules(case.get("rules", {}))
+    rules = parse(case["definitions"]) if "definitions" in case else _rules(case.get("rules", {}))
     given = _record(case)
     events, failed = by_reference([given], rules)
     _check(case["expected"], events, failed)

@@ -7,6 +7,7 @@ stays as it came. What cannot be read here is left to landing, which judges ever
 
 from collections.abc import Callable, Iterable
 from collections.abc import Set as AbstractSet
+from functools import partial
 from typing import Any, Final
 
 import msgspec
@@ -15,9 +16,10 @@ from isal import isal_zlib
 from profilelake.collect.bodies import inflate
 from profilelake.collect.limits import CollectLimits
 from profilelake.eventlog import Entry, Flags, Kind
-from profilelake.semantics.events import EVENT_TYPES, EventType, custom_keys
-from profilelake.semantics.identifiers import Identifier, normalise
-from profilelake.semantics.rules import COLLECTIONS, Collection, IdentityRules
+from profilelake.semantics.events import EVENT_TYPES, EventType
+from profilelake.semantics.extraction import at_path, custom_keys
+from profilelake.semantics.identifiers import Identifier, normaliser_of, written
+from profilelake.semantics.rules import COLLECTIONS, Collection, IdentityRules, Normaliser
 from profilelake.semantics.suppression import PREVIOUS_ID_TYPES, context_names, names, read, withhold
 from profilelake.workspaces.suppressions import Digests, SuppressionRing
 
@@ -37,9 +39,13 @@ class Suppression:
     """Takes the events of suppressed people out of bodies. One per collecting process."""
 
     def __init__(
-        self, ring: SuppressionRing, rules: IdentityRules, key: Callable[[str], bytes], limits: CollectLimits
+        self,
+        ring: SuppressionRing,
+        rules: Callable[[str], IdentityRules],
+        key: Callable[[str], bytes],
+        limits: CollectLimits,
     ) -> None:
-        """Ask `ring` who is suppressed; `key` returns the identifier key of a workspace."""
+        """Ask `ring` who is suppressed; `rules` and `key` are asked for those of a workspace."""
         self._ring = ring
         self._rules = rules
         self._key = key
@@ -54,20 +60,20 @@ class Suppression:
         digests = self._ring.digests(entry.workspace)
         if not digests:
             return entry, 0
-        extractor = self._extractors.get(entry.workspace)
-        if extractor is None:
+        extractor, rules = self._extractors.get(entry.workspace), self._rules(entry.workspace)
+        if extractor is None or extractor.rules is not rules:
             key = self._key(entry.workspace)
-            extractor = self._extractors[entry.workspace] = _Extractor(self._rules, key)
+            extractor = self._extractors[entry.workspace] = _Extractor(rules, key)
         extractor.digests = digests
         plain = inflate(entry.body, self._limits) if entry.flags & Flags.GZIP else entry.body
         type = _TYPE_OF_KIND[entry.kind]
         if entry.flags & Flags.TOLERANT:
-            withheld = withhold(plain, type, self._rules, extractor.suppressed)
+            withheld = withhold(plain, type, rules, extractor.suppressed, source_id=entry.source_id)
             if withheld is None:
                 return entry, 0
             plain, events = withheld.body, withheld.events
         else:
-            hits = extractor.hits(plain, type)
+            hits = extractor.hits(plain, type, entry.source_id)
             if not hits:
                 return entry, 0
             plain, events = extractor.without(plain, type, hits), len(hits)
@@ -102,6 +108,19 @@ class _Integrations(msgspec.Struct):
     analytics: _Analytics | _Odd = msgspec.field(name="Google Analytics", default=None)
 
 
+class _Loose(msgspec.Struct):
+    """The parts of an event in which paths begin, whatever they hold."""
+
+    traits: Any = None
+    properties: Any = None
+    context: Any = None
+
+
+class _LooseBatch(msgspec.Struct):
+    batch: list[_Loose]
+    context: Any = None
+
+
 class _RawBatch(msgspec.Struct, omit_defaults=True):
     """The members of `semantics.suppression.BATCH_MEMBERS`, and the events."""
 
@@ -112,6 +131,8 @@ class _RawBatch(msgspec.Struct, omit_defaults=True):
 
 
 _decode_raw: Final = msgspec.json.Decoder(_RawBatch).decode
+_decode_loose: Final = msgspec.json.Decoder(_Loose).decode
+_decode_loose_batch: Final = msgspec.json.Decoder(_LooseBatch).decode
 _encode: Final = msgspec.json.Encoder().encode
 _NULL: Final = msgspec.Raw(b"null")
 
@@ -170,51 +191,73 @@ _UNREADABLE: Final = (msgspec.DecodeError, RecursionError, _Unusual)
 # ---- whom an event names ---------------------------------------------------------------------
 
 
+class _Type:
+    """How values of an identifier type are written and hashed."""
+
+    __slots__ = ("_normaliser", "digest")
+
+    def __init__(self, normaliser: Normaliser, digest: Callable[[str], bytes]) -> None:
+        self._normaliser = normaliser
+        self.digest = digest
+
+    def written(self, value: str) -> str:
+        """Return a value as it is compared."""
+        return value if self._normaliser == "none" else written(self._normaliser, value)
+
+
 class _Extractor:
     """Finds the events of suppressed people. `digests` is who is suppressed."""
 
     def __init__(self, rules: IdentityRules, key: bytes) -> None:
         self.digests: AbstractSet[bytes] = frozenset()
-        self._rules = rules
+        self.rules = rules
         self._digests = Digests(key)
         self._shapes = _Shapes(rules)
-        of_type = self._digests.of_type
-        self._user = (of_type("users", "user_id"),)
-        self._anonymous = (of_type("users", "anonymous_id"),)
-        self._group = (of_type("accounts", "group_id"),)
-        self._previous = tuple(of_type("users", type) for type in PREVIOUS_ID_TYPES)
-        self._email = of_type("users", "email")
-        self._client = of_type("users", "ga_client_id")
+        type = self._type
+        self._user = (type("users", "user_id"),)
+        self._anonymous = (type("users", "anonymous_id"),)
+        self._group = (type("accounts", "group_id"),)
+        self._previous = tuple(type("users", name) for name in PREVIOUS_ID_TYPES)
+        self._email = type("users", "email")
+        self._client = type("users", "ga_client_id")
         self._device = {
-            system: tuple(of_type("users", f"{system}.{what}") for what in ("id", "idfa", "push_token"))
+            system: tuple(type("users", f"{system}.{what}") for what in ("id", "idfa", "push_token"))
             for system in ("android", "ios")
         }
         field_of = self._shapes.field_of
         self._email_field = field_of["email"]
         self._custom = tuple(
-            (
-                rule.type,
-                of_type(rule.collection, rule.type),
-                tuple(field_of[key] for key in custom_keys(rule.type)),
-            )
+            (type(rule.collection, rule.type), tuple(field_of[key] for key in custom_keys(rule.type)))
             for rule in rules.types
             if rule.custom
         )
+        self._paths = tuple(
+            (type(rule.collection, rule.type), path) for rule in rules.types for path in rule.paths
+        )
+
+    def _type(self, collection: Collection, type: str) -> _Type:
+        digest_of = self._digests.of_type(collection, type)
+        return _Type(normaliser_of(self.rules, collection, type), digest_of)
 
     def suppressed(self, collection: Collection, identifier: Identifier) -> bool:
         """Tell whether an identifier is suppressed."""
         return self._digests.digest(collection, identifier.type, identifier.value) in self.digests
 
-    def hits(self, plain: bytes, type: EventType | None) -> list[int]:
+    def hits(self, plain: bytes, type: EventType | None, source_id: str) -> list[int]:
         """Return which events of a body of strict JSON name somebody suppressed."""
         if type is not None:
-            return [0] if self._is_hit(plain, type, None, b"", [SLOW_BYTES_MAX]) else []
+            return [0] if self._is_hit(plain, type, None, b"", source_id, [SLOW_BYTES_MAX]) else []
         try:
             root = self._shapes.decode_batch(plain)
             context = self._checked(root.context)
-            return [number for number, event in enumerate(root.batch) if self._names(event, None, context)]
+            found = [number for number, event in enumerate(root.batch) if self._names(event, None, context)]
+            if self._paths:
+                loose = _decode_loose_batch(plain)
+                for event in loose.batch:
+                    self._check_paths(event, loose.context)
+            return found
         except _UNREADABLE:
-            return self._one_by_one(plain)
+            return self._one_by_one(plain, source_id)
 
     def without(self, plain: bytes, type: EventType | None, hits: list[int]) -> bytes:
         """Return a body with `null` in the place of some events; the others keep their bytes."""
@@ -225,12 +268,12 @@ class _Extractor:
             root.batch[number] = _NULL
         if root.context is not msgspec.UNSET:
             context = read(bytes(root.context))
-            found = context_names(context, self._rules) if isinstance(context, dict) else ()
+            found = context_names(context, self.rules) if isinstance(context, dict) else ()
             if any(self.suppressed(collection, identifier) for collection, identifier in found):
                 root.context = msgspec.UNSET
         return _encode(root)
 
-    def _one_by_one(self, plain: bytes) -> list[int]:
+    def _one_by_one(self, plain: bytes, source_id: str) -> list[int]:
         """Find the hits of a batch in which something is unusual."""
         root = _decode_raw(plain)
         raw_context = b"" if root.context is msgspec.UNSET else bytes(root.context)
@@ -241,30 +284,41 @@ class _Extractor:
             return [
                 number
                 for number, item in enumerate(root.batch)
-                if self._is_hit_slowly(bytes(item), None, raw_context, budget)
+                if self._is_hit_slowly(bytes(item), None, raw_context, source_id, budget)
             ]
         return [
             number
             for number, item in enumerate(root.batch)
-            if self._is_hit(bytes(item), None, context, raw_context, budget)
+            if self._is_hit(bytes(item), None, context, raw_context, source_id, budget)
         ]
 
     def _is_hit(
-        self, raw: bytes, type: EventType | None, context: Any, raw_context: bytes, budget: list[int]
+        self,
+        raw: bytes,
+        type: EventType | None,
+        context: Any,
+        raw_context: bytes,
+        source_id: str,
+        budget: list[int],
     ) -> bool:
         try:
-            return self._names(self._shapes.decode_event(raw), type, context)
+            if self._names(self._shapes.decode_event(raw), type, context):
+                return True
+            if self._paths:
+                self._check_paths(_decode_loose(raw), msgspec.json.decode(raw_context or b"null"))
+            return False
         except _UNREADABLE:
-            return self._is_hit_slowly(raw, type, raw_context, budget)
+            return self._is_hit_slowly(raw, type, raw_context, source_id, budget)
 
     def _is_hit_slowly(
-        self, raw: bytes, type: EventType | None, raw_context: bytes, budget: list[int]
+        self, raw: bytes, type: EventType | None, raw_context: bytes, source_id: str, budget: list[int]
     ) -> bool:
         budget[0] -= len(raw) + len(raw_context)
         if budget[0] < 0:
             return False
         inherited = read(raw_context) if raw_context else None
-        found = names(read(raw), inherited if isinstance(inherited, dict) else None, type, self._rules)
+        context = inherited if isinstance(inherited, dict) else None
+        found = names(read(raw), context, type, self.rules, source_id)
         return any(self.suppressed(collection, identifier) for collection, identifier in found)
 
     def _names(self, event: Any, type: EventType | None, inherited: Any) -> bool:
@@ -275,15 +329,15 @@ class _Extractor:
         own, said = self._checked(event.traits), self._checked(event.properties)
         about, device, integrations, external = self._context(self._checked(event.context), inherited)
         digests = self.digests
-        for place, digests_of in (
+        for place, types in (
             (event.user, self._user),
             (event.anonymous, self._anonymous),
             (event.group, self._group),
             (event.previous, self._previous),
         ):
             if place is not None and (value := _id(place)):
-                for digest_of in digests_of:
-                    if digest_of(value) in digests:
+                for type_of in types:
+                    if type_of.digest(type_of.written(value)) in digests:
                         return True
         return (
             (
@@ -323,36 +377,54 @@ class _Extractor:
             external,
         )
 
+    def _check_paths(self, event: _Loose, batch_context: Any) -> None:
+        """Leave an event to the reference where a path leads to somebody suppressed.
+
+        Whether he counts depends on whom else the event names. Events like that are rare.
+        """
+        contexts = [part for part in (event.context, batch_context) if part.__class__ is dict]
+        traits = [event.traits, *(part.get("traits") for part in contexts)]
+        places = {"traits": traits, "properties": [event.properties], "context": contexts}
+        for type_of, path in self._paths:
+            root, _, rest = path.partition(".")
+            for part in places[root]:
+                if part.__class__ is dict:
+                    value = _first((at_path(part, rest),), type_of.written)
+                    if value and type_of.digest(value) in self.digests:
+                        raise _Unusual
+
     def _names_freely(self, kind: str, own: Any, about: Any, said: Any) -> bool:
         field = self._email_field
-        email = _first([getattr(part, field) for part in (own, about, said) if part is not None], "email")
-        if email and self._email(email) in self.digests:
+        email = _first(
+            [getattr(part, field) for part in (own, about, said) if part is not None], self._email.written
+        )
+        if email and self._email.digest(email) in self.digests:
             return True
         if not self._custom:
             return False
         first = None if kind == "alias" else own if kind in ("identify", "group") else said
         parts = [part for part in (first, about) if part is not None]
-        for type, digest_of, fields in self._custom:
-            value = _first([getattr(part, field) for part in parts for field in fields], type)
-            if value and digest_of(value) in self.digests:
+        for type_of, fields in self._custom:
+            value = _first([getattr(part, field) for part in parts for field in fields], type_of.written)
+            if value and type_of.digest(value) in self.digests:
                 return True
         return False
 
     def _names_client(self, analytics: Any) -> bool:
         if analytics.__class__ is not _Analytics:
             return False
-        value = _first((analytics.client_id,), "ga_client_id")
-        return bool(value) and self._client(value) in self.digests
+        value = _first((analytics.client_id,), self._client.written)
+        return bool(value) and self._client.digest(value) in self.digests
 
     def _names_device(self, device: _Device) -> bool:
         if device.type not in ("android", "ios"):
             return False
         advertising_id = device.advertising_id if device.tracking is True else None
-        for digest_of, place in zip(
+        for type_of, place in zip(
             self._device[device.type], (device.id, advertising_id, device.token), strict=True
         ):
-            value = _first((place,), "device")
-            if value and digest_of(value) in self.digests:
+            value = _first((place,), type_of.written)
+            if value and type_of.digest(value) in self.digests:
                 return True
         return False
 
@@ -363,7 +435,8 @@ class _Extractor:
             type, collection = entry.get("type"), entry.get("collection")
             if type.__class__ is not str or not type or "\0" in type or collection not in COLLECTIONS:
                 continue
-            value = _first((entry.get("id"),), type)
+            normaliser = normaliser_of(self.rules, collection, type)
+            value = _first((entry.get("id"),), partial(written, normaliser))
             if value and self._digests.digest(collection, type, value) in self.digests:
                 return True
         return False
@@ -376,14 +449,14 @@ def _id(place: Any) -> str:
     return _digits(place)
 
 
-def _first(places: Iterable[Any], type: str) -> str:
+def _first(places: Iterable[Any], written: Callable[[str], str]) -> str:
     """Return the first identifier among places that may hold anything, "" where none is one."""
     for place in places:
         if place.__class__ is not str:
             if place is None or place.__class__ in (bool, list, dict):
                 continue
             place = _digits(place)
-        value = normalise(type, place)
+        value = written(place)
         if value:
             return value
     return ""

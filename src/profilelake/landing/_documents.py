@@ -1,6 +1,7 @@
 """The JSON documents in a chunk of log records: a record's body, or each line of one that has lines."""
 
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Final
 
@@ -58,7 +59,11 @@ def envelope_of(record: Record) -> Envelope:
 
 
 def documents_of(
-    chunk: Sequence[Body], source: Bytes, addresses: Sequence[bytes], first_address: int
+    chunk: Sequence[Body],
+    source: Bytes,
+    addresses: Sequence[bytes],
+    first_address: int,
+    alias_sources: AbstractSet[str],
 ) -> npt.NDArray[np.void]:
     """Return what the scan must know of each document; `source` is all bodies, end to end."""
     documents = np.zeros(len(chunk), to.DOCUMENT)
@@ -72,6 +77,8 @@ def documents_of(
     documents["received_at"] = [item.record.received_at for item in chunk]
     documents["sent_at"] = [_header_time(item.record) for item in chunk]
     documents["browser"] = [bool(item.record.flags & Flags.BROWSER) for item in chunk]
+    if alias_sources:
+        documents["hint"] = [item.record.source_id in alias_sources for item in chunk]
     readable = documents["type"] != to.UNREADABLE
     documents["events"][readable] = np.array([item.record.events for item in chunk], np.int64)[readable]
     with_lines = np.flatnonzero(documents["type"] == to.LINE).tolist()

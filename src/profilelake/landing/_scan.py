@@ -60,6 +60,8 @@ def scan(
     known: Words,
     starts: Ints,
     custom: Ints,
+    paths: Ints,
+    normalisers: Ints,
     tape: Tape,
     room: Ints,
     fields: Ints,
@@ -73,7 +75,8 @@ def scan(
     """Read every document; mark those left to the reference in `refused`, which add nothing.
 
     The text begins with the words of the vocabulary and `{}`; `starts` says where each word
-    begins, its last element where the words end. `fields` is room for the entries of known keys.
+    begins, its last element where the words end. `custom`, `paths` and `normalisers` are those of
+    `landing._vocabulary`. `fields` is room for the entries of known keys.
     """
     for document in range(documents.size):
         row, name, failure, patch = (
@@ -94,6 +97,8 @@ def scan(
                     known,
                     starts,
                     custom,
+                    paths,
+                    normalisers,
                     tape,
                     fields,
                     text,
@@ -115,6 +120,8 @@ def _document(
     known: Words,
     starts: Ints,
     custom: Ints,
+    paths: Ints,
+    normalisers: Ints,
     tape: Tape,
     fields: Ints,
     text: Bytes,
@@ -151,8 +158,8 @@ def _document(
         _put(rows, row, to.MESSAGE_ID, -1, -1)
         if kind == OBJECT:
             status = _event(
-                documents, document, item, known, starts, custom, tape, fields, text, cursor, rows, names,
-                context, integrations, sent,
+                documents, document, item, known, starts, custom, paths, normalisers, tape, fields, text,
+                cursor, rows, names, context, integrations, sent,
             )  # fmt: skip
         if status == to.UNUSUAL:
             return False
@@ -205,6 +212,8 @@ def _event(  # noqa: C901 - the steps of the reference, in its order
     known: Words,
     starts: Ints,
     custom: Ints,
+    paths: Ints,
+    normalisers: Ints,
     tape: Tape,
     fields: Ints,
     text: Bytes,
@@ -223,7 +232,7 @@ def _event(  # noqa: C901 - the steps of the reference, in its order
     size = tape[item].source_stop - tape[item].source_start
     # All an event can add to the text: its parts once more with what they inherit, an address,
     # and each of its values unescaped and in lower case for every type that reads it.
-    copies = 3 + 2 * (1 + custom.shape[0])
+    copies = 4 + 2 * (1 + custom.shape[0] + paths.shape[0])
     address = facts.address_stop - facts.address_start
     if cursor[to.PATCH] + copies * size + 2 * INHERITED_BYTES_MAX + address + 256 > text.size:
         return to.UNUSUAL
@@ -256,8 +265,9 @@ def _event(  # noqa: C901 - the steps of the reference, in its order
     if kind == words.ALIAS and rows[row, 2 * to.PREVIOUS_ID] < 0:
         return to.NO_PREVIOUS
     named = add_identifiers(
-        kind, tape, context, traits, properties, text, known, starts, custom, cursor, rows, names
-    )
+        kind, facts.hint, tape, context, own_context, batch_context, traits, properties, text, known, starts,
+        custom, paths, normalisers, cursor, rows, names,
+    )  # fmt: skip
     if named <= 0:
         return to.NO_IDENTIFIER if named == 0 else to.UNUSUAL
 

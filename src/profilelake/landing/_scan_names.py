@@ -1,4 +1,4 @@
-"""Collects the identifiers of one event, as `semantics.events` does: same places, same order."""
+"""Collects the identifiers of one event, as `semantics.extraction` does: same places, same order."""
 
 from typing import Final, TypeAlias
 
@@ -23,68 +23,111 @@ from profilelake.landing import _scan_words as words
 from profilelake.landing._scan_rows import Longs
 
 Span: TypeAlias = tuple[int, int]
+AS_SENT, TRIMMED, LOWER, COMPOSED = range(4)
+"""What `semantics.rules.Normaliser` says, by number; ASCII is composed already."""
+TRAITS_ROOT, PROPERTIES_ROOT, CONTEXT_ROOT = range(3)
+"""Parts of an event in which a path begins, by number: `semantics.extraction.PATH_ROOTS`."""
 _EVERYDAY_IDENTIFIERS: Final = 16
-"""At least as many as an event can name outside of custom types and external ids."""
+"""At least as many as an event can name outside of custom types, paths and external ids."""
 
 
 @borrowing
 def add_identifiers(
     kind: int,
+    hint: int,
     tape: Tape,
     context: Ints,
+    own_context: int,
+    batch_context: int,
     traits: int,
     properties: int,
     text: Bytes,
     known: Words,
     starts: Ints,
     custom: Ints,
+    paths: Ints,
+    normalisers: Ints,
     cursor: Longs,
     rows: Longs,
     names: Tape,
 ) -> int:
     """Add what the next row names; return how many, -1 where one is unusual or there is no room.
 
-    `context` holds the entries of the known keys of the event's context, `custom` a row per
-    custom type: word, collection, and the words of its keys (-1: none).
+    `context` holds the entries of the known keys of the event's context. `custom`, `paths` and
+    `normalisers` are those of `landing._vocabulary`. `hint`: an alias names its previousId.
     """
     row = cursor[to.ROWS]
     first = cursor[to.IDENTIFIERS]
-    if first + _EVERYDAY_IDENTIFIERS + custom.shape[0] > names.size:
+    if first + _EVERYDAY_IDENTIFIERS + custom.shape[0] + paths.shape[0] > names.size:
         return -1
     about = context[words.TRAITS_KEY]
-    _add_column(words.USER_ID, 0, to.USER_ID, text, starts, cursor, rows, names, first)
-    found = _add(words.EMAIL, 0, member(tape, traits, words.EMAIL), tape, text, starts, cursor, names, first)
-    if found == 0:
-        email = member(tape, about, words.EMAIL)
-        found = _add(words.EMAIL, 0, email, tape, text, starts, cursor, names, first)
-    if found == 0:
-        email = member(tape, properties, words.EMAIL)
-        found = _add(words.EMAIL, 0, email, tape, text, starts, cursor, names, first)
-    if found < 0:
+    if not _add_fields(
+        kind == words.ALIAS and hint != 0, about, tape, traits, properties, text, starts, normalisers, cursor,
+        rows, names, first,
+    ) or not _add_devices(context, tape, text, known, starts, normalisers, cursor, names, first):  # fmt: skip
         return -1
-    _add_column(words.ANONYMOUS_ID, 0, to.ANONYMOUS_ID, text, starts, cursor, rows, names, first)
-    _add_device(context[words.DEVICE_KEY], tape, text, known, starts, cursor, names, first)
-    analytics = member(tape, context[words.INTEGRATIONS_KEY], words.ANALYTICS_KEY)
-    client = member(tape, analytics, words.CLIENT_ID_KEY)
-    _add(words.GA_CLIENT_ID, 0, client, tape, text, starts, cursor, names, first)
 
     own = traits if kind == words.IDENTIFY or kind == words.GROUP else properties
     if kind == words.ALIAS:
         own = -1
     for type in range(custom.shape[0]):
-        found = _add_custom(custom[type], own, tape, text, starts, cursor, names, first)
+        found = _add_custom(custom[type], own, tape, text, starts, normalisers, cursor, names, first)
         if found == 0:
-            found = _add_custom(custom[type], about, tape, text, starts, cursor, names, first)
+            found = _add_custom(custom[type], about, tape, text, starts, normalisers, cursor, names, first)
         if found < 0:
             return -1
-    if not _add_external(context[words.EXTERNAL_KEY], tape, text, known, cursor, names, first):
+    if not _add_external(
+        context[words.EXTERNAL_KEY], paths.shape[0], tape, text, known, normalisers, cursor, names, first
+    ):
         return -1
-    _add_column(words.GROUP_ID, 1, to.GROUP_ID, text, starts, cursor, rows, names, first)
+    if _add_column(words.GROUP_ID, 1, to.GROUP_ID, text, starts, normalisers, cursor, rows, names, first) < 0:
+        return -1
+    if not _add_paths(
+        paths, own_context, batch_context, tape, traits, properties, text, starts, normalisers, cursor, names,
+        first,
+    ):  # fmt: skip
+        return -1
     last = cursor[to.IDENTIFIERS]
     _users_first(names, first, last)
     for place in range(first, last):
         names[place].row = row
     return int(last - first)
+
+
+@borrowing
+def _add_fields(
+    hint: bool,
+    about: int,
+    tape: Tape,
+    traits: int,
+    properties: int,
+    text: Bytes,
+    starts: Ints,
+    normalisers: Ints,
+    cursor: Longs,
+    rows: Longs,
+    names: Tape,
+    first: int,
+) -> bool:
+    """Add user id, e-mail and anonymous ids; False where one is unusual."""
+    user = _add_column(words.USER_ID, 0, to.USER_ID, text, starts, normalisers, cursor, rows, names, first)
+    email = member(tape, traits, words.EMAIL)
+    found = _add(words.EMAIL, 0, email, tape, text, starts, normalisers, cursor, names, first)
+    if found == 0:
+        email = member(tape, about, words.EMAIL)
+        found = _add(words.EMAIL, 0, email, tape, text, starts, normalisers, cursor, names, first)
+    if found == 0:
+        email = member(tape, properties, words.EMAIL)
+        found = _add(words.EMAIL, 0, email, tape, text, starts, normalisers, cursor, names, first)
+    anonymous = _add_column(
+        words.ANONYMOUS_ID, 0, to.ANONYMOUS_ID, text, starts, normalisers, cursor, rows, names, first
+    )
+    previous = 0
+    if hint:
+        previous = _add_column(
+            words.ANONYMOUS_ID, 0, to.PREVIOUS_ID, text, starts, normalisers, cursor, rows, names, first
+        )
+    return bool(user >= 0 and found >= 0 and anonymous >= 0 and previous >= 0)
 
 
 @borrowing
@@ -105,40 +148,135 @@ def value_at(tape: Tape, entry: int, text: Bytes, cursor: Longs) -> Span:
 
 
 @borrowing
+def _add_paths(
+    paths: Ints,
+    own_context: int,
+    batch_context: int,
+    tape: Tape,
+    traits: int,
+    properties: int,
+    text: Bytes,
+    starts: Ints,
+    normalisers: Ints,
+    cursor: Longs,
+    names: Tape,
+    first: int,
+) -> bool:
+    """Add what stands at paths of types that the event has not named yet; False where it is unusual."""
+    for row in range(paths.shape[0]):
+        path = paths[row]
+        entry = _at_path(path, tape, traits, properties, own_context, batch_context)
+        if (
+            entry >= 0
+            and not _is_named(path, text, starts, cursor, names, first)
+            and _add(path[0], path[1], entry, tape, text, starts, normalisers, cursor, names, first) < 0
+        ):
+            return False
+    return True
+
+
+@borrowing
+def _at_path(
+    path: Ints, tape: Tape, traits: int, properties: int, own_context: int, batch_context: int
+) -> int:
+    """Return the entry at a path, -1 where there is none; what the event says itself wins over its batch."""
+    if path[2] == TRAITS_ROOT:
+        entry = member(tape, traits, path[3])
+    elif path[2] == PROPERTIES_ROOT:
+        entry = member(tape, properties, path[3])
+    else:
+        entry = member(tape, own_context, path[3])
+        if entry < 0:
+            entry = member(tape, batch_context, path[3])
+    for place in range(4, path.size):
+        if path[place] >= 0:
+            entry = member(tape, entry, path[place])
+    return int(entry)
+
+
+@borrowing
+def _is_named(path: Ints, text: Bytes, starts: Ints, cursor: Longs, names: Tape, first: int) -> bool:
+    """Tell whether the event names an identifier of the path's type already."""
+    start, stop = starts[path[0]], starts[path[0] + 1]
+    for other in range(first, cursor[to.IDENTIFIERS]):
+        if names[other].collection == path[1] and same(
+            text, names[other].type_start, names[other].type_stop, start, stop
+        ):
+            return True
+    return False
+
+
+@borrowing
 def _add_custom(
-    custom: Ints, part: int, tape: Tape, text: Bytes, starts: Ints, cursor: Longs, names: Tape, first: int
+    custom: Ints,
+    part: int,
+    tape: Tape,
+    text: Bytes,
+    starts: Ints,
+    normalisers: Ints,
+    cursor: Longs,
+    names: Tape,
+    first: int,
 ) -> int:
     """Add the identifier a part holds under one of the keys of a custom type."""
     found = 0
     for place in range(2, custom.size):
         if found == 0 and custom[place] >= 0:
             entry = member(tape, part, custom[place])
-            found = _add(custom[0], custom[1], entry, tape, text, starts, cursor, names, first)
+            found = _add(custom[0], custom[1], entry, tape, text, starts, normalisers, cursor, names, first)
     return found
 
 
 @borrowing
-def _add_device(
-    device: int, tape: Tape, text: Bytes, known: Words, starts: Ints, cursor: Longs, names: Tape, first: int
-) -> None:
+def _add_devices(
+    context: Ints,
+    tape: Tape,
+    text: Bytes,
+    known: Words,
+    starts: Ints,
+    normalisers: Ints,
+    cursor: Longs,
+    names: Tape,
+    first: int,
+) -> bool:
+    """Add the identifiers of device and browser; False where one is unusual."""
+    device = context[words.DEVICE_KEY]
     system = _word_of(tape, member(tape, device, words.TYPE_KEY), text, known)
-    if system != words.ANDROID and system != words.IOS:
-        return
-    # The three types of a system follow each other in the list of words.
-    type = words.ANDROID_ID if system == words.ANDROID else words.IOS_ID
-    _add(type, 0, member(tape, device, words.ID_KEY), tape, text, starts, cursor, names, first)
-    tracking = member(tape, device, words.TRACKING_KEY)
-    if tracking >= 0 and tape[tracking].kind == TRUE:
-        advertising = member(tape, device, words.ADVERTISING_KEY)
-        _add(type + 1, 0, advertising, tape, text, starts, cursor, names, first)
-    _add(type + 2, 0, member(tape, device, words.TOKEN_KEY), tape, text, starts, cursor, names, first)
+    worst = 0
+    if system == words.ANDROID or system == words.IOS:
+        # The three types of a system follow each other in the list of words.
+        type = words.ANDROID_ID if system == words.ANDROID else words.IOS_ID
+        id = member(tape, device, words.ID_KEY)
+        worst = min(worst, _add(type, 0, id, tape, text, starts, normalisers, cursor, names, first))
+        tracking = member(tape, device, words.TRACKING_KEY)
+        if tracking >= 0 and tape[tracking].kind == TRUE:
+            idfa = member(tape, device, words.ADVERTISING_KEY)
+            found = _add(type + 1, 0, idfa, tape, text, starts, normalisers, cursor, names, first)
+            worst = min(worst, found)
+        token = member(tape, device, words.TOKEN_KEY)
+        worst = min(worst, _add(type + 2, 0, token, tape, text, starts, normalisers, cursor, names, first))
+    analytics = member(tape, context[words.INTEGRATIONS_KEY], words.ANALYTICS_KEY)
+    client = member(tape, analytics, words.CLIENT_ID_KEY)
+    found = _add(words.GA_CLIENT_ID, 0, client, tape, text, starts, normalisers, cursor, names, first)
+    return bool(min(worst, found) >= 0)
 
 
 @borrowing
 def _add_external(
-    listed: int, tape: Tape, text: Bytes, known: Words, cursor: Longs, names: Tape, first: int
+    listed: int,
+    to_follow: int,
+    tape: Tape,
+    text: Bytes,
+    known: Words,
+    normalisers: Ints,
+    cursor: Longs,
+    names: Tape,
+    first: int,
 ) -> bool:
-    """Add the identifiers of `context.externalIds`; False where one is unusual or they are too many."""
+    """Add the identifiers of `context.externalIds`; False where one is unusual or they are too many.
+
+    A group and `to_follow` others may follow them.
+    """
     if listed < 0 or tape[listed].kind != ARRAY:
         return True
     entry = listed + 1
@@ -156,14 +294,14 @@ def _add_external(
                 return False
             start, stop = tape[type].start + 1, tape[type].stop - 1
             if tape[type].kind == STRING and stop > start:
-                email = word_at(text, start, stop, known) == words.EMAIL
+                word = word_at(text, start, stop, known)
                 value = member(tape, entry, words.ID_KEY)
                 place = 0 if collection == words.USERS else 1
-                if _add_value(email, start, stop, place, value, tape, text, cursor, names, first) < 0:
+                normaliser = normalisers[place, word] if word >= 0 else AS_SENT
+                if _add_value(normaliser, start, stop, place, value, tape, text, cursor, names, first) < 0:
                     return False
         entry = tape[entry].after
-    # One more may follow: the group.
-    return bool(cursor[to.IDENTIFIERS] + 1 < names.size)
+    return bool(cursor[to.IDENTIFIERS] + 1 + to_follow < names.size)
 
 
 @borrowing
@@ -182,6 +320,7 @@ def _add(
     tape: Tape,
     text: Bytes,
     starts: Ints,
+    normalisers: Ints,
     cursor: Longs,
     names: Tape,
     first: int,
@@ -190,7 +329,7 @@ def _add(
     if entry < 0:
         return 0
     return _add_value(
-        type == words.EMAIL,
+        normalisers[collection, type],
         starts[type],
         starts[type + 1],
         collection,
@@ -205,7 +344,7 @@ def _add(
 
 @borrowing
 def _add_value(
-    email: bool,
+    normaliser: int,
     type_start: int,
     type_stop: int,
     collection: int,
@@ -217,10 +356,9 @@ def _add_value(
     first: int,
 ) -> int:
     start, stop = value_at(tape, entry, text, cursor)
-    if email and stop > start:
-        start, stop = _email(text, start, stop, cursor)
-        if start < 0:
-            return -1
+    start, stop = _written(normaliser, text, start, stop, cursor)
+    if start < 0:
+        return -1
     if stop == start:
         return 0
     return _add_span(type_start, type_stop, collection, start, stop, text, cursor, names, first)
@@ -233,16 +371,23 @@ def _add_column(
     column: int,
     text: Bytes,
     starts: Ints,
+    normalisers: Ints,
     cursor: Longs,
     rows: Longs,
     names: Tape,
     first: int,
-) -> None:
-    """Add what stands in a column of the next row already."""
+) -> int:
+    """Add what stands in a column of the next row already; 1 if it is one, 0 if not, -1 if unusual."""
     start = rows[cursor[to.ROWS], 2 * column]
     stop = rows[cursor[to.ROWS], 2 * column + 1]
-    if start >= 0:
-        _add_span(starts[type], starts[type + 1], collection, start, stop, text, cursor, names, first)
+    if start < 0:
+        return 0
+    start, stop = _written(normalisers[collection, type], text, start, stop, cursor)
+    if start < 0:
+        return -1
+    if stop == start:
+        return 0
+    return _add_span(starts[type], starts[type + 1], collection, start, stop, text, cursor, names, first)
 
 
 @borrowing
@@ -298,18 +443,20 @@ def _swap(names: Tape, place: int) -> None:
 
 
 @borrowing
-def _email(text: Bytes, start: int, stop: int, cursor: Longs) -> Span:
-    """Return a trimmed, lower-case ASCII e-mail; -1 where it is not ASCII."""
+def _written(normaliser: int, text: Bytes, start: int, stop: int, cursor: Longs) -> Span:
+    """Return a value as its normaliser writes it; -1 where only the reference knows, beyond ASCII."""
+    if normaliser == AS_SENT:
+        return start, stop
     while start < stop and _is_blank(text[start]):
         start += 1
     while start < stop and _is_blank(text[stop - 1]):
         stop -= 1
     upper = False
     for place in range(start, stop):
-        if text[place] >= 128:
+        if text[place] >= 128 and (normaliser != TRIMMED or place == start or place == stop - 1):
             return -1, -1
         upper |= 65 <= text[place] <= 90
-    if not upper:
+    if normaliser == TRIMMED or not upper:
         return start, stop
     begin = cursor[to.PATCH]
     for place in range(stop - start):

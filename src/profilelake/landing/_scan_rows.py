@@ -12,7 +12,7 @@ DOCUMENT: Final = np.dtype(
         (name, np.int64)
         for name in (
             "record", "index", "start", "stop", "type", "default_type", "events", "received_at", "sent_at",
-            "browser", "address_start", "address_stop",
+            "browser", "hint", "address_start", "address_stop",
         )
     ]
 )  # fmt: skip
@@ -20,7 +20,7 @@ DOCUMENT: Final = np.dtype(
 in the source. `type`: number of the event type that the path named, `BATCH`, `LINE`, or one
 that the reference must read; `default_type`: for a line that names none, or -1. `events`: as counted on
 arrival. `sent_at`: time of the header. `address_start`, `address_stop`: the peer's address as JSON in the
-text; `browser`: it always counts."""
+text; `browser`: it always counts. `hint`: the previousId of its alias calls is an anonymous id."""
 BATCH, LINE, UNREADABLE, UNREADABLE_LINE = -1, -2, -3, -4
 
 TEXT_COLUMNS: Final = (

@@ -5,6 +5,7 @@ knows nothing else; all others are read by that reference itself, one by one, an
 """
 
 from collections.abc import Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Final
 
@@ -20,7 +21,7 @@ from profilelake.landing._bodies import Damaged, unpack
 from profilelake.landing._documents import Body, address_of, documents_of, envelope_of
 from profilelake.landing._scan import scan
 from profilelake.landing._scan_times import NO_TIME
-from profilelake.landing._scan_words import WORDS
+from profilelake.landing._vocabulary import Vocabulary
 from profilelake.landing.requests import Request, batch_of
 from profilelake.landing.tables import POSITION, TIME
 from profilelake.semantics.events import (
@@ -28,14 +29,13 @@ from profilelake.semantics.events import (
     Event,
     Rejected,
     check_extraction_version,
-    custom_keys,
     parse_line,
     parse_record,
     size_detail,
     undecodable,
 )
 from profilelake.semantics.positions import region_code
-from profilelake.semantics.rules import COLLECTIONS, EXTRACTION_VERSION, IdentityRules, segment_defaults
+from profilelake.semantics.rules import EXTRACTION_VERSION, IdentityRules, segment_defaults
 
 _TIMES: Final = ("received_at", "timestamp", "original_timestamp", "sent_at")
 _COLUMNS: Final = (
@@ -71,8 +71,6 @@ _PATCH_ROOM: Final = 1024 * 1024
 
 _HEADER: Final = np.dtype("V28")
 """A position up to the index."""
-_CUSTOM_KEYS_MAX: Final = 3
-"""Spellings of the key of a custom type."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,16 +89,6 @@ class Parsed:
     suppressed: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class _Vocabulary:
-    """What the scan recognises under some rules; `text` begins its text buffer."""
-
-    known: npt.NDArray[np.int32]
-    starts: npt.NDArray[np.int32]
-    custom: npt.NDArray[np.int32]
-    text: bytes
-
-
 def parse(records: Sequence[Record], rules: IdentityRules) -> Parsed:
     """Return what the events of the records mean; nothing a sender wrote makes this fail.
 
@@ -109,7 +97,7 @@ def parse(records: Sequence[Record], rules: IdentityRules) -> Parsed:
     """
     for record in records:
         check_extraction_version(record.extraction_version)
-    vocabulary = _vocabulary(rules)
+    vocabulary = Vocabulary.of(rules)
     parts = [_parse_chunk(chunk, rules, vocabulary) for chunk in _chunks(records)]
     rows = np.cumsum([0, *(part.events.num_rows for part in parts)])
     identifiers = [
@@ -158,8 +146,8 @@ def _chunks(records: Sequence[Record]) -> Iterator[list[Body]]:
         yield chunk
 
 
-def _parse_chunk(chunk: list[Body], rules: IdentityRules, vocabulary: _Vocabulary) -> Parsed:
-    scanned = _Scanned(chunk, vocabulary)
+def _parse_chunk(chunk: list[Body], rules: IdentityRules, vocabulary: Vocabulary) -> Parsed:
+    scanned = _Scanned(chunk, vocabulary, rules.alias_sources)
     documents = scanned.documents
     left = np.flatnonzero(scanned.refused).tolist()
     fast = Parsed(scanned.events(), scanned.identifiers(), scanned.failed(), 0)
@@ -199,30 +187,12 @@ def _merged(
 # ---- the compiled way ------------------------------------------------------------------------
 
 
-def _vocabulary(rules: IdentityRules) -> _Vocabulary:
-    custom = [(rule, custom_keys(rule.type)) for rule in rules.types if rule.custom]
-    spelled = [word for rule, keys in custom for word in (rule.type, *keys)]
-    words = list(dict.fromkeys([*WORDS, *spelled]))
-    number = {word: place for place, word in enumerate(words)}
-    table = np.full((len(custom), 2 + _CUSTOM_KEYS_MAX), -1, np.int32)
-    for place, (rule, keys) in enumerate(custom):
-        table[place, : 2 + len(keys)] = (
-            number[rule.type],
-            COLLECTIONS.index(rule.collection),
-            *(number[key] for key in keys),
-        )
-    return _Vocabulary(
-        known=json_tape.vocabulary(words),
-        starts=np.cumsum([0, *(len(word.encode()) for word in words)]).astype(np.int32),
-        custom=table,
-        text="".join(words).encode() + b"{}",
-    )
-
-
 class _Scanned:
     """One chunk after the compiled scan, and the Arrow tables made of it."""
 
-    def __init__(self, chunk: list[Body], vocabulary: _Vocabulary) -> None:
+    def __init__(
+        self, chunk: list[Body], vocabulary: Vocabulary, alias_sources: AbstractSet[str] = frozenset()
+    ) -> None:
         self._chunk = chunk
         self._received = np.array([item.record.received_at for item in chunk], np.int64)
         self._headers = np.frombuffer(b"".join(_header(item.record) for item in chunk), _HEADER)
@@ -236,7 +206,9 @@ class _Scanned:
         addresses = [address_of(item.record) for item in chunk]
         begin = b"".join([vocabulary.text, *addresses])
         source = np.frombuffer(self._source, np.uint8)
-        self.documents = documents = documents_of(chunk, source, addresses, len(vocabulary.text))
+        self.documents = documents = documents_of(
+            chunk, source, addresses, len(vocabulary.text), alias_sources
+        )
         events = int(documents["events"].sum())
         size = len(begin) + len(self._source)
         self._text = np.empty(size + 2 * len(self._source) + _PATCH_ROOM, np.uint8)
@@ -244,7 +216,9 @@ class _Scanned:
         # One row more than there are events: the scan tries an event in the row behind the last. And
         # never a single one, whose order would be both kinds: the scan would be compiled once more.
         rows = np.empty((events + 2, to.ROW_WIDTH), np.int64, order="F")
-        names = np.empty(_NAMES_PER_EVENT * events + 1024, to.IDENTIFIER)
+        names = np.empty(
+            _NAMES_PER_EVENT * events + 1024 + len(vocabulary.custom) + len(vocabulary.paths), to.IDENTIFIER
+        )
         failures = np.empty(events, to.FAILURE)
         cursor = np.zeros(to.CURSORS, np.int64)
         cursor[to.TEXT], cursor[to.PATCH] = len(begin), size
@@ -255,6 +229,8 @@ class _Scanned:
             vocabulary.known,
             vocabulary.starts,
             vocabulary.custom,
+            vocabulary.paths,
+            vocabulary.normalisers,
             json_tape.new_tape(int((documents["stop"] - documents["start"]).max(initial=0))),
             json_tape.new_room(EVENT_DEPTH_MAX),
             np.empty((2, len(vocabulary.starts)), np.int32),

@@ -23,7 +23,7 @@ from profilelake.landing._identifier_ids import ident_hashes
 from profilelake.landing.parse import IDENTIFIERS, Parsed
 from profilelake.landing.requests import batches_of, left_of
 from profilelake.semantics.events import event_lines
-from profilelake.semantics.identifiers import Identifier, ident_id
+from profilelake.semantics.identifiers import Identifier, ident_id, normalised, normaliser_of
 from profilelake.semantics.rules import COLLECTIONS, Collection, IdentityRules
 from profilelake.semantics.suppression import (
     PREVIOUS_ID_TYPES,
@@ -102,11 +102,20 @@ class Suppression:
         if record.kind is Kind.LINES:
             lines = event_lines(body)
             kept = [
-                line for line in lines if not self._names_listed(names(read(line), None, None, self._rules))
+                line
+                for line in lines
+                if not self._names_listed(names(read(line), None, None, self._rules, record.source_id))
             ]
             body, gone = b"\n".join(kept), len(lines) - len(kept)
         else:
-            withheld = withhold(body, envelope_of(record).type, self._rules, self._is_listed, again=taken)
+            withheld = withhold(
+                body,
+                envelope_of(record).type,
+                self._rules,
+                self._is_listed,
+                source_id=record.source_id,
+                again=taken,
+            )
             body, gone = (body, 0) if withheld is None else (withheld.body, withheld.events)
         gone = min(gone, record.events)
         if not gone:
@@ -153,8 +162,16 @@ class Suppression:
             rows = np.flatnonzero(there)
             for kind in PREVIOUS_ID_TYPES:
                 kinds = pa.chunked_array([pa.array([kind] * len(rows), pa.string())])
-                gone[rows[self._are_listed(ident_hashes(self._key, "users", kinds, values))]] = True
+                written = self._written(kind, values)
+                gone[rows[self._are_listed(ident_hashes(self._key, "users", kinds, written))]] = True
         return gone
+
+    def _written(self, kind: str, values: pa.ChunkedArray) -> pa.ChunkedArray:
+        """Return user ids as identifiers are written: mostly as they were sent."""
+        if normaliser_of(self._rules, "users", kind) == "none":
+            return values
+        texts = [normalised(self._rules, "users", kind, value) for value in values.to_pylist()]
+        return pa.chunked_array([pa.array(texts, pa.string())])
 
     def _of_failed(self, failed: pa.Table) -> _Mask:
         """Judge what is kept as it was sent: every place counts in which an identifier may stand."""

@@ -10,10 +10,11 @@ from typing import Final, Literal, Self, TypeAlias, get_args
 
 from profilelake.errors import Unavailable
 from profilelake.semantics import json_text
-from profilelake.semantics.identifiers import Identifier, normalise
+from profilelake.semantics.extraction import Parts, identifiers, inner
+from profilelake.semantics.identifiers import Identifier
 from profilelake.semantics.json_text import Json, NotJson, Number, Part
 from profilelake.semantics.positions import Position
-from profilelake.semantics.rules import COLLECTIONS, EXTRACTION_VERSION, Collection, IdentityRules
+from profilelake.semantics.rules import EXTRACTION_VERSION, IdentityRules
 from profilelake.semantics.times import happened_at, parse_time
 
 EventType: TypeAlias = Literal["identify", "track", "page", "screen", "group", "alias"]
@@ -338,13 +339,17 @@ def _position(envelope: Envelope, index: int) -> Position:
 
 
 def read_event(
-    message: dict[str, Json], type: EventType | None, inherited: dict[str, Json] | None, rules: IdentityRules
+    message: dict[str, Json],
+    type: EventType | None,
+    inherited: dict[str, Json] | None,
+    rules: IdentityRules,
+    source_id: str,
 ) -> Event | None:
     """Return what a message means, None where it is refused; for those who ask before it has a position.
 
     Position, times and ids made of them are empty. `inherited` is the context of its batch.
     """
-    nowhere = Envelope(0, "", "00" * 8, 0, "", type, 1)
+    nowhere = Envelope(0, "", "00" * 8, 0, source_id, type, 1)
     try:
         return parse_event(message, _Batch(context=inherited), nowhere, 0, rules)
     except _Refused:
@@ -357,19 +362,21 @@ def parse_event(
     kind = _type(message, envelope)
     texts = {field: _text(message, field) for field in TEXT_FIELDS}
     parts = {field: _object(message, field) for field in OBJECT_FIELDS}
-    context = with_address(inherit(parts["context"], batch.context), envelope)
+    sent_context = inherit(parts["context"], batch.context)
+    context = with_address(sent_context, envelope)
     properties = _with_category(kind, message, parts["properties"])
     traits = parts["traits"]
     if kind == "identify" and traits is None:
         # RudderStack's SDKs write the traits of an identify call into the context only.
-        traits = _inner(context, "traits")
+        traits = inner(context, "traits")
     if kind == "track" and texts["event"] is None:
         raise _Refused("missing_event_name")
     if kind == "group" and texts["groupId"] is None:
         raise _Refused("missing_group_id")
     if kind == "alias" and texts["previousId"] is None:
         raise _Refused("missing_previous_id")
-    found = _identifiers(kind, texts, context, traits, parts["properties"], rules)
+    hint = kind == "alias" and envelope.source_id in rules.alias_sources
+    found = identifiers(kind, texts, Parts(sent_context, traits, parts["properties"]), rules, hint=hint)
     if not any(found.values()):
         raise _Refused("no_identifier")
     happened, original, sent = times(message, batch.sent_at, envelope)
@@ -390,7 +397,7 @@ def parse_event(
         sent_at=sent,
         source_id=envelope.source_id,
         library=_library(context),
-        consent=_dump(_inner(context, "consent")),
+        consent=_dump(inner(context, "consent")),
         context=_dump(context),
         properties=_dump(properties),
         traits=_dump(traits),
@@ -490,17 +497,9 @@ def _with_category(
 
 
 def _library(context: dict[str, Json] | None) -> str | None:
-    library = _inner(context, "library")
+    library = inner(context, "library")
     name = library.get("name") if library else None
     return name if isinstance(name, str) and name else None
-
-
-def _inner(outer: dict[str, Json] | None, field: str) -> dict[str, Json] | None:
-    """Return an object inside another one, None where there is none: inner parts are never refused."""
-    found = outer.get(field) if outer else None
-    if found == []:
-        return {}
-    return found if isinstance(found, dict) else None
 
 
 def _dump(value: dict[str, Json] | None) -> str | None:
@@ -514,87 +513,3 @@ def _time(value: Json) -> int | None:
 def first_time(*values: Json) -> int | None:
     """Return the first of the values that is a time: one that cannot be read counts as absent."""
     return next((time for time in map(_time, values) if time is not None), None)
-
-
-# ---- identifiers -----------------------------------------------------------------------------
-
-
-def custom_keys(type: str) -> tuple[str, ...]:
-    """Return the keys a custom identifier type is read from: camelCase, snake_case, and as it is."""
-    snake = "".join("_" + letter.lower() if letter.isupper() else letter for letter in type).strip("_")
-    head, *rest = snake.split("_")
-    camel = head + "".join(word[:1].upper() + word[1:] for word in rest)
-    return tuple(dict.fromkeys((camel, snake, type)))
-
-
-def _identifiers(
-    kind: EventType,
-    texts: dict[str, str | None],
-    context: dict[str, Json] | None,
-    traits: dict[str, Json] | None,
-    properties: dict[str, Json] | None,
-    rules: IdentityRules,
-) -> dict[Collection, list[Identifier]]:
-    """Collect the identifiers an event names, in a fixed order, each once.
-
-    Per type the first place that holds one counts; `context.externalIds` come on top. Inside the
-    free-form parts, what is neither text nor a number is no identifier.
-    """
-    found: dict[Collection, list[Identifier]] = {"users": [], "accounts": []}
-    context = context or {}
-    own, about, said = traits or {}, _inner(context, "traits") or {}, properties or {}
-
-    def add(collection: Collection, type: str, *places: Json) -> None:
-        for place in places:
-            text = place.digits if isinstance(place, Number) else place
-            value = normalise(type, text) if isinstance(text, str) else ""
-            if value:
-                identifier = Identifier(type, value)
-                if identifier not in found[collection]:
-                    found[collection].append(identifier)
-                return
-
-    add("users", "user_id", texts["userId"])
-    add("users", "email", own.get("email"), about.get("email"), said.get("email"))
-    add("users", "anonymous_id", texts["anonymousId"])
-    device = _inner(context, "device") or {}
-    system = device.get("type")
-    if system in ("android", "ios"):
-        add("users", f"{system}.id", device.get("id"))
-        if device.get("adTrackingEnabled") is True:
-            add("users", f"{system}.idfa", device.get("advertisingId"))
-        add("users", f"{system}.push_token", device.get("token"))
-    analytics = _inner(_inner(context, "integrations"), "Google Analytics") or {}
-    add("users", "ga_client_id", analytics.get("clientId"))
-    for rule in rules.types:
-        if rule.custom:
-            first: dict[str, Json] = {}
-            if kind != "alias":
-                first = own if kind in ("identify", "group") else said
-            keys = custom_keys(rule.type)
-            add(rule.collection, rule.type, *(place.get(key) for place in (first, about) for key in keys))
-    for entry in _entries(context.get("externalIds")):
-        add(entry.collection, entry.type, entry.value)
-    add("accounts", "group_id", texts["groupId"])
-    return found
-
-
-@dataclass(frozen=True, slots=True)
-class _External:
-    collection: Collection
-    type: str
-    value: Json
-
-
-def _entries(listed: Json) -> Iterator[_External]:
-    """Read `context.externalIds`: entries that lack one of the four keys are no identifiers."""
-    for entry in listed if isinstance(listed, list) else ():
-        if not isinstance(entry, dict) or entry.get("encoding") != "none":
-            continue
-        type, collection = entry.get("type"), entry.get("collection")
-        # NUL parts type and value where identifiers are hashed, so a type cannot hold one.
-        if not isinstance(type, str) or not type or "\0" in type:
-            continue
-        for known in COLLECTIONS:
-            if collection == known:
-                yield _External(known, type, entry.get("id"))

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Final
 
-from profilelake.semantics.rules import Collection
+from profilelake.semantics.rules import Collection, IdentityRules, Normaliser
 from profilelake.semantics.siphash import siphash128
 
 BASE62: Final = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
@@ -37,11 +37,35 @@ class Identifier:
         return f"{self.type}:{self.value}"
 
 
-def normalise(type: str, value: str) -> str:
-    """Return `value` as it is compared and stored: e-mail trimmed, lower case, NFC; others as they are."""
-    if type == "email":
-        return unicodedata.normalize("NFC", value.strip().lower())
-    return value
+def normaliser_of(rules: IdentityRules, collection: Collection, type: str) -> Normaliser:
+    """Return how values of a type are written before they are compared, under these rules."""
+    rule = rules.rule(collection, type)
+    if rule is not None and rule.normaliser is not None:
+        return rule.normaliser
+    return "email" if type == "email" else "none"
+
+
+def normalised(rules: IdentityRules, collection: Collection, type: str, value: str) -> str:
+    """Return `value` as it is compared and stored; "" where it is no identifier.
+
+    Whoever reads identifiers from events, and whoever looks one up, writes it by this function.
+    """
+    return written(normaliser_of(rules, collection, type), value)
+
+
+def written(normaliser: Normaliser, value: str) -> str:
+    """Return a value as a normaliser writes it. Each does what the one before does, and more.
+
+    `none`: as it was sent. `trim`: without white space around it. `lower`: in lower case. `email`: in
+    Unicode's composed form (NFC), so that two ways to write one letter are one.
+    """
+    if normaliser == "none":
+        return value
+    value = value.strip()
+    if normaliser == "trim":
+        return value
+    value = value.lower()
+    return value if normaliser == "lower" else unicodedata.normalize("NFC", value)
 
 
 def ident_prefix(collection: Collection, type: str) -> bytes:

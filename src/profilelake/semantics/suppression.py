@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 from profilelake.semantics import json_text
-from profilelake.semantics.events import EVENT_DEPTH_MAX, EventType, custom_keys, read_event
-from profilelake.semantics.identifiers import Identifier, normalise
+from profilelake.semantics.events import EVENT_DEPTH_MAX, EventType, read_event
+from profilelake.semantics.extraction import PATH_STEPS_MAX, at_path, custom_keys
+from profilelake.semantics.identifiers import Identifier, normalised
 from profilelake.semantics.json_text import Json, NotJson, Number, Part
 from profilelake.semantics.rules import COLLECTIONS, Collection, IdentityRules
 
@@ -23,8 +24,8 @@ PREVIOUS_ID_TYPES: Final = ("user_id", "anonymous_id")
 BATCH_MEMBERS: Final = ("sentAt", "context", "integrations")
 """What landing reads of the root of a batch, besides its events."""
 
-_LEVELS: Final = 4
-"""Levels of a message in which identifiers stand: message, context, device, id."""
+_LEVELS: Final = PATH_STEPS_MAX
+"""Levels of a message in which identifiers stand: those of the longest path; message, context, device, id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,11 @@ class Withheld:
 
 
 def names(
-    message: Json, inherited: dict[str, Json] | None, type: EventType | None, rules: IdentityRules
+    message: Json,
+    inherited: dict[str, Json] | None,
+    type: EventType | None,
+    rules: IdentityRules,
+    source_id: str,
 ) -> set[Name]:
     """Return whom a message names.
 
@@ -46,13 +51,17 @@ def names(
     """
     if not isinstance(message, dict):
         return set()
-    event = read_event(message, type, inherited, rules)
+    event = read_event(message, type, inherited, rules, source_id)
     if event is None:
         return set(_anywhere(message, inherited or {}, rules))
     found: set[Name] = {("users", identifier) for identifier in event.users}
     found |= {("accounts", identifier) for identifier in event.accounts}
     if event.previous_id is not None:
-        found |= {("users", Identifier(kind, event.previous_id)) for kind in PREVIOUS_ID_TYPES}
+        found |= {
+            ("users", Identifier(kind, value))
+            for kind in PREVIOUS_ID_TYPES
+            if (value := normalised(rules, "users", kind, event.previous_id))
+        }
     return found
 
 
@@ -71,7 +80,13 @@ def read(raw: bytes) -> Json:
 
 
 def withhold(
-    body: bytes, type: EventType | None, rules: IdentityRules, suppressed: Judge, *, again: bool = False
+    body: bytes,
+    type: EventType | None,
+    rules: IdentityRules,
+    suppressed: Judge,
+    *,
+    source_id: str,
+    again: bool = False,
 ) -> Withheld | None:
     """Return a body without the events that name somebody suppressed; None where there is none.
 
@@ -86,7 +101,7 @@ def withhold(
     def gone(part: Part, inherited: dict[str, Json] | None) -> bool:
         if again and text[part.start : part.end] == "null":
             return True
-        return hit(names(_pruned(text, part), inherited, type, rules))
+        return hit(names(_pruned(text, part), inherited, type, rules, source_id))
 
     try:
         text = json_text.decode_bytes(body)
@@ -134,8 +149,10 @@ def _pruned(text: str, part: Part, levels: int = _LEVELS) -> Json:
 def _anywhere(message: dict[str, Json], inherited: dict[str, Json], rules: IdentityRules) -> Iterator[Name]:
     """Return every identifier in a place where one may stand, be it the first of its type or not."""
     contexts = [_part(message, "context"), inherited]
-    free = [_part(message, "traits"), _part(message, "properties")]
-    free += [_part(context, "traits") for context in contexts]
+    traits = [_part(message, "traits"), *(_part(context, "traits") for context in contexts)]
+    properties = [_part(message, "properties")]
+    free = [*traits, *properties]
+    roots = {"traits": traits, "properties": properties, "context": contexts}
     places: list[tuple[Collection, str, Json]] = [
         ("users", "user_id", message.get("userId")),
         ("users", "anonymous_id", message.get("anonymousId")),
@@ -147,6 +164,9 @@ def _anywhere(message: dict[str, Json], inherited: dict[str, Json], rules: Ident
         if rule.custom:
             keys = custom_keys(rule.type)
             places += [(rule.collection, rule.type, part.get(key)) for part in free for key in keys]
+        for path in rule.paths:
+            root, _, rest = path.partition(".")
+            places += [(rule.collection, rule.type, at_path(part, rest)) for part in roots[root]]
     for context in contexts:
         device = _part(context, "device")
         for system in ("android", "ios"):
@@ -162,7 +182,7 @@ def _anywhere(message: dict[str, Json], inherited: dict[str, Json], rules: Ident
                 places += [(collection, kind, entry.get("id")) for collection in COLLECTIONS]
     for collection, kind, place in places:
         sent = place.digits if isinstance(place, Number) else place
-        value = normalise(kind, sent) if isinstance(sent, str) else ""
+        value = normalised(rules, collection, kind, sent) if isinstance(sent, str) else ""
         if value:
             yield collection, Identifier(kind, value)
 

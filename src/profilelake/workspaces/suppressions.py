@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Final, Literal
 
 from profilelake.errors import Conflict, Invalid, NotFound, Unavailable
-from profilelake.semantics.identifiers import Identifier, ident_id, ident_prefix, normalise
-from profilelake.semantics.rules import Collection
+from profilelake.semantics.identifiers import Identifier, ident_id, ident_prefix, normalised
+from profilelake.semantics.rules import Collection, IdentityRules
 
 IDENTIFIERS_PER_CALL_MAX: Final = 5_000
 """Identifiers of one call, as many as Segment takes."""
@@ -109,8 +109,10 @@ class Digests:
         return digest
 
 
-def hash_identifier(key: bytes, collection: Collection, type: str, value: str) -> Hashed:
-    """Return how the list knows an identifier that somebody has written down.
+def hash_identifier(
+    key: bytes, rules: IdentityRules, collection: Collection, type: str, value: str
+) -> Hashed:
+    """Return how the list knows an identifier that somebody has written down; `rules` are those in force.
 
     Raises:
         Invalid: no event can name it. The message does not repeat it.
@@ -124,8 +126,8 @@ def hash_identifier(key: bytes, collection: Collection, type: str, value: str) -
         size = len(value.encode())
     except UnicodeEncodeError as error:
         raise Invalid("reading an identifier: it holds half a character; write it as UTF-8") from error
-    normalised = normalise(type, value)
-    if not normalised or size > VALUE_BYTES_MAX:
+    compared = normalised(rules, collection, type, value)
+    if not compared or size > VALUE_BYTES_MAX:
         raise Invalid(
             f"reading an identifier of type {type}: it has {size} bytes; give 1 to {VALUE_BYTES_MAX}"
             " and not only spaces"
@@ -133,8 +135,8 @@ def hash_identifier(key: bytes, collection: Collection, type: str, value: str) -
     return Hashed(
         collection,
         type,
-        ident_id(key, collection, Identifier(type, normalised)),
-        Digests(key).digest(collection, type, normalised),
+        ident_id(key, collection, Identifier(type, compared)),
+        Digests(key).digest(collection, type, compared),
     )
 
 
