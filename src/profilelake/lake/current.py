@@ -5,7 +5,7 @@ is cut one generation late: whoever has planned a read of the previous base stil
 """
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -18,6 +18,7 @@ from pyiceberg.table.snapshots import Operation
 from profilelake.errors import Conflict, Internal, Unavailable
 from profilelake.lake import sql
 from profilelake.lake.commit import Change
+from profilelake.lake.files import remove_files
 from profilelake.lake.progress import PREFIX, Progress
 from profilelake.lake.schema import BUCKET_WIDTH, bucket_of, checked
 from profilelake.lake.sql import LiveFile
@@ -153,9 +154,44 @@ class CurrentTable:
             Internal: rows are not those of the definition, or two have one key.
         """
         rows = self._sorted(checked(self.definition, rows))
-        if pc.count_distinct(rows.column(self._key), mode="all").as_py() != rows.num_rows:
+        if self._repeated(rows):
             raise Internal(f"replacing {self.base.name}: two rows have the same {self._key}")
-        mark = f"{progress.epoch}/{progress.sequence}"
+        return self._replace(lambda: self.base.write(rows), progress)
+
+    def replace_in_parts(self, parts: Iterable[pa.Table], progress: Progress) -> bool:
+        """Do what `replace` does with rows that come in parts, so that they need not fit into memory.
+
+        Keys ascend within and across the parts, as the rows of a file do. A part makes one file (or
+        several), so it should be neither small nor larger than memory allows.
+
+        Raises:
+            Conflict: as for `replace`.
+            Internal: rows are not those of the definition, or a key does not ascend.
+        """
+        if self.base.properties().get(_REPLACED) == _mark(progress):
+            return False
+        written: list[DataFile] = []
+        last: pa.Scalar | None = None
+        try:
+            for part in parts:
+                rows = checked(self.definition, part)
+                if not rows.num_rows:
+                    continue
+                keys = rows.column(self._key).combine_chunks()
+                ascending = pc.all(pc.less(keys[:-1], keys[1:])).as_py() is not False
+                if not ascending or (last is not None and not pc.less(last, keys[0]).as_py()):
+                    raise Internal(f"replacing {self.base.name}: {self._key} does not ascend from row to row")
+                last = keys[-1]
+                written += self.base.write(rows)
+        except BaseException:
+            remove_files(f.file_path for f in written)
+            raise
+        return self._replace(lambda: written, progress, written)
+
+    def _replace(
+        self, write: Callable[[], list[DataFile]], progress: Progress, written: Sequence[DataFile] = ()
+    ) -> bool:
+        mark = _mark(progress)
 
         def plan() -> Change | None:
             properties = self.base.properties()
@@ -179,13 +215,13 @@ class CurrentTable:
                 previous = Generation(after.files_through, -1)
             return Change(
                 Operation.OVERWRITE,
-                added=self.base.write(rows),
+                added=write(),
                 removed=frozenset(f.location for f in self.base.files()),
                 summary=progress.properties() | {MERGED_THROUGH: str(after.through)},
                 properties=self._properties(after, previous) | {_REPLACED: mark},
             )
 
-        replaced = self.base.commit(plan)
+        replaced = self.base.commit(plan, written)
         self._cut()
         return replaced
 
@@ -276,6 +312,14 @@ class CurrentTable:
         schema = self.definition.schema()
         return connection.sql(query).to_arrow_table().cast(schema)
 
+    def _repeated(self, rows: pa.Table) -> bool:
+        """Tell whether two of the sorted rows have one key."""
+        keys = rows.column(self._key)
+        if self.definition.sort:
+            return bool(pc.count_distinct(keys, mode="all").as_py() != rows.num_rows)
+        # A key has one slot, so equal keys are neighbours; counting distinct ones costs as much as the rest.
+        return bool(pc.any(pc.equal(keys[1:], keys[:-1]), min_count=0).as_py())
+
     def _sorted(self, rows: pa.Table) -> pa.Table:
         order = self.definition.sort or tuple(c for c in (self.definition.slot, self._key) if c)
         return rows.sort_by([(name, "ascending") for name in order])
@@ -306,6 +350,11 @@ class CurrentTable:
             )
 
         self.log.commit(plan)
+
+
+def _mark(progress: Progress) -> str:
+    """Return how a table says which replacement was made last."""
+    return f"{progress.epoch}/{progress.sequence}"
 
 
 def _highest(file: LiveFile, seq: int) -> int:

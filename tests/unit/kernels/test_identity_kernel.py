@@ -146,10 +146,12 @@ def test_impossible_limits_are_refused(limit: int) -> None:
 
 def test_each_loop_is_compiled_once() -> None:
     kernel.warm()
+    # Elsewhere identifiers may have types of one byte: that is a loop of its own.
+    known = len(resolve_sets.signatures)  # type: ignore[attr-defined]
     problem = two_types((0, 4), (1, 4))
     strided = np.arange(16, dtype=np.int64)[::2].astype(np.int16)
     resolve(replace(problem, ident_type=(strided > 6).astype(np.int16)))  # type: ignore[arg-type]
     resolve(replace(problem, unlinks=np.array([[0, 4]], dtype=np.int32)))
     resolve(replace(problem, type_window=np.array([0, 10]), set_time=np.zeros(2, dtype=np.int64)))
     resolve(replace(problem, lowest_priority=True, identifiers_max=3, merges_max=3))
-    assert len(resolve_sets.signatures) == 1  # type: ignore[attr-defined]
+    assert len(resolve_sets.signatures) == known  # type: ignore[attr-defined]
