@@ -1,7 +1,7 @@
 """Small histories of one shop, the ways in which they may arrive, and what they must come to."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -9,23 +9,37 @@ from typing import Any
 from hypothesis import strategies as st
 
 from pipeline_driver import KEY, START, WORKSPACE, Desk, LogBuilder, Message, Rows, tight_rules
-from profilelake.eventlog import Record
+from profilelake.eventlog import Kind, Record
+from profilelake.identity import facts
 from profilelake.identity.tables import IDENTITY_UPDATES
 from profilelake.landing._documents import envelope_of
-from profilelake.pipeline.publish import _waiting
+from profilelake.pipeline.publish import waiting_rows
+from profilelake.semantics import facts as semantics
 from profilelake.semantics import identity, last_write
 from profilelake.semantics.events import Event, parse_record
-from profilelake.semantics.identifiers import ident_id
+from profilelake.semantics.identifiers import Identifier, ident_id, set_id
 from profilelake.semantics.identity import Sighting
+from profilelake.semantics.positions import Position
 from profilelake.semantics.rules import COLLECTIONS, Collection
 
 RULES = tight_rules()
+UNTRUSTED = frozenset({"web"})
+"""Sources that strangers can write to."""
 LOGS = ("00000000000000aa", "00000000000000bb")
 ACCOUNTED = ("in_lake", "duplicates", "failed")
 
 people = st.sampled_from(["u1", "u2", "u3", "null"])
 devices = st.sampled_from(["a1", "a2", "a3", "a4"])
 addresses = st.sampled_from(["e1@x", "E2@x ", "e3@x"])
+IDENTIFIERS: dict[Collection, list[Identifier]] = {
+    "users": [
+        *(Identifier("user_id", value) for value in ("u1", "u2", "u3", "null")),
+        *(Identifier("anonymous_id", value) for value in ("a1", "a2", "a3", "a4")),
+        *(Identifier("email", value) for value in ("e1@x", "e2@x", "e3@x")),
+    ],
+    "accounts": [Identifier("group_id", value) for value in ("g1", "g2", "g3")],
+}
+"""All that calls name and more, as they are compared."""
 values = st.sampled_from([1, 2, None, {"deep": [1]}])
 traits = st.dictionaries(st.sampled_from(["x", "y"]), values, max_size=2)
 
@@ -34,7 +48,7 @@ def _present(**fields: Any) -> Message:
     return {name: value for name, value in fields.items() if value is not None}
 
 
-def _identify(user: str | None, device: str | None, address: str | None, written: Message) -> Message:
+def identify(user: str | None, device: str | None, address: str | None, written: Message) -> Message:
     return _present(
         type="identify",
         userId=user,
@@ -47,18 +61,18 @@ def _often(values: st.SearchStrategy[str]) -> st.SearchStrategy[str | None]:
     return st.one_of(st.none(), values, values)
 
 
-def _track(user: str | None, device: str | None) -> Message:
+def track(user: str | None, device: str | None) -> Message:
     return _present(type="track", event="Bought", userId=user, anonymousId=device)
 
 
-def _group(group: str, user: str | None, written: Message) -> Message:
+def group(group: str, user: str | None, written: Message) -> Message:
     return _present(type="group", groupId=group, userId=user, traits=written)
 
 
-identifies = st.builds(_identify, _often(people), _often(devices), _often(addresses), traits)
+identifies = st.builds(identify, _often(people), _often(devices), _often(addresses), traits)
 calls = st.one_of(
-    st.builds(_track, _often(people), _often(devices)),
-    st.builds(_group, st.sampled_from(["g1", "g2"]), _often(people), traits),
+    st.builds(track, _often(people), _often(devices)),
+    st.builds(group, st.sampled_from(["g1", "g2"]), _often(people), traits),
     identifies,
     identifies,
 )
@@ -144,10 +158,54 @@ def first_events(records: Sequence[Record]) -> list[Event]:
     """Return each message at its smallest position, as the reference reads it."""
     found: dict[str, Event] = {}
     for record in records:
+        if record.kind is Kind.FACT:
+            continue
         for outcome in parse_record(record.body, envelope_of(record), RULES):
             if isinstance(outcome, Event):
                 found.setdefault(outcome.message_id, outcome)
     return list(found.values())
+
+
+def positions_of(records: Sequence[Record], message_id: str) -> list[bytes]:
+    """Return where all copies of a message stand."""
+    return [
+        outcome.position.to_bytes()
+        for record in records
+        if record.kind is not Kind.FACT
+        for outcome in parse_record(record.body, envelope_of(record), RULES)
+        if isinstance(outcome, Event) and outcome.message_id == message_id
+    ]
+
+
+def set_of(collection: Collection, names: Iterable[Identifier]) -> bytes:
+    return set_id(KEY, collection, [ident_id(KEY, collection, name) for name in names])
+
+
+def decisions(records: Sequence[Record], collection: Collection) -> list[semantics.Fact]:
+    """Return what people decided about a collection, in the words of the reference."""
+    named = {ident_id(KEY, collection, one).hex(): one for one in IDENTIFIERS[collection]}
+    found = []
+    for record in records:
+        if record.kind is not Kind.FACT:
+            continue
+        fact = facts.decode(record.body)
+        match fact:
+            case facts.NewRules():
+                decision: semantics.Decision = semantics.NewRules(fact.rules)
+            case facts.Retract():
+                decision = semantics.Retract(bytes.fromhex(fact.position), fact.counts)
+            case _ if fact.collection != collection:
+                continue
+            case facts.Unlink():
+                decision = semantics.Unlink(named[fact.one], named[fact.other], fact.apart)
+            case facts.Quarantine():
+                decision = semantics.Quarantine(named[fact.ident], fact.quarantined)
+        found.append(semantics.Fact(position_of(record, 0), decision))
+    return found
+
+
+def position_of(record: Record, index: int) -> bytes:
+    return Position(record.received_at, record.region, record.log_id, record.offset, index).to_bytes()
 
 
 def reference(records: Sequence[Record]) -> dict[str, Any]:
@@ -158,11 +216,17 @@ def reference(records: Sequence[Record]) -> dict[str, Any]:
     refusals: set[Any] = set()
     for collection in COLLECTIONS:
         named = [(event, getattr(event, collection)) for event in events if getattr(event, collection)]
-        graph = identity.resolve(
+        graph = identity.resolve_facts(
             [
-                Sighting(frozenset(names), event.position.to_bytes(), event.received_at)
+                Sighting(
+                    frozenset(names),
+                    event.position.to_bytes(),
+                    event.received_at,
+                    trusted=event.source_id not in UNTRUSTED,
+                )
                 for event, names in named
             ],
+            decisions(records, collection),
             RULES,
             collection=collection,
             key=KEY,
@@ -216,7 +280,7 @@ def journal(desk: Desk) -> dict[bytes, str]:
     """Fold what waits of `identity_updates` into owners; each row must begin where the last one ended."""
     owners: dict[bytes, str | None] = {}
     with desk.state.read(WORKSPACE) as tx:
-        rows = _waiting(tx, WORKSPACE, IDENTITY_UPDATES, -1).to_pylist()
+        rows = waiting_rows(tx, WORKSPACE, IDENTITY_UPDATES, -1).to_pylist()
     for row in rows:
         assert owners.get(row["ident_id"]) == row["from_profile_id"]
         owners[row["ident_id"]] = row["to_profile_id"]

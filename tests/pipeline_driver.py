@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from types import ModuleType
@@ -11,7 +12,9 @@ import duckdb
 from prometheus_client import CollectorRegistry
 
 from profilelake.eventlog import Damage, Flags, Kind, LogEnd, Record, Slice
+from profilelake.identity import facts
 from profilelake.identity import publish as identity_rows
+from profilelake.identity.standing import rules_in_force
 from profilelake.identity.tables import IDENTIFIERS, IDENTITY_MAP, IDENTITY_REFUSALS, SET_MAP
 from profilelake.lake.catalog import Lake
 from profilelake.lake.reading import attach
@@ -19,6 +22,7 @@ from profilelake.landing import dedup
 from profilelake.pipeline import publish
 from profilelake.pipeline import verify as holding
 from profilelake.pipeline.batch import Batcher, WorkspaceSetup
+from profilelake.pipeline.history import EventHistory
 from profilelake.pipeline.metrics import Stages, Timer
 from profilelake.pipeline.progress import Applied, Published, load_applied, load_published
 from profilelake.pipeline.publish import Publisher, check_epoch, ensure_tables
@@ -91,11 +95,22 @@ class LogBuilder:
         self._end = LogEnd(record.next_offset, record.events_before + record.events)
         return record
 
+    def decision(self, received_at: int, fact: facts.Fact) -> Record:
+        """Return the next record: what somebody decided about identity."""
+        return self.record(received_at, (), body=facts.encode(fact), kind=Kind.FACT, source_id="")
+
 
 class Desk:
     """One data directory and the parts that work on it. `clock` is moved by the test."""
 
-    def __init__(self, directory: Path, *, rules: IdentityRules | None = None, region: str = "local") -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        rules: IdentityRules | None = None,
+        region: str = "local",
+        untrusted: frozenset[str] = frozenset(),
+    ) -> None:
         self.directory = directory
         self.setup = WorkspaceSetup(
             name=WORKSPACE,
@@ -103,6 +118,7 @@ class Desk:
             identifier_key=KEY,
             recent_directory=directory / "recent",
             dedup_directory=directory / "dedup",
+            untrusted=lambda: untrusted,
         )
         self.now = START + 3600 * SECOND
         self._region = region
@@ -115,6 +131,7 @@ class Desk:
         """Start as the pipeline process does: everything is taken from the disk."""
         self.now += SECOND
         self.state = State.open(self.directory / "state", writable=True)
+        self.setup = replace(self.setup, history=EventHistory(lambda: self.lake, self.setup.recent_directory))
         self.batcher = Batcher(
             self.state, [self.setup], self._region, self.now, Timer(Stages(CollectorRegistry()))
         )
@@ -136,7 +153,7 @@ class Desk:
             state=self.state,
             lake=self.lake,
             recent_directory=self.setup.recent_directory,
-            rule_version=self.setup.rules.version,
+            rules=self.setup.rules,
             clock=self.clock,
             publish_age_seconds=300.0,
         )
@@ -190,6 +207,11 @@ class Desk:
             lake.close()
             self.open()
 
+    def rules(self) -> IdentityRules:
+        """Return the rules in force."""
+        with self.state.read(WORKSPACE) as tx:
+            return rules_in_force(tx, WORKSPACE, self.setup.rules)
+
     def applied(self) -> Applied:
         with self.state.read(WORKSPACE) as tx:
             return load_applied(tx, WORKSPACE, "")
@@ -205,7 +227,7 @@ class Desk:
             sets, idents, profiles = (
                 [key for key, _ in tx.items(WORKSPACE, db)] for db in (Db.SET, Db.IDENT, Db.PROFILE)
             )
-            version = self.setup.rules.version
+            version = self.rules().version
             changes = {
                 SET_MAP.name: identity_rows.set_map_changes(tx, WORKSPACE, sets, 0),
                 IDENTIFIERS.name: identity_rows.identifier_changes(tx, WORKSPACE, idents, 0),

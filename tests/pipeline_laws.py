@@ -9,7 +9,7 @@ import pytest
 from hypothesis import event, note
 from hypothesis import strategies as st
 
-from pipeline_arrivals import ACCOUNTED, Arrival, deliver, in_order, journal, late, reference, said
+from pipeline_arrivals import ACCOUNTED, UNTRUSTED, Arrival, deliver, in_order, journal, late, reference, said
 from pipeline_driver import SECOND, WORKSPACE, Desk, LogBuilder, Rows, small_limits
 from profilelake.eventlog import Record
 from profilelake.identity.tables import IDENTIFIERS, IDENTITY_MAP, IDENTITY_REFUSALS, SET_MAP
@@ -24,7 +24,7 @@ LAST_SEEN = 5
 def desk() -> Iterator[Desk]:
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         small_limits(patch.setattr)
-        made = Desk(Path(folder))
+        made = Desk(Path(folder), untrusted=UNTRUSTED)
         try:
             yield made
         finally:

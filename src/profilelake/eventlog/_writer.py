@@ -30,6 +30,7 @@ from profilelake.eventlog._room import Room
 from profilelake.eventlog._segments import segment_path
 from profilelake.eventlog._watermark import UNFINISHED_SUFFIX, Mark, Watermark
 from profilelake.ops.failpoints import reach
+from profilelake.semantics.positions import Position
 
 logger = logging.getLogger(__name__)
 
@@ -94,9 +95,9 @@ class _Answer(asyncio.Future[LogEnd]):
 
 
 class _Group:
-    """Entries that become durable together."""
+    """Entries that become durable together, the first at `offset` with the stamp `received_at`."""
 
-    __slots__ = ("answer", "bytes", "entries", "events", "loop")
+    __slots__ = ("answer", "bytes", "entries", "events", "loop", "offset", "received_at")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
@@ -104,6 +105,8 @@ class _Group:
         self.entries: list[tuple[bytes, bytes, int]] = []
         self.bytes = 0
         self.events = 0
+        self.offset = 0
+        self.received_at = 0
 
 
 class LogWriter:
@@ -207,6 +210,20 @@ class LogWriter:
             Unavailable: the queue or the whole log is full, or the log is closed; or, told by `trouble`,
                 the disk is nearly full, or disk or clock are at fault.
         """
+        return self._queue(entry)[0].answer
+
+    async def place(self, entry: Entry) -> Position:
+        """Make `entry` durable and return its position, for the few entries whose place must be known.
+
+        Raises: as `append`, and its future.
+        """
+        group, number, bytes_before = self._queue(entry)
+        await group.answer
+        received_at, offset = group.received_at + number, group.offset + bytes_before
+        return Position(received_at, self._identity.region, self.log_id, offset, 0)
+
+    def _queue(self, entry: Entry) -> tuple[_Group, int, int]:
+        """Add `entry` to the forming group; return the group, and what of it stands before the entry."""
         if self._trouble is not None:
             raise Unavailable(self._trouble)
         head = encode_entry(entry)
@@ -228,10 +245,11 @@ class LogWriter:
                 group = _Group(asyncio.get_running_loop())
                 self._groups.append(group)
                 self._wake.notify()
+            place = (group, len(group.entries), group.bytes)
             group.entries.append((head, entry.body, entry.events))
             group.bytes += size
             self._queued_bytes += size
-        return group.answer
+        return place
 
     def close(self) -> None:
         """Store what waits, seal the log, and let go of it. A second call does nothing."""
@@ -305,7 +323,8 @@ class LogWriter:
         return end, time.perf_counter() - started_at
 
     def _encode(self, group: _Group) -> tuple[list[Buffer], LogEnd]:
-        received_at = self._stamps.take(len(group.entries))
+        received_at = group.received_at = self._stamps.take(len(group.entries))
+        group.offset = self._end.offset
         marker = self._identity.marker
         before = self._end.events
         buffers: list[Buffer] = []

@@ -1,25 +1,32 @@
-"""Resolve the identifier sets of a micro-batch against the online state.
+"""Resolve the identifier sets of a micro-batch against the online state, and apply what people decide.
 
 Known sets cost one look-up. New sets in position order go through the compiled kernel, starting
-from the profiles their identifiers have now. A set that comes late (its position lies before what
-was applied already) has its whole component resolved again from nothing, in position order: the
-answer is the one in-order arrival would have given.
+from the profiles their identifiers have now. What comes late (its position lies before what was
+applied already), and every decision, has the components it touches resolved again from nothing:
+the answer is the one in-order arrival would have given (`identity.replay`).
 """
 
 from bisect import bisect_left
-from collections.abc import Container, Iterable, Sequence
-from itertools import chain
-from typing import Any, Final, NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from itertools import takewhile
+from typing import Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from profilelake.errors import Internal, Invalid
-from profilelake.identity.problem import CAUSES, clean, rules_by_strength, strongest_first
+from profilelake.errors import Internal
+from profilelake.identity import background, in_order, replay, standing
+from profilelake.identity.background import Job, Pending
+from profilelake.identity.facts import Fact, NewRules, Quarantine, Retract, Standing, Unlink
+from profilelake.identity.linking import Linking
+from profilelake.identity.poison import Watch, split
+from profilelake.identity.replay import Entry, Evidence
 from profilelake.identity.rows import IdentityRows, Sighting
-from profilelake.kernels import identity as kernel
-from profilelake.kernels.dense import dense_numbers
 from profilelake.kernels.known_ids import KnownIds
 from profilelake.kernels.siphash import HASH_BYTES, to_bytes
 from profilelake.landing.land import SetSightings
@@ -27,45 +34,127 @@ from profilelake.semantics.rules import COLLECTIONS, Collection, IdentityRules
 from profilelake.state.records import (
     NOBODY,
     IdentRecord,
-    ProfileRecord,
-    RefusalRecord,
     SetRecord,
+    SightingRecord,
+    decode_names,
+    decode_sighting,
     encode,
     received_at,
 )
-from profilelake.state.store import Db
+from profilelake.state.store import Db, Tx
 from profilelake.state.working import Working
 
+REPLAY_SETS_MAX: Final = 20_000
+"""Sets of components that are resolved again at once, in about half a second; more are left to `background`."""
+_UNTRUSTED: Final = "untrusted"
+"""Name under which the state keeps the sources that were open to strangers when last counted."""
 KNOWN_SETS_MAX: Final = 1 << 22
 """Sets that are known without a look-up; 16 bytes each."""
 
 
-class _Set(NamedTuple):
-    """A set on its way through resolution; `idents` are cleaned, strongest first."""
+class History(Protocol):
+    """All events that were ever applied, for the few questions the state cannot answer."""
 
-    key: bytes
-    first: Sighting
-    record: SetRecord
-    idents: list[bytes]
+    def sightings(self, tx: Tx, workspace: str, keys: Sequence[bytes]) -> list[tuple[bytes, Sighting]]:
+        """Return every event that shows one of these sets, in order of position."""
+
+    def windows(
+        self,
+        tx: Tx,
+        workspace: str,
+        lengths: Mapping[int, int],
+        retracted: Mapping[bytes, AbstractSet[bytes]],
+    ) -> Iterable[tuple[bytes, int, Sighting]]:
+        """Return, per set and window, the first event; `lengths` in microseconds by collection number.
+
+        Events at the positions `retracted`, by set, are passed over.
+        """
 
 
 class Resolver:
-    """Resolves the sets of one workspace under one version of the rules."""
+    """Resolves the sets of one workspace under the decisions that hold there."""
 
-    def __init__(self, rules: IdentityRules, *, known_sets_max: int = KNOWN_SETS_MAX) -> None:
-        """Resolve under `rules`; remember that many known sets between micro-batches."""
-        for rule in rules.types:
-            if rule.window_seconds is not None:
-                raise Invalid(
-                    f"identity rule of {rule.type}: limits per time window are not supported live yet; "
-                    "leave window_seconds out"
-                )
-        self._rules = rules
+    def __init__(
+        self,
+        rules: IdentityRules,
+        *,
+        history: History | None = None,
+        untrusted: Callable[[], frozenset[str]] = frozenset,
+        known_sets_max: int = KNOWN_SETS_MAX,
+    ) -> None:
+        """Resolve under `rules` until a decision says others; remember that many known sets.
+
+        `untrusted` tells which sources are open to strangers (see `semantics.facts.quarantined`).
+        """
+        self._default = rules
+        self._history = history
+        self._untrusted = untrusted
+        self._known_sets_max = known_sets_max
+        self._held = Standing(rules)
+        self._watch = Watch({}, self._held, frozenset(), noted=False)
+        self._linking = Linking(rules)
         self._known = KnownIds(known_sets_max)
-        self._types: dict[Collection, list[str]] = {
-            collection: [rule.type for rule in rules_by_strength(rules, collection)]
-            for collection in COLLECTIONS
-        }
+        self._known_window: dict[Collection, int] = {}
+        self._bare: set[bytes] = set()
+        self._fresh: set[bytes] = set()
+        self._trust_checked = False
+        self._trusting: frozenset[str] = frozenset()
+        self._waiting: list[Pending] = []
+        self._job: Job | None = None
+        self._retired: Job | None = None
+
+    @property
+    def rules(self) -> IdentityRules:
+        """The rules in force."""
+        return self._held.rules
+
+    @property
+    def quarantined(self) -> int:
+        """How many identifiers link nobody."""
+        return len(self._linking.quarantined)
+
+    @property
+    def _events(self) -> History:
+        if self._history is None:
+            raise Internal("looking for the events of sets: this process was given no history of events")
+        return self._history
+
+    def load(self, tx: Tx, workspace: str) -> None:
+        """Take what holds from the state; needed at a start, and after a transaction failed."""
+        work = Working(tx, workspace, 0)
+        self._held = standing.load(tx, workspace, self._default)
+        self._trusting = self._untrusted()
+        self._watch = Watch.load(work, self._held, self._trusting)
+        known = tx.meta(workspace, _UNTRUSTED)
+        self._trust_checked = known is not None and set(decode_names(known)) == self._trusting
+        self._waiting = background.load(tx, workspace)
+        self._give_up()
+        self._bare = set()
+        for key in self._held.retracted:
+            self._note_bare(work, key)
+        self._decided()
+
+    def trust(self, untrusted: frozenset[str]) -> None:
+        """Take in which sources are open to strangers now; the next micro-batch counts anew where it matters."""
+        if untrusted != self._trusting:
+            self._trusting = untrusted
+            self._watch.trust(untrusted)
+            self._trust_checked = False
+
+    def _decided(self) -> None:
+        """Take in what a decision changed; a replay in work would not know of it."""
+        self._give_up()
+        self._linking = Linking(self._held.rules, self._watch.quarantined())
+        self._known = KnownIds(self._known_sets_max)
+
+    def _note_bare(self, work: Working, key: bytes) -> None:
+        """Know the identifiers of a set that is no evidence any more: its next event makes it one."""
+        work.load_sets((key,))
+        record = work.sets.get(key)
+        if record is not None and record.position in self._held.retracted.get(key, ()):
+            self._bare.update(split(record.idents))
+
+    # ---- events --------------------------------------------------------------------------------
 
     def apply(
         self, work: Working, sightings: Sequence[SetSightings], events: pa.Table, applied: bytes
@@ -74,38 +163,86 @@ class Resolver:
 
         All changes go into `work`; the rows for append-only tables are returned.
         """
-        rows = IdentityRows(self._rules.version, work.sequence)
-        for batch in sightings:
+        rows = IdentityRows(self.rules.version, work.sequence)
+        if not self._trust_checked:
+            self._check_trust(work, rows)
+        for whole in sightings:
+            batch = self._counted(whole, events) if self._held.retracted else whole
+            self._fresh = set()
             new, late = self._meet(work, batch, events, applied, rows)
-            if new:
-                self._resolve(work, batch.collection, new, rows)
+            fresh = [entry for entry in new if entry.idents]
+            if self._changed_quarantine(work, batch.collection, new, late, rows):
+                continue
+            if fresh:
+                in_order.resolve(work, batch.collection, fresh, rows, self._linking, self._held)
             if late:
-                self._replay(work, batch.collection, late, rows)
+                self._replay(work, batch.collection, late, rows, "replayed")
         return rows
+
+    def _check_trust(self, work: Working, rows: IdentityRows) -> None:
+        """Count again what rests on whom we trust: that may be other sources than before the start."""
+        self._trust_checked = True
+        work.tx.put_meta(work.workspace, _UNTRUSTED, sorted(self._trusting))
+        seeds: dict[Collection, set[bytes]] = {}
+        for ident in self._watch.forget(work, self._watch.watched()):
+            collection = COLLECTIONS[work.idents[ident].collection]
+            seeds.setdefault(collection, set()).update(work.tx.linked_sets(work.workspace, ident))
+        if seeds:
+            self._decided()
+            for collection, keys in seeds.items():
+                self._replay(work, collection, sorted(keys), rows, "quarantined")
 
     def move_back(self, work: Working, copies: pa.Table, rows: IdentityRows) -> None:
         """Give sets the earlier first sighting that copies of their events have turned out to be."""
-        for collection, column in (("users", "set_id"), ("accounts", "account_set_id")):
+        columns: dict[Collection, str] = {"users": "set_id", "accounts": "account_set_id"}
+        for collection, column in columns.items():
             keys = copies.column(column).to_pylist()
             seen = _sightings(copies, np.arange(copies.num_rows))
             work.load_sets(key for key in keys if key is not None)
             moved = []
             for key, sighting in zip(keys, seen, strict=True):
                 record = None if key is None else work.sets.get(key)
-                if record is not None and sighting.position < record.position:
-                    _set_first(work, record, sighting)
+                if record is not None and self._bring_forward(
+                    work, collection, Entry(key, sighting, record, [])
+                ):
                     moved.append(key)
             if moved:
                 work.touch_sets(moved, publish=False)
-                self._replay(work, collection, moved, rows)  # type: ignore[arg-type]
+                self._fresh = set()
+                if not self._changed_quarantine(work, collection, [], moved, rows):
+                    self._replay(work, collection, moved, rows, "replayed")
+
+    def _bring_forward(self, work: Working, collection: Collection, entry: Entry) -> bool:
+        """Note an earlier event of a set, first of all or first in its window; tell whether it was earlier."""
+        if self._is_retracted(entry.key, entry.first.position) and not self._is_bare(entry.key, entry.record):
+            return False
+        moved = entry.first.position < entry.record.position
+        if moved:
+            _set_first(work, entry.record, entry.first)
+        window = self._linking.windows[collection]
+        if window is not None:
+            moved |= self._first_in_window(work, entry, window)
+        return moved
+
+    def _first_in_window(self, work: Working, entry: Entry, window: int) -> bool:
+        place = _place(entry.key, entry.first, window)
+        known = work.tx.get(work.workspace, Db.SIGHTING, place)
+        if known is not None and decode_sighting(known).position <= entry.first.position:
+            return False
+        work.tx.put(work.workspace, Db.SIGHTING, place, _encoded(entry.first))
+        return True
 
     def _meet(
         self, work: Working, batch: SetSightings, events: pa.Table, applied: bytes, rows: IdentityRows
-    ) -> tuple[list[_Set], list[bytes]]:
-        """Find the sets that are not known yet and make their records; return new sets and late ones.
+    ) -> tuple[list[Entry], list[bytes]]:
+        """Find what is new: sets, and where rules have windows known sets in a new one.
 
-        A known set that is seen again in order changes nothing, so most sets are not even looked up.
+        Returns the new entries and the keys of sets that come late. A known set that is seen again in
+        order changes nothing, so most sets are not even looked up.
         """
+        window = self._linking.windows[batch.collection]
+        if window is not None:
+            self._turn_window(batch, events, window)
         asked = np.flatnonzero(
             ~self._known.contains(batch.set_ids) | (batch.first < _rows_before(events, applied))
         )
@@ -115,28 +252,103 @@ class Resolver:
         unknown: list[int] = []
         found: list[int] = []
         late: list[bytes] = []
+        new: list[Entry] = []
         for number, key in enumerate(keys):
             record = work.sets.get(key)
             if record is None:
                 unknown.append(number)
                 continue
-            found.append(number)
-            if firsts[number].position < record.position:
-                _set_first(work, record, firsts[number])
+            entry = Entry(key, firsts[number], record, [])
+            if self._held.retracted and self._is_retracted(key, entry.first.position):
+                if self._is_bare(key, record) and entry.first.position < record.position:
+                    _set_first(work, record, entry.first)
+                    late.append(key)
+                continue
+            if self._is_bare(key, record):
+                self._revive(work, batch.collection, entry)
                 late.append(key)
+                continue
+            found.append(number)
+            if entry.first.position < applied:
+                if self._bring_forward(work, batch.collection, entry):
+                    late.append(key)
+            elif window is not None and self._first_in_window(work, entry, window):
+                new.append(entry._replace(idents=self._linked(work, batch.collection, record)))
         work.touch_sets(late, publish=False)
         # Only what was stored before: the transaction that stores the new ones may fail.
         self._known.add(batch.set_ids[asked[found]])
-        new: list[_Set] = []
         if unknown:
             unknown_keys, unknown_firsts = [keys[n] for n in unknown], [firsts[n] for n in unknown]
-            for met in self._new_sets(work, batch, asked[unknown], unknown_keys, unknown_firsts, rows):
-                if met.first.position < applied:
-                    late.append(met.key)
-                else:
-                    new.append(met)
-        new.sort(key=lambda met: met.first.position)
+            met = self._new_sets(work, batch, asked[unknown], unknown_keys, unknown_firsts, rows)
+            new += met
+            late += [entry.key for entry in met if self._is_late(work, entry, applied, window)]
+        lately = set(late)
+        new = [entry for entry in new if entry.key not in lately]
+        new.sort(key=lambda entry: entry.first.position)
         return new, late
+
+    def _is_late(self, work: Working, entry: Entry, applied: bytes, window: int | None) -> bool:
+        """Note a new set's first event in its window; tell whether the set must be resolved out of order."""
+        if self._is_retracted(entry.key, entry.first.position):
+            self._bare.update(split(entry.record.idents))
+            return True
+        if window is not None:
+            self._first_in_window(work, entry, window)
+        # With an identifier of a set that is no evidence, that set gets an owner by this one.
+        return entry.first.position < applied or not self._bare.isdisjoint(split(entry.record.idents))
+
+    def _is_bare(self, key: bytes, record: SetRecord) -> bool:
+        """Tell whether no event of a set counts: it stands at its first one then."""
+        return self._is_retracted(key, record.position)
+
+    def _is_retracted(self, key: bytes, position: bytes) -> bool:
+        return bool(self._held.retracted) and position in self._held.retracted.get(key, ())
+
+    def _revive(self, work: Working, collection: Collection, entry: Entry) -> None:
+        """Let a set count from this event on: none before it did."""
+        record, first = entry.record, entry.first
+        record.position, record.message_id, record.source_id = (
+            first.position,
+            first.message_id,
+            first.source_id,
+        )
+        self._first_seen_again(work, set(split(record.idents)))
+        window = self._linking.windows[collection]
+        if window is not None:
+            self._first_in_window(work, entry, window)
+
+    def _counted(self, batch: SetSightings, events: pa.Table) -> SetSightings:
+        """Return sightings with each set's first event that counts, where any does: decisions may come first."""
+        keys = to_bytes(np.ascontiguousarray(batch.set_ids))
+        concerned = [number for number, key in enumerate(keys) if key in self._held.retracted]
+        if not concerned:
+            return batch
+        first = batch.first.copy()
+        column = events.column("set_id" if batch.collection == "users" else "account_set_id").to_pylist()
+        positions = events.column("position").to_pylist()
+        for number in concerned:
+            gone = self._held.retracted[keys[number]]
+            counted = (
+                row for row, key in enumerate(column) if key == keys[number] and positions[row] not in gone
+            )
+            first[number] = next(counted, first[number])
+        return replace(batch, first=first)
+
+    def _turn_window(self, batch: SetSightings, events: pa.Table, window: int) -> None:
+        """Forget which sets are known where a new window begins: each counts once in it."""
+        if not len(batch.first):
+            return
+        last = events.column("position")[-1].as_py()
+        now = received_at(last) // window
+        if self._known_window.get(batch.collection) != now:
+            self._known_window[batch.collection] = now
+            self._known = KnownIds(self._known_sets_max)
+
+    def _linked(self, work: Working, collection: Collection, record: SetRecord) -> list[bytes]:
+        idents = split(record.idents)
+        work.load_idents(idents)
+        typed = ((ident, work.idents[ident].type, work.idents[ident].value) for ident in idents)
+        return self._linking.strongest_first(collection, typed)
 
     def _new_sets(
         self,
@@ -146,25 +358,23 @@ class Resolver:
         keys: list[bytes],
         firsts: list[Sighting],
         rows: IdentityRows,
-    ) -> list[_Set]:
+    ) -> list[Entry]:
         """Make the records of the chosen sets of a batch, and of their identifiers that are new too."""
         start, stop = batch.start[chosen], batch.stop[chosen]
         offsets = np.concatenate([[0], np.cumsum(stop - start)])
         taken = np.arange(offsets[-1]) + np.repeat(start - offsets[:-1], stop - start)
         types, values = batch.types.take(pa.array(taken)), batch.values.take(pa.array(taken))
-        joined = np.ascontiguousarray(batch.ident_ids[taken]).tobytes()
-        idents = _split(joined)
+        words = np.ascontiguousarray(batch.ident_ids[taken])
+        joined = words.tobytes()
+        idents = split(joined)
         work.load_idents(idents)
         rows.add_sets(batch.collection, keys, firsts, offsets, types, joined)
         self._note_idents(work, batch.collection, keys, firsts, offsets, types, values, idents)
 
-        cleaned = clean(types, values, self._rules, batch.collection)
-        kept = np.flatnonzero(cleaned.links)
-        bounds = np.searchsorted(kept, offsets)
-        kept = kept[strongest_first(bounds, cleaned.type_code[kept], values, kept)]
-        linking = [idents[row] for row in kept.tolist()]
+        kept, bound = self._linking.rows(batch.collection, offsets, types, values, words)
+        linking = [idents[row] for row in kept]
         collection = COLLECTIONS.index(batch.collection)
-        offset, bound = offsets.tolist(), bounds.tolist()
+        offset = offsets.tolist()
         new = []
         for number, (key, first) in enumerate(zip(keys, firsts, strict=True)):
             mine = linking[bound[number] : bound[number + 1]]
@@ -179,8 +389,10 @@ class Resolver:
                 source_id=first.source_id,
             )
             work.sets[key] = record
-            new.append(_Set(key, first, record, mine))
+            new.append(Entry(key, first, record, mine))
         work.touch_sets(keys, publish=True)
+        for number in _wide(offsets, types):
+            self._watch.note_wide(work, new[number].record)
         return new
 
     def _note_idents(
@@ -197,10 +409,12 @@ class Resolver:
         """Make records of the identifiers nobody has seen before; link all to their sets."""
         number = COLLECTIONS.index(collection)
         sizes = np.diff(offsets)
-        sets = np.repeat(np.arange(len(keys)), sizes).tolist()
+        places = np.repeat(np.arange(len(keys)), sizes).tolist()
         fresh = []
-        for ident, set, type, value in zip(idents, sets, types.to_pylist(), values.to_pylist(), strict=True):
-            first = firsts[set]
+        for ident, place, type, value in zip(
+            idents, places, types.to_pylist(), values.to_pylist(), strict=True
+        ):
+            first = firsts[place]
             known = work.idents.get(ident)
             if known is None:
                 at = received_at(first.position)
@@ -209,257 +423,318 @@ class Resolver:
                 )
                 fresh.append(ident)
             elif first.position < known.position:
-                _bring_forward(work, ident, first)
-            work.links.append((ident, keys[set]))
+                _first_seen(work, ident, first)
+            work.links.append((ident, keys[place]))
         work.touch_idents(fresh)
+        self._fresh = set(fresh)
 
-    def _clean(self, collection: Collection, members: Iterable[tuple[bytes, str, str]]) -> list[bytes]:
-        """Return the identifiers that may link, strongest first."""
-        kept = []
-        for ident, type, value in members:
-            rule = self._rules.rule(collection, type)
-            if rule is not None and value and not rule.blocks(value):
-                kept.append((rule.priority, type, value, ident))
-        kept.sort()
-        return [ident for _, _, _, ident in kept]
-
-    def _resolve(self, work: Working, collection: Collection, sets: list[_Set], rows: IdentityRows) -> None:
-        sets = [met for met in sets if met.idents]
-        members, idents = _numbered(sets)
-        held = {work.idents[ident].profile for ident in idents} - {NOBODY}
-        work.load_profiles(held)
-        profiles = sorted(held, key=lambda key: work.profiles[key].position)
-        resolution = self._ask_kernel(work, collection, sets, members, idents, profiles)
-        self._carry_out(work, collection, sets, idents, profiles, resolution, rows)
-
-    def _ask_kernel(
+    def _changed_quarantine(
         self,
         work: Working,
         collection: Collection,
-        sets: list[_Set],
-        members: kernel.Int32s,
-        idents: list[bytes],
-        profiles: list[bytes],
-    ) -> kernel.Resolution:
-        types = self._types[collection]
-        code = {type: number for number, type in enumerate(types)}
-        records = [work.idents[ident] for ident in idents]
-        row = {key: number for number, key in enumerate(profiles)} | {NOBODY: -1}
-        counts = np.zeros((len(profiles), len(types)), dtype=np.uint16)
-        for number, key in enumerate(profiles):
-            for _, type in work.profiles[key].idents:
-                counts[number, code[type]] += 1
-        limits = []
-        for type in types:
-            rule = self._rules.rule(collection, type)
-            limits.append(kernel.NO_LIMIT if rule is None or rule.limit is None else rule.limit)
-        return kernel.resolve(
-            kernel.Problem(
-                set_offsets=np.cumsum([0, *[len(met.idents) for met in sets]], dtype=np.int64),
-                set_idents=members,
-                ident_type=np.array([code[record.type] for record in records], dtype=np.int32),
-                type_limit=np.array(limits, dtype=np.int32),
-                type_window=np.zeros(len(types), dtype=np.int64),
-                lowest_priority=self._rules.demotion == "lowest_priority",
-                identifiers_max=self._rules.identifiers_max,
-                merges_max=self._rules.merges_max,
-                ident_profile=np.array([row[record.profile] for record in records], dtype=np.int32),
-                profiles=kernel.Profiles(
-                    counts=counts,
-                    members=np.array([len(work.profiles[key].idents) for key in profiles], dtype=np.int32),
-                    merges=np.array([work.profiles[key].merges for key in profiles], dtype=np.int32),
-                    windows=np.zeros((len(profiles), 0), dtype=np.int64),
-                ),
-            )
-        )
-
-    def _carry_out(
-        self,
-        work: Working,
-        collection: Collection,
-        sets: list[_Set],
-        idents: list[bytes],
-        profiles: list[bytes],
-        resolution: kernel.Resolution,
+        new: list[Entry],
+        late: list[bytes],
         rows: IdentityRows,
-    ) -> None:
-        """Do to the records what the kernel decided, set by set, and write the journal of it."""
-        keys = [*profiles, *(sets[number].key for number in resolution.founding_set.tolist())]
-        merges = _by_set(resolution.merge_set, resolution.merge_survivor, resolution.merge_loser)
-        refusals = _by_set(
-            resolution.refusal_set,
-            resolution.refusal_ident,
-            resolution.refusal_owner,
-            resolution.refusal_cause,
-            resolution.refusal_type,
-        )
-        joined: list[bytes] = []
-        for number, first_profile in enumerate(resolution.set_first_profile.tolist()):
-            met, key = sets[number], keys[first_profile]
-            for survivor, loser in merges.get(number, ()):
-                _merge(work, collection, keys[survivor], keys[loser], met, rows)
-            refused = refusals.get(number)
-            if refused is None:
-                joined += _join(work, collection, met, key, (), rows)
-            else:
-                joined += _join(work, collection, met, key, {idents[ident] for ident, *_ in refused}, rows)
-                self._refuse(work, collection, met, key, refused, idents)
-        work.touch_idents(joined)
-        work.touch_sets([met.key for met in sets], publish=True)
-        work.touch_profiles([met.record.first_profile for met in sets])
-        final = resolution.set_profile.tolist()
-        for number, met in enumerate(sets):
-            if met.record.profile != keys[final[number]]:
-                raise Internal(f"resolving set {met.key.hex()}: records and kernel disagree")
+    ) -> bool:
+        """Look whether identifiers of these sets met too many others; if so resolve all they touch again."""
+        if self.rules.degree_max is None or not (new or late):
+            return False
+        work.flush_links()
+        moved = [work.sets[key] for key in late]
+        changed = self._watch.meet(work, [*(entry.record for entry in new), *moved], moved, self._fresh)
+        if not changed:
+            return False
+        self._decided()
+        seeds = {key for ident in changed for key in work.tx.linked_sets(work.workspace, ident)}
+        seeds.update([*(entry.key for entry in new), *late])
+        self._replay(work, collection, sorted(seeds), rows, "quarantined")
+        return True
 
-    def _refuse(
-        self,
-        work: Working,
-        collection: Collection,
-        met: _Set,
-        key: bytes,
-        refusals: Sequence[tuple[int, ...]],
-        idents: list[bytes],
-    ) -> None:
-        types = self._types[collection]
-        records = [
-            RefusalRecord(
-                idents[ident],
-                work.idents[idents[ident]].type,
-                key,
-                CAUSES[cause],
-                types[type] if type >= 0 else "",
-            )
-            for ident, _, cause, type in refusals
-        ]
-        met.record.refused = True
-        work.tx.put(work.workspace, Db.REFUSALS, met.key, encode(records))
-        work.publish_refusals(met.key)
+    # ---- out of order --------------------------------------------------------------------------
 
     def _replay(
-        self, work: Working, collection: Collection, seeds: Sequence[bytes], rows: IdentityRows
+        self,
+        work: Working,
+        collection: Collection,
+        seeds: Sequence[bytes],
+        rows: IdentityRows,
+        cause: str,
+        evidence: Evidence | None = None,
     ) -> None:
-        """Resolve the components of these sets again, from nothing, in position order."""
+        """Resolve the components of these sets again, from nothing, in position order.
+
+        Where they are large that is left for later, and what is new among them takes its place at the end.
+        """
         work.flush()
-        sets = self._component(work, collection, seeds)
-        if not sets:
-            return  # everything in these sets is blocked: they link nobody
-        members, idents = _numbered(sets)
-        before = {ident: work.idents[ident].profile for ident in idents}
-        held = {met.record.profile for met in sets} | set(before.values())
-        work.load_profiles(held)
-        gone = held - {NOBODY}
-        for key in gone:
-            del work.profiles[key]
-        work.touch_profiles(gone)
+        component = replay.gather(
+            work,
+            collection,
+            seeds,
+            self._linking,
+            self._held,
+            REPLAY_SETS_MAX,
+            whole_profiles=bool(self._waiting),
+        )
+        if component is not None:
+            if component.sets:
+                self._put_right(work, component, rows, cause, evidence or _earliest(work, seeds))
+            return
+        work.load_sets(seeds if evidence is None else ())
+        position = evidence[1].position if evidence else max(work.sets[key].position for key in seeds)
+        self._postpone(work, Pending(collection, list(seeds), whole=False, cause=cause, position=position))
+        if evidence is None:
+            self._resolve_last(work, collection, seeds, rows)
+
+    def _resolve_last(
+        self, work: Working, collection: Collection, keys: Sequence[bytes], rows: IdentityRows
+    ) -> None:
+        """Resolve those of the sets that have no profile yet as if they came after all others."""
+        entries = []
+        for key in keys:
+            record = work.sets[key]
+            if record.profile == NOBODY and not self._is_bare(key, record):
+                first = Sighting(record.position, record.message_id, record.source_id)
+                entries.append(Entry(key, first, record, self._linked(work, collection, record)))
+        entries = [entry for entry in entries if entry.idents]
+        entries.sort(key=lambda entry: entry.first.position)
+        if entries:
+            in_order.resolve(work, collection, entries, rows, self._linking, self._held)
+
+    def _postpone(self, work: Working, pending: Pending) -> None:
+        """Note what waits; with what waits in the same collection already, but for a replay in work."""
+        at_work = None if self._job is None else self._job.pending
+        for other in self._waiting:
+            if other is not at_work and other.collection == pending.collection:
+                other.whole = other.whole or pending.whole
+                other.seeds = [] if other.whole else sorted({*other.seeds, *pending.seeds})
+                break
+        else:
+            self._waiting.append(pending)
+        background.store(work.tx, work.workspace, self._waiting)
+
+    def _put_right(
+        self,
+        work: Working,
+        component: replay.Component,
+        rows: IdentityRows,
+        cause: str,
+        evidence: Evidence,
+    ) -> None:
+        rows.replayed = True
+        solution = replay.solve(work.idents, component, self._linking, self._held)
+        work.load_profiles(replay.held_profiles(work.idents, work.sets, component) | solution.profiles.keys())
+        before = replay.Before(work.idents, work.sets, work.profiles)
+        replay.install(work, before, component, solution, rows, cause, evidence)
+
+    # ---- in the background ---------------------------------------------------------------------
+
+    @property
+    def waiting(self) -> Sequence[Pending]:
+        """What waits to be resolved again."""
+        return self._waiting
+
+    def begin(self, read: Callable[[], AbstractContextManager[Tx]], workspace: str) -> Job | None:
+        """Return the replay in work, beginning with what waits longest; None where nothing waits."""
+        if self._retired is not None and not self._retired.ready():
+            return None
+        self._retired = None
+        if self._job is None and self._waiting:
+            self._job = Job(self._waiting[0], self._linking, self._held)
+            self._job.start(read, workspace)
+        return self._job
+
+    def _give_up(self) -> None:
+        """Begin the replay in work anew some time; not before its thread has ended."""
+        if self._job is not None:
+            self._job.cancel()
+            self._retired, self._job = self._job, None
+
+    def note(self, work: Working) -> None:
+        """Tell the replay in work what a micro-batch has written."""
+        if self._job is not None:
+            self._job.note(work)
+
+    def finish(self, work: Working) -> IdentityRows:
+        """Put the answer of the replay in work in place."""
+        rows = IdentityRows(self.rules.version, work.sequence)
+        job, self._job = self._job, None
+        if job is not None:
+            rows.replayed = True
+            job.finish(work, rows)
+            self._waiting.remove(job.pending)
+            background.store(work.tx, work.workspace, self._waiting)
+        return rows
+
+    # ---- decisions -----------------------------------------------------------------------------
+
+    def decide(self, work: Working, position: bytes, fact: Fact) -> IdentityRows:
+        """Let a decision hold, for all that was and will be; return the rows for append-only tables."""
+        standing.store(work.tx, work.workspace, position, fact)
+        windows, degree_max = dict(self._linking.windows), self.rules.degree_max
+        changed = self._held.take(position, fact)
+        rows = IdentityRows(self.rules.version, work.sequence)
+        rows.add_fact(position, fact)
+        if not changed:
+            return rows
+        match fact:
+            case Unlink():
+                self._decided()
+                seeds = self._containing(work, (fact.one, fact.other))
+                self._again(
+                    work, {fact.collection: seeds}, rows, "unlinked" if fact.apart else "relinked", position
+                )
+            case Quarantine():
+                self._decided()
+                seeds = self._containing(work, (fact.ident,))
+                cause = "quarantined" if fact.quarantined else "released"
+                self._again(work, {fact.collection: seeds}, rows, cause, position)
+            case Retract():
+                self._retract(work, fact, rows, position)
+            case NewRules():
+                standing.store_rules(work.tx, work.workspace, fact.rules)
+                if self.rules.degree_max != degree_max:
+                    self._watch = Watch.recount(work, self._held, self._trusting, wide=degree_max is None)
+                self._new_rules(work, windows, rows, position)
+        return rows
+
+    def _containing(self, work: Working, idents: Iterable[str]) -> set[bytes]:
+        return {key for ident in idents for key in work.tx.linked_sets(work.workspace, bytes.fromhex(ident))}
+
+    def _again(
+        self,
+        work: Working,
+        seeds: dict[Collection, set[bytes]],
+        rows: IdentityRows,
+        cause: str,
+        position: bytes,
+    ) -> None:
+        for collection, keys in seeds.items():
+            if keys:
+                first = min(keys)
+                self._replay(work, collection, sorted(keys), rows, cause, (first, Sighting(position, "", "")))
+
+    def _retract(self, work: Working, fact: Retract, rows: IdentityRows, position: bytes) -> None:
+        """Let an event count no more, or again: its sets are known from their first event that counts."""
+        keys = {bytes.fromhex(key): collection for collection, key in fact.sets}
+        work.load_sets(keys)
+        known = [key for key in keys if key in work.sets]
+        seen: dict[bytes, list[Sighting]] = {key: [] for key in known}
+        for key, sighting in self._events.sightings(work.tx, work.workspace, known):
+            seen[key].append(sighting)
+        seeds: dict[Collection, set[bytes]] = {}
+        idents: set[bytes] = set()
+        for key in known:
+            record = work.sets[key]
+            gone = self._held.retracted.get(key, set())
+            counted = [sighting for sighting in seen[key] if sighting.position not in gone]
+            first = counted[0] if counted else seen[key][0]
+            record.position = first.position
+            record.message_id, record.source_id = first.message_id, first.source_id
+            window = self._linking.windows[keys[key]]
+            if window is not None:
+                self._store_windows(work, key, counted, window)
+            idents.update(split(record.idents))
+            seeds.setdefault(keys[key], set()).add(key)
+            seeds[keys[key]] |= self._recount(work, idents)
+        work.touch_sets(known, publish=False)
+        self._first_seen_again(work, idents)
+        self._bare = set()
+        for key in self._held.retracted:
+            self._note_bare(work, key)
+        self._decided()
+        self._again(work, seeds, rows, "restored" if fact.counts else "retracted", position)
+
+    def _recount(self, work: Working, idents: set[bytes]) -> set[bytes]:
+        """Count who met whom again; return the sets of identifiers whose quarantine changed."""
+        changed = self._watch.forget(work, idents)
+        return {key for ident in changed for key in work.tx.linked_sets(work.workspace, ident)}
+
+    def _first_seen_again(self, work: Working, idents: set[bytes]) -> None:
+        """Find the first event of identifiers anew, over all their sets."""
+        work.load_idents(idents)
         for ident in idents:
-            work.idents[ident].profile = NOBODY
+            sets = work.tx.linked_sets(work.workspace, ident)
+            work.load_sets(sets)
+            first = min((work.sets[key] for key in sets), key=lambda record: record.position)
+            record = work.idents[ident]
+            record.position, record.created_at = first.position, received_at(first.position)
+            record.message_id, record.source_id = first.message_id, first.source_id
         work.touch_idents(idents)
-        for met in sets:
-            met.record.profile = met.record.first_profile = NOBODY
-            if met.record.refused:
-                met.record.refused = False
-                work.tx.delete(work.workspace, Db.REFUSALS, met.key)
-                work.publish_refusals(met.key)
-        work.touch_sets([met.key for met in sets], publish=True)
-        resolution = self._ask_kernel(work, collection, sets, members, idents, [])
-        unannounced = IdentityRows(self._rules.version, work.sequence)
-        self._carry_out(work, collection, sets, idents, [], resolution, unannounced)
-        seed = next((met for met in sets if met.key in seeds), sets[0])
-        for ident in idents:
-            after = work.idents[ident].profile
-            if after != before[ident]:
-                rows.add_update(collection, ident, before[ident], after, "replayed", seed.key, seed.first)
 
-    def _component(self, work: Working, collection: Collection, seeds: Sequence[bytes]) -> list[_Set]:
-        """Return every set connected to the seeds through identifiers that may link, in position order."""
-        found: dict[bytes, _Set] = {}
-        followed: set[bytes] = set()
-        frontier = set(seeds)
-        while frontier:
-            work.load_sets(frontier)
-            members = {key: _split(work.sets[key].idents) for key in frontier}
-            work.load_idents(ident for ids in members.values() for ident in ids)
-            reached: set[bytes] = set()
-            for key, ids in members.items():
-                typed = ((ident, work.idents[ident].type, work.idents[ident].value) for ident in ids)
-                cleaned = self._clean(collection, typed)
-                if cleaned:
-                    record = work.sets[key]
-                    first = Sighting(record.position, record.message_id, record.source_id)
-                    found[key] = _Set(key, first, record, cleaned)
-                for ident in cleaned:
-                    if ident not in followed:
-                        followed.add(ident)
-                        reached.update(work.tx.linked_sets(work.workspace, ident))
-            frontier = reached - found.keys()
-        return sorted(found.values(), key=lambda met: met.first.position)
+    def _store_windows(self, work: Working, key: bytes, counted: list[Sighting], window: int) -> None:
+        places = work.tx.keys(work.workspace, Db.SIGHTING, key)
+        for place in list(takewhile(lambda place: place[:HASH_BYTES] == key, places)):
+            work.tx.delete(work.workspace, Db.SIGHTING, place)
+        for sighting in counted:
+            self._first_in_window(work, Entry(key, sighting, work.sets[key], []), window)
 
+    def _new_rules(
+        self, work: Working, windows: dict[Collection, int | None], rows: IdentityRows, position: bytes
+    ) -> None:
+        """Resolve everything again under new rules."""
+        self._linking = Linking(self.rules, self._watch.quarantined())
+        if self._linking.windows != windows:
+            self._load_windows(work)
+        self._decided()
+        work.flush()
+        if work.tx.count(work.workspace, Db.SET) > REPLAY_SETS_MAX:
+            for collection in COLLECTIONS:
+                self._postpone(work, Pending(collection, [], whole=True, cause="rules", position=position))
+            return
+        for collection in COLLECTIONS:
+            component = replay.everything(work, collection, self._linking, self._held)
+            for key in component.sets:
+                if work.sets[key].refused:
+                    work.publish_refusals(key)  # each names the version that refused
+            if component.sets:
+                first = min(component.sets)
+                evidence = first, Sighting(position, "", "")
+                self._put_right(work, component, rows, "rules", evidence)
 
-def _numbered(sets: list[_Set]) -> tuple[kernel.Int32s, list[bytes]]:
-    """Number the identifiers of these sets as they first appear; return the members' numbers, and who is who."""
-    flat = list(chain.from_iterable([met.idents for met in sets]))
-    numbers, first_row = dense_numbers(np.frombuffer(b"".join(flat), dtype=np.uint64).reshape(-1, 2))
-    return numbers, [flat[row] for row in first_row.tolist()]
-
-
-def _join(
-    work: Working,
-    collection: Collection,
-    met: _Set,
-    key: bytes,
-    refused: Container[bytes],
-    rows: IdentityRows,
-) -> list[bytes]:
-    """Let a set join a profile, which it founds where there is none; return the identifiers that joined."""
-    profile = work.profiles.get(key)
-    cause = "joined"
-    if profile is None:
-        cause = "created"
-        profile = ProfileRecord(met.record.collection, met.record.position, [], [])
-        work.profiles[key] = profile
-    joined = []
-    for ident in met.idents:
-        record = work.idents[ident]
-        if record.profile == NOBODY and ident not in refused:
-            record.profile = key
-            profile.idents.append((ident, record.type))
-            rows.add_update(collection, ident, NOBODY, key, cause, met.key, met.first)
-            joined.append(ident)
-    profile.sets.append(met.key)
-    met.record.profile = met.record.first_profile = key
-    return joined
+    def _load_windows(self, work: Working) -> None:
+        """Know the first event of each set in each window from all events that ever were."""
+        work.tx.clear(work.workspace, Db.SIGHTING)
+        lengths = {
+            COLLECTIONS.index(collection): window
+            for collection, window in self._linking.windows.items()
+            if window is not None
+        }
+        if not lengths:
+            return
+        found = self._events.windows(work.tx, work.workspace, lengths, self._held.retracted)
+        work.tx.put_many(
+            work.workspace,
+            Db.SIGHTING,
+            [
+                (key + window.to_bytes(replay.WINDOW_BYTES, "big"), _encoded(sighting))
+                for key, window, sighting in found
+            ],
+        )
 
 
-def _merge(
-    work: Working, collection: Collection, survivor: bytes, loser: bytes, evidence: _Set, rows: IdentityRows
-) -> None:
-    into, gone = work.profiles[survivor], work.profiles.pop(loser)
-    idents = [ident for ident, _ in gone.idents]
-    work.load_idents(idents)
-    work.load_sets(gone.sets)
-    for ident in idents:
-        work.idents[ident].profile = survivor
-        rows.add_update(collection, ident, loser, survivor, "merged", evidence.key, evidence.first)
-    for key in gone.sets:
-        work.sets[key].profile = survivor
-    work.touch_idents(idents)
-    work.touch_sets(gone.sets, publish=True)
-    into.idents += gone.idents
-    into.sets += gone.sets
-    into.merges += gone.merges + 1
-    work.touch_profiles((survivor, loser))
+def _earliest(work: Working, keys: Sequence[bytes]) -> Evidence:
+    """Return the set of these that was seen first, and when."""
+    key = min(keys, key=lambda key: work.sets[key].position)
+    record = work.sets[key]
+    return key, Sighting(record.position, record.message_id, record.source_id)
 
 
-def _by_set(sets: npt.NDArray[Any], *columns: npt.NDArray[Any]) -> dict[int, list[tuple[int, ...]]]:
-    grouped: dict[int, list[tuple[int, ...]]] = {}
-    for number, *values in zip(sets.tolist(), *(column.tolist() for column in columns), strict=True):
-        grouped.setdefault(number, []).append(tuple(values))
-    return grouped
+def _encoded(sighting: Sighting) -> bytes:
+    return encode(SightingRecord(sighting.position, sighting.message_id, sighting.source_id))
 
 
-def _split(joined: bytes) -> list[bytes]:
-    return [joined[i : i + HASH_BYTES] for i in range(0, len(joined), HASH_BYTES)]
+def _place(key: bytes, sighting: Sighting, window: int) -> bytes:
+    number = received_at(sighting.position) // window
+    return key + number.to_bytes(replay.WINDOW_BYTES, "big")
+
+
+def _wide(offsets: npt.NDArray[np.int64], types: pa.Array) -> list[int]:
+    """Return which sets have several identifiers of one type."""
+    code = pc.dictionary_encode(types).indices.to_numpy().astype(np.int64)
+    typed = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets)) * (int(code.max(initial=0)) + 1) + code
+    typed.sort()
+    again = typed[1:][typed[1:] == typed[:-1]]
+    return [int(number) for number in np.unique(again // (int(code.max(initial=0)) + 1))]
 
 
 def _sightings(events: pa.Table, rows: npt.NDArray[np.int64]) -> list[Sighting]:
@@ -483,13 +758,13 @@ def _set_first(work: Working, record: SetRecord, sighting: Sighting) -> None:
     """Note an earlier first sighting of a set, which may be that of its identifiers too."""
     record.position = sighting.position
     record.message_id, record.source_id = sighting.message_id, sighting.source_id
-    idents = _split(record.idents)
+    idents = split(record.idents)
     work.load_idents(idents)
     for ident in idents:
-        _bring_forward(work, ident, sighting)
+        _first_seen(work, ident, sighting)
 
 
-def _bring_forward(work: Working, ident: bytes, sighting: Sighting) -> None:
+def _first_seen(work: Working, ident: bytes, sighting: Sighting) -> None:
     known = work.idents[ident]
     if sighting.position < known.position:
         known.position, known.created_at = sighting.position, received_at(sighting.position)

@@ -2,19 +2,20 @@
 
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from profilelake.identity.tables import IDENTIFIER_SETS, IDENTITY_UPDATES, TIME
+from profilelake.identity.facts import Fact, encode
+from profilelake.identity.tables import IDENTIFIER_SETS, IDENTITY_FACTS, IDENTITY_UPDATES, TIME
 from profilelake.kernels.siphash import HASH_BYTES
 from profilelake.semantics.identifiers import public_id
 from profilelake.semantics.positions import POSITION_BYTES
 from profilelake.semantics.rules import Collection
-from profilelake.state.records import NOBODY
+from profilelake.state.records import NOBODY, received_at
 
 SHOWN_IDS_MAX: Final = 100_000
 """Public ids kept at hand: the same profiles are written again and again."""
@@ -28,15 +29,25 @@ class Sighting(msgspec.Struct, frozen=True, gc=False):
     source_id: str
 
 
+Update: TypeAlias = tuple[Collection, bytes, bytes, bytes, str, bytes, Sighting]
+"""Collection, identifier, profile before and after, cause, evidence set and its sighting."""
+
+
 class IdentityRows:
-    """Rows that a micro-batch adds to append-only identity tables."""
+    """Rows that a micro-batch adds to append-only identity tables.
+
+    `updates` are the changes of ownership in the order in which they happened. `replayed` says that
+    components were resolved again, so that there may be more changes than these tell.
+    """
 
     def __init__(self, rule_version: int, sequence: int) -> None:
         """Gather the rows of micro-batch `sequence`, resolved under that version of the rules."""
         self._rule_version = rule_version
         self._sequence = sequence
         self._sets: list[pa.Table] = []
-        self._updates: list[tuple[Collection, bytes, bytes, bytes, str, bytes, Sighting]] = []
+        self.updates: list[Update] = []
+        self.replayed = False
+        self._facts: list[tuple[bytes, Fact]] = []
 
     def add_sets(
         self,
@@ -76,7 +87,26 @@ class IdentityRows:
         first: Sighting,
     ) -> None:
         """Add a change of ownership that a set, at its first sighting, is the evidence of."""
-        self._updates.append((collection, ident, before, after, cause, evidence, first))
+        self.updates.append((collection, ident, before, after, cause, evidence, first))
+
+    def add_fact(self, position: bytes, fact: Fact) -> None:
+        """Add a decision of somebody."""
+        self._facts.append((position, fact))
+
+    def identity_facts(self) -> pa.Table:
+        """Return the decisions, each with who made it."""
+        schema = IDENTITY_FACTS.schema()
+        if not self._facts:
+            return schema.empty_table()
+        columns = (
+            [position for position, _ in self._facts],
+            pa.array([received_at(position) for position, _ in self._facts], pa.int64()).cast(TIME),
+            [fact.__struct_config__.tag for _, fact in self._facts],
+            [fact.by for _, fact in self._facts],
+            [fact.note or None for _, fact in self._facts],
+            [encode(fact).decode() for _, fact in self._facts],
+        )
+        return _table(schema, columns)
 
     def identifier_sets(self) -> pa.Table:
         """Return the sets that became known."""
@@ -85,9 +115,9 @@ class IdentityRows:
     def identity_updates(self) -> pa.Table:
         """Return the changes of ownership, in the order in which they happened."""
         schema = IDENTITY_UPDATES.schema()
-        if not self._updates:
+        if not self.updates:
             return schema.empty_table()
-        collections, idents, befores, afters, causes, keys, firsts = zip(*self._updates, strict=True)
+        collections, idents, befores, afters, causes, keys, firsts = zip(*self.updates, strict=True)
         position, at, message_id, source_id = _sighting_columns(firsts)
         columns = (
             at,

@@ -1,23 +1,29 @@
 """One micro-batch: records of the log into the state, in one transaction."""
 
 import logging
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from profilelake.errors import Corrupt, Unavailable
-from profilelake.eventlog import Damage, LogEnd, Record, Slice
-from profilelake.identity.resolve import Resolver
-from profilelake.identity.tables import IDENTIFIER_SETS, IDENTITY_UPDATES
+from profilelake.errors import Corrupt, Invalid, Unavailable
+from profilelake.eventlog import Damage, Kind, LogEnd, Record, Slice
+from profilelake.identity import facts
+from profilelake.identity.resolve import History, Resolver
+from profilelake.identity.rows import IdentityRows
+from profilelake.identity.sync import announce
+from profilelake.identity.sync_tables import EXTERNAL_ID_MAPPING_UPDATES, ID_GRAPH_UPDATES
+from profilelake.identity.tables import IDENTIFIER_SETS, IDENTITY_FACTS, IDENTITY_UPDATES
 from profilelake.lake.tables import TableDef
 from profilelake.landing.dedup import DedupIndex
 from profilelake.landing.land import Landed, Landing, damage_rows
 from profilelake.landing.suppress import Listed, nobody
-from profilelake.landing.tables import EVENT_COPIES, FAILED_EVENTS
+from profilelake.landing.tables import EVENT_COPIES, EVENTS, FAILED_EVENTS
 from profilelake.ops.clock import wall
 from profilelake.ops.failpoints import reach
 from profilelake.pipeline.metrics import Timer
@@ -26,11 +32,16 @@ from profilelake.pipeline.progress import PROGRESS, TOTALS, Applied, load_applie
 from profilelake.pipeline.publish import outbox_key, pack, run_rows
 from profilelake.profiles.fold import fold_traits
 from profilelake.profiles.tables import TRAIT_WRITES
-from profilelake.semantics.rules import IdentityRules
+from profilelake.semantics.identity import common_window
+from profilelake.semantics.positions import Position
+from profilelake.semantics.rules import COLLECTIONS, IdentityRules
 from profilelake.state import recent
+from profilelake.state.records import received_at
 from profilelake.state.store import Db, State, Tx
 from profilelake.state.working import Working
 
+TRUST_SECONDS: Final = 1.0
+"""How often it is asked which sources are open to strangers."""
 _log = logging.getLogger(__name__)
 
 
@@ -38,7 +49,8 @@ _log = logging.getLogger(__name__)
 class WorkspaceSetup:
     """What the pipeline must know of a workspace: its rules, its key, its folders, who is suppressed.
 
-    Without a `tail_directory` nobody can watch.
+    `rules` hold until a decision says others. Without a `tail_directory` nobody can watch; without a
+    `history` no event can be retracted. `untrusted` tells which sources are open to strangers.
     """
 
     name: str
@@ -48,6 +60,8 @@ class WorkspaceSetup:
     dedup_directory: Path
     tail_directory: Path | None = None
     suppressed: Listed = nobody
+    history: History | None = None
+    untrusted: Callable[[], frozenset[str]] = frozenset
 
 
 class Batcher:
@@ -59,11 +73,15 @@ class Batcher:
         self._state = state
         self._timer = timer
         self._setups = {setup.name: setup for setup in workspaces}
-        self._resolvers = {setup.name: Resolver(setup.rules) for setup in workspaces}
+        self._resolvers = {
+            setup.name: Resolver(setup.rules, history=setup.history, untrusted=setup.untrusted)
+            for setup in workspaces
+        }
         self._region = region
         self._epoch = f"{now:020d}"
         state.ensure(list(self._setups))
         self._landings: dict[str, Landing] = {}
+        self._trusted_at = time.monotonic()
         self._recordings = {
             setup.name: Recording(setup.tail_directory, self._counted(setup.name), wall)
             for setup in workspaces
@@ -75,16 +93,33 @@ class Batcher:
     def reload(self) -> None:
         """Take everything kept in memory from the state again; needed after a transaction failed."""
         for setup in self._setups.values():
+            resolver = self._resolvers[setup.name]
             with self._state.read(setup.name) as tx:
                 index = DedupIndex.load(tx, setup.name, setup.dedup_directory)
+                resolver.load(tx, setup.name)
             self._landings[setup.name] = Landing(
-                key=setup.identifier_key, rules=setup.rules, index=index, suppressed=setup.suppressed
+                key=setup.identifier_key, rules=resolver.rules, index=index, suppressed=setup.suppressed
+            )
+
+    def _take_rules(self) -> None:
+        """Read identifiers as the rules in force say, from the next event on."""
+        for name, setup in self._setups.items():
+            self._landings[name] = Landing(
+                key=setup.identifier_key,
+                rules=self._resolvers[name].rules,
+                index=self._landings[name].index,
+                suppressed=setup.suppressed,
             )
 
     def look(self) -> None:
         """See who watches; between micro-batches, so that a newcomer misses nothing of the next one."""
         for name, recording in self._recordings.items():
             recording.look(partial(self._counted, name))
+        now = time.monotonic()
+        if now - self._trusted_at >= TRUST_SECONDS:
+            self._trusted_at = now
+            for name, resolver in self._resolvers.items():
+                resolver.trust(self._setups[name].untrusted())
 
     def _counted(self, name: str) -> int:
         """Return how many events of a workspace are applied, whatever became of them."""
@@ -104,7 +139,28 @@ class Batcher:
             Unavailable: disk full or the like: nothing was applied, the same slice may be retried.
             Corrupt: the state contradicts itself.
         """
-        self._apply(slice.records, slice.ends, slice.damage, slice.watermark)
+        records, damage = slice.records, slice.damage
+        while (end := self._end_of_piece(records)) < len(records):
+            passed = self._apply_front(records[:end], damage)
+            records = records[end:]
+            damage = tuple(stretch for stretch in damage if stretch not in passed)
+        self._apply(records, slice.ends, damage, slice.watermark)
+
+    def _end_of_piece(self, records: Sequence[Record]) -> int:
+        """Return how many records to apply together: a decision is alone, and no window ends among them."""
+        windows = [
+            window
+            for resolver in self._resolvers.values()
+            for collection in COLLECTIONS
+            if (window := common_window(resolver.rules, collection)) is not None
+        ]
+        for end in range(1, len(records)):
+            before, after = records[end - 1], records[end]
+            if before.kind is Kind.FACT or after.kind is Kind.FACT:
+                return end
+            if any(before.received_at // window != after.received_at // window for window in windows):
+                return end
+        return len(records)
 
     def _apply(
         self,
@@ -128,13 +184,17 @@ class Batcher:
                 self._transact(records, ends, damage, watermark, detail=detail)
                 return
         half = len(records) // 2
-        first = records[:half]
+        passed = self._apply_front(records[:half], damage)
+        self._apply(records[half:], ends, [d for d in damage if d not in passed], watermark)
+
+    def _apply_front(self, records: Sequence[Record], damage: Sequence[Damage]) -> Sequence[Damage]:
+        """Apply the first records of a slice by themselves; return the damage that lies before their end."""
         reached = dict(self.vector())
-        for record in first:
+        for record in records:
             reached[record.log_id] = LogEnd(record.next_offset, record.events_before + record.events)
         passed = [stretch for stretch in damage if _lies_before(stretch, reached)]
-        self._apply(first, reached, passed, first[-1].received_at)
-        self._apply(records[half:], ends, [d for d in damage if d not in passed], watermark)
+        self._apply(records, reached, passed, records[-1].received_at)
+        return passed
 
     def _transact(
         self,
@@ -148,7 +208,12 @@ class Batcher:
         by_workspace: dict[str, list[Record]] = {name: [] for name in self._setups}
         fallback = next(iter(self._setups))
         for record in records:
-            by_workspace[record.workspace if record.workspace in by_workspace else fallback].append(record)
+            if record.workspace in by_workspace:
+                by_workspace[record.workspace].append(record)
+            elif record.kind is not Kind.FACT:
+                by_workspace[fallback].append(record)
+            else:
+                _log.error("a decision about workspace %s is passed over: there is none", record.workspace)
         became: list[_Became] = []
         for recording in self._recordings.values():
             recording.begin()
@@ -158,15 +223,19 @@ class Batcher:
                 applied = load_applied(tx, name, self._epoch)
                 applied.sequence += 1
                 _check_new(applied.vector, records)
-                if mine or damage:
-                    became.append(
-                        self._stages(tx, name, mine, damage if name == fallback else (), applied, detail)
-                    )
+                if mine and mine[0].kind is Kind.FACT:
+                    self._decide(tx, name, mine[0], applied)
+                    mine = []
+                lost = damage if name == fallback else ()
+                if mine or lost:
+                    became.append(self._stages(tx, name, mine, lost, applied, detail))
                 applied.vector = {**applied.vector, **{log: (e.offset, e.events) for log, e in ends.items()}}
                 applied.watermark = max(applied.watermark, watermark)
                 tx.put_meta(name, PROGRESS, applied)
             reach("state.before_commit")
         reach("state.committed")
+        if any(record.kind is Kind.FACT for record in records):
+            self._take_rules()
         for recording in self._recordings.values():
             recording.show()
         for landing in self._landings.values():
@@ -195,11 +264,13 @@ class Batcher:
         rows = resolver.apply(work, landed.sightings, landed.events, applied.position)
         if landed.copies.num_rows:
             resolver.move_back(work, landed.copies, rows)
+        announced = announce(work, rows, landed.events, _pipeline_time(applied, records))
         self._timer.lap("identity")
         writes = fold_traits(work, landed.events)
         self._timer.lap("profiles")
         work.flush()
         self._timer.lap("flush")
+        resolver.note(work)
         reach("state.profiles")
         failed = pa.concat_tables([landed.failed, damage_rows(damage, applied.watermark, self._region)])
         waiting: tuple[tuple[TableDef, pa.Table], ...] = (
@@ -207,11 +278,11 @@ class Batcher:
             (FAILED_EVENTS, failed),
             (IDENTIFIER_SETS, rows.identifier_sets()),
             (IDENTITY_UPDATES, rows.identity_updates()),
+            (ID_GRAPH_UPDATES, announced.ids),
+            (EXTERNAL_ID_MAPPING_UPDATES, announced.mappings),
             (TRAIT_WRITES, writes),
         )
-        for definition, table in waiting:
-            if table.num_rows:
-                tx.put(name, Db.OUTBOX, outbox_key(sequence, definition), pack(table))
+        _put_waiting(tx, name, sequence, waiting)
         reach("state.outbox")
         if landed.events.num_rows:
             run = recent.write(
@@ -231,6 +302,88 @@ class Batcher:
         if recording is not None:
             recording.write(landed, failed, sum(before.values()), sum(applied.totals.values()))
         return _Became(failed.column("reason"), before, applied.totals)
+
+    def _decide(self, tx: Tx, name: str, record: Record, applied: Applied) -> None:
+        """Let a decision hold, whatever it changes."""
+        try:
+            fact = facts.decode(record.body)
+        except Invalid as error:
+            raise Unavailable(
+                f"applying the decision at offset {record.offset} of log {record.log_id}: {error}; "
+                "a newer profilelake wrote it: start that one"
+            ) from error
+        place = Position(record.received_at, record.region, record.log_id, record.offset, 0).to_bytes()
+        work = Working(tx, name, applied.sequence)
+        resolver = self._resolvers[name]
+        rows = resolver.decide(work, place, fact)
+        _put_decided(work, rows, _pipeline_time(applied, [record]))
+        resolver.note(work)
+
+    def tend_replays(self, *, wait_seconds: float = 0.0) -> bool:
+        """Go on with what waits to be resolved again beside the micro-batches; tell whether more waits.
+
+        Raises:
+            Unavailable: disk full or the like; the replay begins anew.
+        """
+        waiting = False
+        for name, resolver in self._resolvers.items():
+            job = resolver.begin(partial(self._state.read, name), name)
+            if job is not None:
+                job.wait(wait_seconds)
+                if job.ready():
+                    self._finish_replay(name, resolver)
+            waiting = waiting or bool(resolver.waiting)
+        return waiting
+
+    def _finish_replay(self, name: str, resolver: Resolver) -> None:
+        try:
+            with self._state.write() as tx:
+                applied = load_applied(tx, name, self._epoch)
+                applied.sequence += 1
+                work = Working(tx, name, applied.sequence)
+                rows = resolver.finish(work)
+                _put_decided(work, rows, _pipeline_time(applied, ()))
+                tx.put_meta(name, PROGRESS, applied)
+                reach("state.before_commit")
+            reach("state.committed")
+        except BaseException:
+            self.reload()
+            raise
+
+    def quarantined(self) -> int:
+        """Return how many identifiers link nobody."""
+        return sum(resolver.quarantined for resolver in self._resolvers.values())
+
+    def waiting(self) -> Iterator[int]:
+        """Yield since when each replay waits, in microseconds."""
+        for resolver in self._resolvers.values():
+            for pending in resolver.waiting:
+                yield received_at(pending.position)
+
+
+def _put_decided(work: Working, rows: IdentityRows, at: int) -> None:
+    """Write what a decision or a replay changed, and what is to be published of it."""
+    announced = announce(work, rows, EVENTS.schema().empty_table(), at)
+    work.flush()
+    waiting = (
+        (IDENTITY_UPDATES, rows.identity_updates()),
+        (ID_GRAPH_UPDATES, announced.ids),
+        (EXTERNAL_ID_MAPPING_UPDATES, announced.mappings),
+        (IDENTITY_FACTS, rows.identity_facts()),
+    )
+    _put_waiting(work.tx, work.workspace, work.sequence, waiting)
+    reach("state.outbox")
+
+
+def _pipeline_time(applied: Applied, records: Sequence[Record]) -> int:
+    """Return a time that never goes back, in microseconds: no record of the past or of these is later."""
+    return max([applied.watermark, *(record.received_at for record in records[-1:])])
+
+
+def _put_waiting(tx: Tx, name: str, sequence: int, waiting: Sequence[tuple[TableDef, pa.Table]]) -> None:
+    for definition, table in waiting:
+        if table.num_rows:
+            tx.put(name, Db.OUTBOX, outbox_key(sequence, definition), pack(table))
 
 
 @dataclass(frozen=True, slots=True)

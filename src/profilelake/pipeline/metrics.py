@@ -1,10 +1,10 @@
 """Where the pipeline's processor time goes, by stage, how much it has done, and what became of it."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter
+from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from profilelake.semantics.reasons import REASONS
 
@@ -35,6 +35,27 @@ class Stages:
         self.suppressed = Counter(
             "profilelake_suppressed_events", "Events of suppressed people", registry=registry
         )
+        self._waiting = _gauge(
+            "profilelake_identity_replays_waiting",
+            "Components to be resolved again in the background",
+            registry,
+        )
+        self._oldest = _gauge(
+            "profilelake_identity_replays_oldest_seconds", "Age of the oldest of those", registry
+        )
+        self._quarantined = _gauge(
+            "profilelake_identity_quarantined", "Identifiers that link nobody", registry
+        )
+
+    def identity(self, waiting: Sequence[int], now: int, quarantined: int) -> None:
+        """Tell since when components wait to be resolved again (microseconds), and how much is quarantined."""
+        self._waiting.set(len(waiting))
+        self._oldest.set(max(0, now - min(waiting, default=now)) / 1_000_000)
+        self._quarantined.set(quarantined)
+
+
+def _gauge(name: str, about: str, registry: CollectorRegistry) -> Gauge:
+    return Gauge(name, about, registry=registry, multiprocess_mode="mostrecent")
 
 
 class Timer:

@@ -30,6 +30,8 @@ MICRO_BATCH_BYTES_MAX: Final = 32 << 20
 """Log bytes one micro-batch takes at most."""
 TICK_SECONDS: Final = 0.02
 RETRY_SECONDS: Final = 1.0
+REPLAY_WAIT_SECONDS: Final = 0.005
+"""Waited for an answer worked out in the background, so that its thread gets its turn."""
 TEND_SECONDS: Final = 5.0
 
 _log = logging.getLogger(__name__)
@@ -54,11 +56,12 @@ class Applying:
 
     def run(self) -> None:
         """Work until `stop`; raise what made work impossible."""
-        timer = Timer(Stages(self.registry))
+        stages = Stages(self.registry)
+        timer = Timer(stages)
         batcher = Batcher(self.state, self.workspaces, self.region, self.clock(), timer)
-        self._apply(batcher, timer)
+        self._apply(batcher, timer, stages)
 
-    def _apply(self, batcher: Batcher, timer: Timer) -> None:
+    def _apply(self, batcher: Batcher, timer: Timer, stages: Stages) -> None:
         reader = LogReader(self.log_directory, clock=self.clock)
         vector = batcher.vector()
         while True:
@@ -86,12 +89,26 @@ class Applying:
                     self._stop.wait(RETRY_SECONDS)
                     continue
                 vector = {**vector, **slice.ends}
+                self._replays(batcher, stages)
             elif stopping and not slice.behind:
-                return
+                return  # what waits to be resolved again is noted in the state, for the next start
+            elif not stopping:
+                self._replays(batcher, stages)
             left = self.settings.micro_batch_seconds - (time.monotonic() - started_at)
             busy = sum(record.events for record in slice.records) > self.settings.micro_batch_events_max // 2
             if left > 0 and not stopping and not busy:
                 self._stop.wait(left)
+
+    def _replays(self, batcher: Batcher, stages: Stages) -> bool:
+        """Go on with what waits to be resolved again; tell whether more waits."""
+        try:
+            waits = batcher.tend_replays(wait_seconds=REPLAY_WAIT_SECONDS)
+        except (Unavailable, OSError) as error:
+            _log.error("replay of identities not finished, beginning again: %s", error)
+            self._stop.wait(RETRY_SECONDS)
+            return True
+        stages.identity(list(batcher.waiting()), self.clock(), batcher.quarantined())
+        return waits
 
 
 @dataclass(slots=True)
@@ -121,7 +138,7 @@ class Publishing:
                 state=self.state,
                 lake=self.lake,
                 recent_directory=setup.recent_directory,
-                rule_version=setup.rules.version,
+                rules=setup.rules,
                 clock=self.clock,
                 publish_age_seconds=self.settings.publish_age_seconds,
             )

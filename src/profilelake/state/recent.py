@@ -135,6 +135,27 @@ def read_keys(directory: Path, run: Run, columns: Sequence[str]) -> pa.Table:
     return RunFile(directory / run.name).reader(columns).read_all().select(list(columns))
 
 
+def keys_of_message(directory: Path, runs: Iterable[Run], message_id: str) -> list[bytes]:
+    """Return the sets that an event of these runs is found by; none where it is in none of them.
+
+    Runs are sorted by set, so all of them are gone through, the newest first, a batch at a time.
+
+    Raises:
+        FileNotFoundError: a run was merged or dropped; read the list of runs again.
+    """
+    for run in sorted(runs, key=lambda run: run.received_max, reverse=True):
+        file = RunFile(directory / run.name)
+        ids, keys = file.reader(["message_id"]), file.reader(["key"])
+        found: list[bytes] = []
+        for number in range(ids.num_record_batches):
+            rows = pc.equal(ids.get_batch(number).column(0), message_id)
+            if pc.any(rows).as_py():
+                found += keys.get_batch(number).column(0).filter(rows).to_pylist()
+        if found:
+            return found
+    return []
+
+
 def merge_due(runs: Sequence[Run]) -> list[Run]:
     """Return neighbouring runs that should become one, oldest first; empty when none should."""
     for level in range(LEVEL_TOP):

@@ -15,7 +15,10 @@ NOBODY: Final = b""
 
 
 class IdentRecord(msgspec.Struct, array_like=True, gc=False):
-    """One identifier. `profile` is the founding set of its profile, or `NOBODY`."""
+    """One identifier. `profile` is the founding set of its profile, or `NOBODY`.
+
+    `linked_at` is when it came to belong to any, in microseconds; kept only where rules have windows.
+    """
 
     collection: int
     type: str
@@ -25,6 +28,7 @@ class IdentRecord(msgspec.Struct, array_like=True, gc=False):
     created_at: int
     position: bytes
     profile: bytes
+    linked_at: int = 0
 
 
 class SetRecord(msgspec.Struct, array_like=True, gc=False):
@@ -33,7 +37,8 @@ class SetRecord(msgspec.Struct, array_like=True, gc=False):
     `idents` are the raw identifiers of the set, 16 bytes each, before any rule. `anchor` is the
     strongest under the current rules. `first_profile` is where the set led when it was first
     processed. `position`, `message_id` and `source_id` are those of its first sighting. Later
-    sightings change nothing here: they are the set's activity.
+    sightings change nothing here: they are the set's activity. `issued` says that the set's id was
+    announced as that of a profile.
     """
 
     collection: int
@@ -45,6 +50,7 @@ class SetRecord(msgspec.Struct, array_like=True, gc=False):
     message_id: str
     source_id: str
     refused: bool = False
+    issued: bool = False
 
 
 class ActivityRecord(msgspec.Struct, array_like=True, gc=False):
@@ -87,6 +93,31 @@ class ProfileRecord(msgspec.Struct, array_like=True, gc=False):
     idents: list[tuple[bytes, str]]
     sets: list[bytes]
     merges: int = 0
+
+
+class SightingRecord(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """The first event that showed a set in one window."""
+
+    position: bytes
+    message_id: str
+    source_id: str
+
+
+class QuarantineRecord(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """An identifier that met many others, and whether that keeps it from linking anybody.
+
+    `degree` is the number of distinct values of `type` it met, counted at the sets it had at
+    `position`; it is counted again when it is in `again_at` sets. `extra` bounds what sets with several
+    values of one type add to the number of its sets.
+    """
+
+    collection: int
+    type: str
+    degree: int
+    position: bytes
+    active: bool
+    again_at: int
+    extra: int = 0
 
 
 def once(record: SetRecord) -> ActivityRecord:
@@ -137,4 +168,7 @@ def received_at(position: bytes) -> int:
     return int.from_bytes(position[:8], "big")
 
 
+decode_sighting: Final = msgspec.msgpack.Decoder(SightingRecord).decode
+decode_quarantine: Final = msgspec.msgpack.Decoder(QuarantineRecord).decode
 decode_refusals: Final = msgspec.msgpack.Decoder(list[RefusalRecord]).decode
+decode_names: Final = msgspec.msgpack.Decoder(list[str]).decode

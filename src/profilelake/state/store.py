@@ -60,7 +60,7 @@ class Db(StrEnum):
     SIGHTING = "sighting"
     """set_id and window -> first sighting of the set in that window; only where rules have windows"""
     ISSUED = "issued"
-    """profile ever announced -> profile it was last announced to be part of"""
+    """what was announced of ids and identifiers, where it is not the plain case: see `identity.sync`"""
     DIRTY = "dirty"
     """kind and key of what the published tables do not show yet -> sequence of its last change"""
     OUTBOX = "outbox"
@@ -141,6 +141,11 @@ class Tx:
         """Return the sets that contain an identifier, in id order."""
         with self._txn.cursor(self._db(workspace, Db.LINKS)) as cursor:
             return list(cast("Iterator[bytes]", cursor.iternext_dup())) if cursor.set_key(ident) else []
+
+    def link_counts(self, workspace: str, idents: Iterable[bytes]) -> list[int]:
+        """Return how many sets contain each identifier."""
+        with self._txn.cursor(self._db(workspace, Db.LINKS)) as cursor:
+            return [cursor.count() if cursor.set_key(ident) else 0 for ident in idents]
 
     def put_links(self, workspace: str, items: Iterable[tuple[bytes, bytes]]) -> None:
         """Add (identifier, set) pairs; a pair that is there already stays one pair."""

@@ -49,6 +49,7 @@ class Working:
         self.links: list[tuple[bytes, bytes]] = []
         self._looked_up: dict[Db, set[bytes]] = {db: set() for db in _RECORDS}
         self._changed: dict[Db, set[bytes]] = {db: set() for db in _RECORDS}
+        self._written: dict[Db, set[bytes]] = {db: set() for db in _RECORDS}
         self._dirty: dict[Dirty, set[bytes]] = {kind: set() for kind in Dirty}
 
     def _missing(self, db: Db, keys: Iterable[bytes]) -> list[bytes]:
@@ -99,6 +100,10 @@ class Working:
         """Show this set's refusals anew in the published tables."""
         self._dirty[Dirty.REFUSALS].add(key)
 
+    def written(self, db: Db) -> set[bytes]:
+        """Return the keys of all records that were written, or removed, so far."""
+        return self._written[db]
+
     def flush(self) -> None:
         """Put everything that changed into the transaction."""
         stores: tuple[tuple[Db, Mapping[bytes, object], tuple[Dirty, ...]], ...] = (
@@ -111,6 +116,7 @@ class Working:
             changed = self._changed[db]
             # From here on the store has them, and what is at hand must not be read over.
             self._looked_up[db] |= changed
+            self._written[db] |= changed
             ordered = sorted(changed)
             present = [(key, encode(records[key])) for key in ordered if key in records]
             self.tx.put_many(self.workspace, db, present)
@@ -121,14 +127,15 @@ class Working:
                 self._mark(kind, [key for key in ordered if key in self._dirty[kind]])
             changed.clear()
         self._mark(Dirty.REFUSALS, sorted(self._dirty[Dirty.REFUSALS]))
-        self._put_links()
+        self.flush_links()
 
     def _mark(self, kind: Dirty, keys: Iterable[bytes]) -> None:
         prefix, mark = kind.encode(), self.sequence.to_bytes(8, "big")
         self.tx.put_many(self.workspace, Db.DIRTY, [(prefix + key, mark) for key in keys])
         self._dirty[kind].clear()
 
-    def _put_links(self) -> None:
+    def flush_links(self) -> None:
+        """Put the links into the transaction, so that they can be followed and counted."""
         # Sorting joined bytes costs half of sorting pairs, which the store then finds in order.
         joined = sorted([ident + key for ident, key in self.links])
         self.tx.put_links(self.workspace, [(pair[:16], pair[16:]) for pair in joined])

@@ -14,6 +14,7 @@ from profilelake.errors import Invalid, Unavailable
 from profilelake.eventlog import LogEnd
 from profilelake.eventlog._watermark import read_mark
 from profilelake.eventlog.embedded import Files, Flushed, Limits, LogWriter, Space, ends
+from profilelake.semantics.positions import Position
 
 SECOND = 1_000_000
 
@@ -340,5 +341,42 @@ def test_a_writer_that_stops_on_a_fault_of_its_own_leaves_nobody_waiting(tmp_pat
         with pytest.raises(Unavailable, match="restart this process"):
             writer.append(entry(b"2"))
         writer.close()
+
+    run(work)
+
+
+def test_an_entry_that_asks_learns_its_position(tmp_path: Path) -> None:
+    gate = Gate()
+    places: list[Position] = []
+
+    async def work() -> None:
+        writer = LogWriter(tmp_path, region="eu", clock=wall_clock, files=gate)
+        gate.open.clear()
+        writer.append(entry(b"0"))
+        await asyncio.sleep(0)
+        others = [writer.append(entry(b"x" * size)) for size in (3, 5)]
+        asking = asyncio.ensure_future(writer.place(entry(b"decision", events=0)))
+        await asyncio.sleep(0)
+        later = writer.append(entry(b"last"))
+        gate.open.set()
+        places.append(await asking)
+        await asyncio.gather(*others, later)
+        writer.close()
+
+    run(work)
+    records, end, _ = read_all(tmp_path)
+    record = next(record for record in records if record.body == b"decision")
+    found = Position(record.received_at, record.region, record.log_id, record.offset, 0)
+    assert places == [found]
+    assert record.events == 0
+    assert [log.events for log in end.values()] == [4]
+
+
+def test_an_entry_that_asks_for_its_position_hears_of_a_failure(tmp_path: Path) -> None:
+    async def work() -> None:
+        writer = LogWriter(tmp_path, region="eu", clock=wall_clock)
+        writer.close()
+        with pytest.raises(Unavailable, match="is closed"):
+            await writer.place(entry(b"decision", events=0))
 
     run(work)
