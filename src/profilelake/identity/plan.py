@@ -2,34 +2,40 @@
 
 from typing import Final
 
-IDENTITY__SETS: Final = """
-    WITH seen AS (
-        SELECT set_id, events, first_position, first_message_id, first_source_id,
-               last_position, last_message_id, last_source_id
-        FROM set_sightings
-        UNION ALL
-        SELECT unnest([set_id, account_set_id]), 0, position, message_id, source_id,
-               position, message_id, source_id
-        FROM event_copies
-    ), known AS (
-        SELECT set_id, min(collection) AS collection
-        FROM identifier_sets
-        GROUP BY set_id
-    )
-    SELECT set_id,
-           min(collection) AS collection,
-           min(first_position) AS position,
-           arg_min(first_message_id, first_position) AS message_id,
-           arg_min(first_source_id, first_position) AS source_id,
-           max(last_position) AS last_position,
-           arg_max(last_message_id, last_position) AS last_message_id,
-           arg_max(last_source_id, last_position) AS last_source_id,
-           sum(events)::BIGINT AS events
-    FROM known JOIN seen USING (set_id)
-    GROUP BY set_id
-    ORDER BY position, set_id
+IDENTITY__SETS: Final = "SELECT set_id, collection, identifiers FROM identifier_sets"
+"""Every distinct set with its identifiers, some more than once, in no order."""
+
+IDENTITY__IDENTIFIERS: Final = "SELECT ident_id, type, value FROM identifiers"
+"""Every identifier once, in no order."""
+
+IDENTITY__SIGHTINGS: Final = """
+    SELECT set_id, first_position, first_message_id, first_source_id,
+           last_position, last_message_id, last_source_id, events
+    FROM set_sightings
+    UNION ALL
+    SELECT set_id, position, message_id, source_id, position, message_id, source_id, 0
+    FROM (SELECT unnest([set_id, account_set_id]) AS set_id, position, message_id, source_id FROM event_copies)
+    WHERE set_id IS NOT NULL
 """
-"""Every distinct set with its first and last sighting and its events, in position order."""
+"""When sets were seen, by set and day: the first and the last event, and how many; in no order."""
+
+IDENTITY__SHOWN: Final = """
+    WITH shown AS (
+        SELECT unnest([set_id, account_set_id]) AS set_id, position, message_id, source_id
+        FROM events
+        UNION ALL
+        SELECT unnest([set_id, account_set_id]), position, message_id, source_id
+        FROM event_copies
+    )
+    SELECT DISTINCT set_id, position AS first_position, message_id AS first_message_id,
+           source_id AS first_source_id, position AS last_position, message_id AS last_message_id,
+           source_id AS last_source_id, 0::BIGINT AS events
+    FROM shown SEMI JOIN chosen USING (set_id)
+"""
+"""The single events that show the sets of `chosen` (set_id), in the form of `IDENTITY__SIGHTINGS`."""
+
+IDENTITY__FACTS: Final = "SELECT position, fact FROM identity_facts ORDER BY position"
+"""Every decision of people about identity."""
 
 IDENTITY__MISSING: Final = """
     WITH seen AS (
@@ -41,16 +47,3 @@ IDENTITY__MISSING: Final = """
            (SELECT count(*) FROM members ANTI JOIN identifiers USING (ident_id))
 """
 """How many sets of events are not known, and how many identifiers of sets have no value."""
-
-IDENTITY__MEMBERS: Final = """
-    WITH members AS (
-        SELECT set_id, unnest(identifiers) AS member
-        FROM (SELECT set_id, any_value(identifiers) AS identifiers FROM identifier_sets GROUP BY set_id)
-    )
-    SELECT sets.row, members.member.type AS type, members.member.ident_id AS ident_id, identifiers.value
-    FROM members
-    JOIN numbered_sets AS sets USING (set_id)
-    JOIN identifiers ON identifiers.ident_id = members.member.ident_id
-    ORDER BY sets.row
-"""
-"""The identifiers of the sets of `numbered_sets` (set_id, row), in the order of rows."""

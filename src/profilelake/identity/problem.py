@@ -114,22 +114,71 @@ def problem_of(
     `unlinks` are pairs of identifier ids in consecutive rows; a pair with an id that is in no set
     separates nothing. `quarantined` are ids that link nobody.
     """
+    numbers, first_row = dense_numbers(sets.ident_ids)
+    rows = pa.array(first_row)
+    identifiers = Identifiers(sets.types.take(rows), sets.values.take(rows), sets.ident_ids[first_row])
+    translated = numbered_problem(
+        sets.offsets,
+        numbers,
+        identifiers,
+        rules,
+        collection,
+        set_time=sets.received_at,
+        unlinks=unlinks,
+        quarantined=quarantined,
+    )
+    cleaned = translated.cleaned
+    return Translated(
+        translated.problem,
+        first_row[translated.ident_row],
+        Cleaned(cleaned.type_code[numbers], cleaned.blocked[numbers]),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Identifiers:
+    """Distinct identifiers, one row each."""
+
+    types: Column
+    values: Column
+    ids: siphash.Words
+
+
+def numbered_problem(
+    offsets: kernel.Int64s,
+    members: kernel.Int32s,
+    known: Identifiers,
+    rules: IdentityRules,
+    collection: Collection = "users",
+    *,
+    set_time: kernel.Int64s,
+    unlinks: siphash.Words | None = None,
+    quarantined: siphash.Words | None = None,
+) -> Translated:
+    """The same for sets whose members are rows of `known`, which the answer is by, too."""
     identity.check(rules)
-    cleaned = clean(sets.types, sets.values, rules, collection)
+    cleaned = clean(known.types, known.values, rules, collection)
     if quarantined is not None and len(quarantined):
-        cleaned.blocked[:] |= is_among(sets.ident_ids, quarantined)
-    kept = np.flatnonzero(cleaned.links)
-    offsets = np.searchsorted(kept, sets.offsets).astype(np.int64)
-    kept = kept[strongest_first(offsets, cleaned.type_code[kept], sets.values, kept)]
-    extra = np.empty((0, 2), dtype=np.uint64) if unlinks is None else unlinks
-    numbers, first_row = dense_numbers(np.concatenate([sets.ident_ids[kept], extra]))
-    members, paired = numbers[: len(kept)], numbers[len(kept) :].reshape(-1, 2)
-    known = int(members.max(initial=-1)) + 1
+        cleaned.blocked[:] |= is_among(known.ids, quarantined) & (cleaned.type_code >= 0)
+    links = cleaned.links
+    kept = np.flatnonzero(links[members])
+    bounds = np.searchsorted(kept, offsets).astype(np.int64)
+    linking = members[kept]
+    linking = linking[
+        strongest_first(bounds, cleaned.type_code[linking], known.values, linking.astype(np.int64))
+    ]
+    ident_row = np.flatnonzero(links)
+    number = np.full(len(links), -1, dtype=np.int32)
+    number[ident_row] = np.arange(len(ident_row))
+    pairs = np.empty((0, 2), dtype=np.int32)
+    if unlinks is not None and len(unlinks):
+        rows = _rows_of(unlinks, known.ids)
+        # The last one is for those that are in no set.
+        pairs = np.append(number, np.int32(-1))[rows].reshape(-1, 2)
     by_strength = rules_by_strength(rules, collection)
-    ident_row = kept[first_row[:known]]
     problem = kernel.Problem(
-        set_offsets=offsets,
-        set_idents=members,
+        set_offsets=bounds,
+        set_idents=number[linking],
         ident_type=cleaned.type_code[ident_row],
         type_limit=np.array(
             [kernel.NO_LIMIT if rule.limit is None else rule.limit for rule in by_strength], dtype=np.int32
@@ -137,13 +186,21 @@ def problem_of(
         type_window=np.array(
             [(rule.window_seconds or 0) * 1_000_000 for rule in by_strength], dtype=np.int64
         ),
-        set_time=sets.received_at,
+        set_time=set_time,
         lowest_priority=rules.demotion == "lowest_priority",
         identifiers_max=rules.identifiers_max,
         merges_max=rules.merges_max,
-        unlinks=paired[(paired < known).all(axis=1)],
+        unlinks=pairs[(pairs >= 0).all(axis=1)],
     )
     return Translated(problem, ident_row, cleaned)
+
+
+def _rows_of(ids: siphash.Words, known: siphash.Words) -> npt.NDArray[np.int64]:
+    """Return the row of each id among distinct known ones, -1 where it is none of them."""
+    numbers, _ = dense_numbers(np.concatenate([known, ids]))
+    rows = numbers[len(known) :].astype(np.int64)
+    rows[rows >= len(known)] = -1
+    return rows
 
 
 def is_among(ids: siphash.Words, chosen: siphash.Words) -> Bools:

@@ -1,415 +1,263 @@
-"""What state and current tables must be, from the facts in the lake alone.
+"""What identity and profiles must be, from the facts in the lake alone.
 
-The batch form of identity and profiles: the same kernel and rules as the live one, on everything at
-once. `verify` holds the live result against it; `rebuild` puts it in place.
+The batch form of identity: the same kernel and rules as the live one, on everything at once.
+`pipeline.fold_tables` and `pipeline.fold_state` say it as current tables and as online state, which
+`verify` holds the live result against and `rebuild` puts in place.
 """
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 import duckdb
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from profilelake.identity.plan import IDENTITY__MEMBERS, IDENTITY__SETS
-from profilelake.identity.problem import CAUSES, SetColumns, Translated, problem_of, rules_by_strength
-from profilelake.identity.tables import IDENTIFIERS, IDENTITY_MAP, IDENTITY_REFUSALS, SET_MAP
+from profilelake.identity import facts
+from profilelake.identity.degree import Degrees, high_degrees
+from profilelake.identity.facts import Fact, Standing
+from profilelake.identity.plan import IDENTITY__FACTS
+from profilelake.identity.problem import Cleaned, Translated, is_among, numbered_problem
 from profilelake.kernels import identity as kernel
 from profilelake.kernels import siphash
-from profilelake.kernels.dense import dense_numbers
-from profilelake.profiles.fold import identifiers_text, traits_text
-from profilelake.profiles.plan import PROFILES__SET_TRAITS
-from profilelake.profiles.tables import PROFILES
-from profilelake.semantics.identifiers import public_id
-from profilelake.semantics.rules import COLLECTIONS, Collection, IdentityRules
-from profilelake.state.records import (
-    NOBODY,
-    ActivityRecord,
-    IdentRecord,
-    ProfileRecord,
-    RefusalRecord,
-    SetRecord,
-    TraitRecord,
-    joined_traits,
-    received_at,
-)
-
-Rows = npt.NDArray[np.int64]
+from profilelake.pipeline.fold_facts import Bools, Facts, Numbers, Rows, read, received_at
+from profilelake.semantics.identity import common_window
+from profilelake.semantics.rules import Collection, IdentityRules
 
 
 @dataclass(frozen=True, slots=True)
+class Entries:
+    """What the kernel took: each set once (once in each window), in position order.
+
+    `sets[e]` is the row of the set of entry e; sets that only retracted events show have none.
+    `windows[e]` is the number of its window, 0 where rules have none; `sightings[e]` is its row there.
+    """
+
+    sets: Rows
+    windows: Rows
+    sightings: Rows
+
+
+@dataclass(frozen=True)
 class Fold:
     """Identity and profiles of one collection, as of the facts that were read.
 
-    `sets` are in position order with `members` behind them; `profile_keys` are the founding sets of
-    all profiles ever issued, by the kernel's numbers. `ident_rows[i]` is a row of `members` that
-    holds the kernel's identifier i; `owners` gives the profile of every row of `members`, -1 for none.
+    `by_identifier` (whose `ident_row` is a row of `facts.identifiers`) and `resolution` are by rows of
+    sets, whatever `entries` there were: a set's profile is that of its anchor, its first profile that of
+    its first entry. `refusal_profile` has for each refusal the profile that its entry ended in.
+    `owners[i]` is the profile of identifier i, -1 for none, `linked_at[i]` when it came to have one (in
+    microseconds, 0 unless rules have windows). `degrees` are those that may be past the limit; their
+    types are numbers into `types`, all types ever sent.
     """
 
-    collection: Collection
+    facts: Facts
     rules: IdentityRules
-    sets: pa.Table
-    offsets: Rows
-    members: pa.Table
-    translated: Translated
+    by_identifier: Translated
+    entries: Entries
     resolution: kernel.Resolution
-    set_keys: list[bytes]
-    profile_keys: list[bytes]
-    first_rows: Rows
-    owners: npt.NDArray[np.int32]
-    traits: pa.Table
+    refusal_profile: Numbers
+    owners: Numbers
+    linked_at: Rows
+    types: pa.Array
+    degrees: Degrees
+
+    @property
+    def collection(self) -> Collection:
+        """Which collection this is."""
+        return self.facts.collection
+
+    @property
+    def sets(self) -> pa.Table:
+        """All that is known of each set, in columns."""
+        return self.facts.sets
+
+    @property
+    def members(self) -> pa.Table:
+        """The identifiers of sets, one row each, with the `row` of the set."""
+        return self.facts.members
+
+    @property
+    def translated(self) -> Translated:
+        """What `by_identifier` says, by rows of `members`."""
+        known, numbers = self.by_identifier, self.facts.numbers
+        cleaned = Cleaned(known.cleaned.type_code[numbers], known.cleaned.blocked[numbers])
+        return Translated(known.problem, self.facts.first_rows[known.ident_row], cleaned)
 
     def anchors(self) -> Rows:
         """Return for each set the row of `members` of its anchor, -1 where nothing in it may link."""
-        problem = self.translated.problem
-        sizes = np.diff(problem.set_offsets)
-        anchors = np.full(sizes.size, -1, dtype=np.int64)
-        some = np.flatnonzero(sizes)
-        anchors[some] = self.translated.ident_row[problem.set_idents[problem.set_offsets[some]]]
+        return _taken(self.facts.first_rows, self.anchor_identifiers())
+
+    def anchor_identifiers(self) -> Rows:
+        """Return for each set the identifier that is its anchor, -1 where nothing in it may link."""
+        problem = self.by_identifier.problem
+        anchors = np.full(len(problem.set_offsets) - 1, -1, dtype=np.int64)
+        some = np.flatnonzero(np.diff(problem.set_offsets))
+        anchors[some] = self.by_identifier.ident_row[problem.set_idents[problem.set_offsets[some]]]
         return anchors
 
 
-def fold(connection: duckdb.DuckDBPyConnection, rules: IdentityRules) -> list[Fold]:
-    """Resolve and fold everything the attached tables hold, collection by collection."""
-    sets = connection.sql(IDENTITY__SETS).to_arrow_table()
-    folds = []
-    for collection in COLLECTIONS:
-        mine = sets.filter(pc.equal(sets.column("collection"), collection)).combine_chunks()
-        numbered = pa.table({"set_id": mine.column("set_id"), "row": np.arange(mine.num_rows)})
-        connection.register("numbered_sets", numbered)
-        try:
-            members = connection.sql(IDENTITY__MEMBERS).to_arrow_table().combine_chunks()
-            traits = connection.sql(PROFILES__SET_TRAITS).to_arrow_table().combine_chunks()
-        finally:
-            connection.unregister("numbered_sets")
-        folds.append(_fold(collection, rules, mine, members, traits))
-    return folds
+def standing_of(connection: duckdb.DuckDBPyConnection, default_rules: IdentityRules) -> Standing:
+    """Return the decisions that hold, from the table that keeps them all."""
+    return facts.standing(decisions(connection), default_rules)
 
 
-def _fold(
-    collection: Collection, rules: IdentityRules, sets: pa.Table, members: pa.Table, traits: pa.Table
-) -> Fold:
-    rows = members.column("row").to_numpy()
-    offsets = np.searchsorted(rows, np.arange(sets.num_rows + 1)).astype(np.int64)
-    ident_ids = siphash.from_arrow(members.column("ident_id").cast(pa.binary(16)))
-    places = sets.column("position").to_pylist()
-    times = np.array([received_at(place) for place in places], dtype=np.int64)
-    translated = problem_of(
-        SetColumns(
-            offsets=offsets,
-            types=members.column("type"),
-            values=members.column("value"),
-            ident_ids=ident_ids,
-            received_at=times,
+def decisions(connection: duckdb.DuckDBPyConnection) -> list[tuple[bytes, Fact]]:
+    """Return all decisions ever made with their positions, in order."""
+    rows = connection.sql(IDENTITY__FACTS).fetchall()
+    return [(position, facts.decode(fact.encode())) for position, fact in rows]
+
+
+def fold(
+    connection: duckdb.DuckDBPyConnection, held: Standing, untrusted: frozenset[str] = frozenset()
+) -> list[Fold]:
+    """Resolve and fold everything the attached tables hold under `held`, collection by collection.
+
+    `untrusted` are the sources whose sets quarantine nobody that a trusted source attests.
+    """
+    return [fold_facts(known, held, untrusted) for known in read(connection, held)]
+
+
+def fold_facts(known: Facts, held: Standing, untrusted: frozenset[str]) -> Fold:
+    """Return the fold of one collection's facts, read with the retractions of `held`."""
+    identifiers = known.identifiers
+    types = pa.array(sorted(pc.unique(identifiers.types).to_pylist()), pa.string())
+    degrees = _degrees(known, types, untrusted, held.rules)
+    met = identifiers.ids[degrees.ident]
+    beyond = met[np.isin(degrees.ident, degrees.beyond(held.rules.degree_max))]
+    by_identifier = numbered_problem(
+        known.offsets,
+        known.numbers,
+        identifiers,
+        held.rules,
+        known.collection,
+        set_time=np.empty(0, dtype=np.int64),
+        unlinks=_words(ident for one in held.unlinks for ident in _pairs(held, one)),
+        quarantined=np.concatenate(
+            [beyond[~is_among(beyond, _words(held.released))], _words(held.quarantined)]
         ),
-        rules,
-        collection,
     )
-    resolution = kernel.resolve(translated.problem)
-    set_keys = sets.column("set_id").to_pylist()
-    # The first row of each distinct identifier, and for every row which distinct one it is.
-    numbers, first_rows = dense_numbers(ident_ids)
-    owner_of_distinct = np.full(first_rows.size, -1, dtype=np.int32)
-    owner_of_distinct[numbers[translated.ident_row]] = resolution.ident_profile
+    window = common_window(held.rules, known.collection)
+    entries = _entries(known, window)
+    problem = _problem_of_entries(known, by_identifier.problem, entries)
+    found = kernel.resolve(problem)
+    owners = np.full(len(identifiers.ids), -1, dtype=np.int32)
+    owners[by_identifier.ident_row] = found.ident_profile
+    linked_at = np.zeros(len(identifiers.ids), dtype=np.int64)
+    if window is not None:
+        linked_at[by_identifier.ident_row] = _linked_at(problem, found)
     return Fold(
-        collection=collection,
-        rules=rules,
-        sets=sets,
-        offsets=offsets,
-        members=members,
-        translated=translated,
-        resolution=resolution,
-        set_keys=set_keys,
-        profile_keys=[set_keys[number] for number in resolution.founding_set.tolist()],
-        first_rows=first_rows,
-        owners=owner_of_distinct[numbers],
-        traits=traits,
+        facts=known,
+        rules=held.rules,
+        by_identifier=by_identifier,
+        entries=entries,
+        resolution=_by_sets(found, by_identifier.problem, entries),
+        refusal_profile=found.set_first_profile[found.refusal_set],
+        owners=owners,
+        linked_at=linked_at,
+        types=types,
+        degrees=degrees,
     )
 
 
-# ---- records of the online state ---------------------------------------------------------------
+# ---- decisions ---------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Records:
-    """The online state of one collection."""
-
-    idents: dict[bytes, IdentRecord]
-    sets: dict[bytes, SetRecord]
-    activity: dict[bytes, ActivityRecord]
-    profiles: dict[bytes, ProfileRecord]
-    traits: dict[bytes, dict[str, TraitRecord]]
-    refusals: dict[bytes, list[RefusalRecord]]
-    links: list[tuple[bytes, bytes]]
+def _degrees(known: Facts, types: pa.Array, untrusted: frozenset[str], rules: IdentityRules) -> Degrees:
+    """Return the degrees in the sets that count of the identifiers that may be past the limit."""
+    codes = pc.index_in(known.identifiers.types, value_set=types).to_numpy(zero_copy_only=False)
+    offsets, numbers, trusted = known.offsets, known.numbers, _trusted(known, untrusted)
+    if not known.counts.all():
+        sizes = np.diff(offsets)
+        offsets = np.append(0, np.cumsum(sizes[known.counts]))
+        numbers, trusted = numbers[np.repeat(known.counts, sizes)], trusted[known.counts]
+    return high_degrees(offsets, codes.astype(np.int32), numbers, trusted, rules.degree_max)
 
 
-def records(folded: Fold) -> Records:
-    """Return what the online state must hold for this collection."""
-    number = COLLECTIONS.index(folded.collection)
-    keys = [*folded.profile_keys, NOBODY]  # -1 is nobody
-    ident_ids = folded.members.column("ident_id").to_pylist()
-    offsets, anchors = folded.offsets.tolist(), folded.anchors().tolist()
-    set_profile = folded.resolution.set_profile.tolist()
-    set_first = folded.resolution.set_first_profile.tolist()
-    refusals = _refusals(folded, ident_ids)
-    columns = [
-        folded.sets.column(name).to_pylist() for name in ("position", "message_id", "source_id", "events")
-    ]
-    last = [
-        folded.sets.column(name).to_pylist()
-        for name in ("last_position", "last_message_id", "last_source_id")
-    ]
-    sets: dict[bytes, SetRecord] = {}
-    activity: dict[bytes, ActivityRecord] = {}
-    links: list[tuple[bytes, bytes]] = []
-    for row, (key, position, message_id, source_id, events, place, id_last, source_last) in enumerate(
-        zip(folded.set_keys, *columns, *last, strict=True)
-    ):
-        members = ident_ids[offsets[row] : offsets[row + 1]]
-        links += [(ident, key) for ident in members]
-        sets[key] = SetRecord(
-            number,
-            b"".join(members),
-            b"" if anchors[row] < 0 else ident_ids[anchors[row]],
-            keys[set_profile[row]],
-            keys[set_first[row]],
-            position,
-            message_id,
-            source_id,
-            key in refusals,
-        )
-        activity[key] = ActivityRecord(events, place, id_last, source_last)
-    traits = _set_traits(folded)
-    profiles = _profiles(folded, number, ident_ids, sets)
-    idents = _idents(folded, number, ident_ids, sets, keys)
-    return Records(idents, sets, activity, profiles, traits, refusals, links)
+def _trusted(known: Facts, untrusted: frozenset[str]) -> Bools:
+    """Return which sets were first seen in an event of a source that strangers cannot write to."""
+    if not untrusted:
+        return np.ones(len(known.set_ids), dtype=np.bool_)
+    open_to_strangers = pc.is_in(
+        known.sightings.column("first_source_id"), value_set=pa.array(sorted(untrusted), pa.string())
+    )
+    trusted: Bools = ~np.array(open_to_strangers, dtype=np.bool_)[known.first_sighting]
+    return trusted
 
 
-def _idents(
-    folded: Fold, number: int, ident_ids: list[bytes], sets: dict[bytes, SetRecord], keys: list[bytes]
-) -> dict[bytes, IdentRecord]:
-    first = folded.first_rows
-    chosen = folded.members.take(pa.array(first))
-    found = {}
-    for row, type, value, set_row, owner in zip(
-        first.tolist(),
-        chosen.column("type").to_pylist(),
-        chosen.column("value").to_pylist(),
-        chosen.column("row").to_pylist(),
-        folded.owners[first].tolist(),
-        strict=True,
-    ):
-        # Rows are in position order, so an identifier's first row is its first sighting.
-        seen = sets[folded.set_keys[set_row]]
-        found[ident_ids[row]] = IdentRecord(
-            number,
-            type,
-            value,
-            seen.source_id,
-            seen.message_id,
-            received_at(seen.position),
-            seen.position,
-            keys[owner],
-        )
-    return found
+def _pairs(held: Standing, one: bytes) -> Iterable[bytes]:
+    """Return the pairs of an identifier with those after it: each pair stands in both directions."""
+    for other in held.unlinks[one]:
+        if one < other:
+            yield from (one, other)
 
 
-def _profiles(
-    folded: Fold,
-    number: int,
-    ident_ids: list[bytes],
-    sets: dict[bytes, SetRecord],
-) -> dict[bytes, ProfileRecord]:
-    merges = folded.resolution.profiles.merges.tolist()
-    profiles = {
-        folded.profile_keys[profile]: ProfileRecord(
-            number, sets[folded.profile_keys[profile]].position, [], [], merges[profile]
-        )
-        for profile, survivor in enumerate(folded.resolution.survivor.tolist())
-        if profile == survivor
-    }
-    types = folded.members.column("type").to_pylist()
-    for row, owner in zip(folded.first_rows.tolist(), folded.owners[folded.first_rows].tolist(), strict=True):
-        if owner >= 0:
-            profiles[folded.profile_keys[owner]].idents.append((ident_ids[row], types[row]))
-    for key, record in sets.items():
-        if record.profile != NOBODY:
-            profiles[record.profile].sets.append(key)
-    return profiles
+def _words(ids: Iterable[bytes]) -> siphash.Words:
+    return np.frombuffer(b"".join(ids), dtype=np.uint64).reshape(-1, 2)
 
 
-def _set_traits(folded: Fold) -> dict[bytes, dict[str, TraitRecord]]:
-    found: dict[bytes, dict[str, TraitRecord]] = {}
-    columns = [folded.traits.column(name).to_pylist() for name in folded.traits.column_names]
-    for row, trait, value, timestamp, position, source_id, message_id in zip(*columns, strict=True):
-        found.setdefault(folded.set_keys[row], {})[trait] = TraitRecord(
-            value, timestamp, position, source_id, message_id
-        )
-    return found
+# ---- what the kernel takes ---------------------------------------------------------------------
 
 
-def _refusals(folded: Fold, ident_ids: list[bytes]) -> dict[bytes, list[RefusalRecord]]:
-    resolution = folded.resolution
-    types = folded.members.column("type").to_pylist()
-    names = [rule.type for rule in rules_by_strength(folded.rules, folded.collection)]
-    ident_row, first = folded.translated.ident_row, resolution.set_first_profile
-    found: dict[bytes, list[RefusalRecord]] = {}
-    for set_row, ident, cause, type in zip(
-        resolution.refusal_set.tolist(),
-        resolution.refusal_ident.tolist(),
-        resolution.refusal_cause.tolist(),
-        resolution.refusal_type.tolist(),
-        strict=True,
-    ):
-        row = int(ident_row[ident])
-        found.setdefault(folded.set_keys[set_row], []).append(
-            RefusalRecord(
-                ident_ids[row],
-                types[row],
-                folded.profile_keys[int(first[set_row])],
-                CAUSES[cause],
-                names[type] if type >= 0 else "",
-            )
-        )
-    return found
+def _entries(known: Facts, window: int | None) -> Entries:
+    """Return each set that counts at its first sighting, in each window where there are any."""
+    if window is None:
+        chosen = np.flatnonzero(known.counts)
+        return Entries(chosen, np.zeros(len(chosen), dtype=np.int64), known.first_sighting[chosen])
+    positions = known.sightings.column("first_position").take(pa.array(known.counted))
+    windows = received_at(positions) // window
+    # Positions ascend, so the first of equal pairs is the first sighting.
+    pairs = np.column_stack([known.counted_sets, windows])
+    first = np.sort(np.unique(pairs, axis=0, return_index=True)[1])
+    return Entries(known.counted_sets[first], windows[first], known.counted[first])
 
 
-# ---- rows of the current tables ----------------------------------------------------------------
+def _problem_of_entries(known: Facts, problem: kernel.Problem, entries: Entries) -> kernel.Problem:
+    """Return the problem of resolving these entries of its sets."""
+    if problem.type_window.any():
+        positions = known.sightings.column("first_position").take(pa.array(entries.sightings))
+        problem = replace(problem, set_time=received_at(positions))
+    sets = len(problem.set_offsets) - 1
+    if len(entries.sets) == sets and (entries.sets == np.arange(sets)).all():
+        return problem
+    starts, sizes = problem.set_offsets[entries.sets], np.diff(problem.set_offsets)[entries.sets]
+    offsets = np.append(0, np.cumsum(sizes))
+    rows = np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], sizes)
+    return replace(problem, set_offsets=offsets, set_idents=problem.set_idents[rows])
 
 
-def tables(folded: Fold, held: Records) -> dict[str, pa.Table]:
-    """Return the whole current tables of one collection, by name."""
-    shown = [public_id(folded.collection, key) for key in folded.profile_keys]
-    names = pa.array(shown, pa.string())
-    return {
-        SET_MAP.name: _set_map(folded, names),
-        IDENTIFIERS.name: _identifiers(folded, held),
-        IDENTITY_MAP.name: _identity_map(folded, names),
-        IDENTITY_REFUSALS.name: _identity_refusals(folded, held),
-        PROFILES.name: _profile_rows(
-            folded.collection, held, dict(zip(folded.profile_keys, shown, strict=True))
-        ),
-    }
+# ---- what the kernel found ---------------------------------------------------------------------
 
 
-def _slots(ids: pa.ChunkedArray | pa.Array) -> pa.Array:
-    words = siphash.from_arrow(ids.cast(pa.binary(16)))
-    first = np.ascontiguousarray(words).view(np.uint8).reshape(-1, 16)
-    return pa.array(first[:, 0].astype(np.int32) * 256 + first[:, 1])
-
-
-def _taken(values: pa.Array, numbers: npt.NDArray[Any]) -> pa.Array:
-    """Return `values[number]`, null where the number is -1."""
-    return values.take(pa.array(numbers, pa.int64(), mask=numbers < 0))
-
-
-def _repeat(value: object, count: int, type: pa.DataType) -> pa.Array:
-    return pa.repeat(pa.scalar(value, type), count)
-
-
-def _set_map(folded: Fold, names: pa.Array) -> pa.Table:
-    ids = folded.sets.column("set_id").cast(pa.binary(16))
-    ident_ids = folded.members.column("ident_id").cast(pa.binary(16)).combine_chunks()
-    return pa.table(
-        [
-            ids,
-            folded.sets.column("collection"),
-            _taken(ident_ids, folded.anchors()),
-            _taken(names, folded.resolution.set_profile),
-            _taken(names, folded.resolution.set_first_profile),
-            _slots(ids),
-        ],
-        schema=SET_MAP.schema(),
+def _by_sets(found: kernel.Resolution, sets: kernel.Problem, entries: Entries) -> kernel.Resolution:
+    """Say by rows of sets what was found by entries."""
+    count = len(sets.set_offsets) - 1
+    profile, first_profile = (np.full(count, -1, dtype=np.int32) for _ in range(2))
+    some = np.flatnonzero(np.diff(sets.set_offsets))
+    # Also a set that is no evidence belongs to its anchor.
+    profile[some] = found.ident_profile[sets.set_idents[sets.set_offsets[some]]]
+    # Backwards, so that of several entries of a set the first one stays.
+    first_profile[entries.sets[::-1]] = found.set_first_profile[::-1]
+    rows = entries.sets.astype(np.int32)
+    return replace(
+        found,
+        set_profile=profile,
+        set_first_profile=first_profile,
+        founding_set=rows[found.founding_set],
+        merge_set=rows[found.merge_set],
+        refusal_set=rows[found.refusal_set],
     )
 
 
-def _identifiers(folded: Fold, held: Records) -> pa.Table:
-    schema = IDENTIFIERS.schema()
-    chosen = folded.members.take(pa.array(folded.first_rows))
-    ids = chosen.column("ident_id").cast(pa.binary(16))
-    seen = folded.sets.take(chosen.column("row"))
-    positions = seen.column("position").cast(pa.binary(32))
-    times = pa.array([record.created_at for record in held.idents.values()], pa.int64())
-    return pa.table(
-        [
-            ids,
-            _repeat(folded.collection, chosen.num_rows, pa.string()),
-            chosen.column("type"),
-            chosen.column("value"),
-            seen.column("source_id"),
-            seen.column("message_id"),
-            times.cast(schema.field("created_at").type),
-            positions,
-            _slots(ids),
-        ],
-        schema=schema,
-    )
+def _linked_at(problem: kernel.Problem, found: kernel.Resolution) -> Rows:
+    """Return when each identifier of the problem came to be owned at all, 0 for never."""
+    linked_at = np.zeros(len(problem.ident_type), dtype=np.int64)
+    entry = np.repeat(np.arange(len(problem.set_offsets) - 1), np.diff(problem.set_offsets))
+    refused = found.refusal_set.astype(np.int64) * len(linked_at) + found.refusal_ident
+    joined = np.flatnonzero(~np.isin(entry * len(linked_at) + problem.set_idents, refused))
+    # Backwards, so that the earliest stays.
+    linked_at[problem.set_idents[joined][::-1]] = problem.set_time[entry[joined]][::-1]
+    return linked_at
 
 
-def _identity_map(folded: Fold, names: pa.Array) -> pa.Table:
-    owners = folded.owners[folded.first_rows]
-    owned = folded.first_rows[owners >= 0]
-    ids = folded.members.column("ident_id").take(pa.array(owned)).cast(pa.binary(16))
-    return pa.table(
-        [
-            ids,
-            _repeat(folded.collection, owned.size, pa.string()),
-            _taken(names, owners[owners >= 0]),
-            _slots(ids),
-        ],
-        schema=IDENTITY_MAP.schema(),
-    )
-
-
-def _identity_refusals(folded: Fold, held: Records) -> pa.Table:
-    rows = [
-        {
-            "set_id": key,
-            "collection": folded.collection,
-            "refused": [
-                {
-                    "ident_id": refusal.ident,
-                    "type": refusal.type,
-                    "against_profile_id": public_id(folded.collection, refusal.against_profile),
-                    "cause": refusal.cause,
-                    "limit_type": refusal.limit_type or None,
-                }
-                for refusal in refusals
-            ],
-            "rule_version": folded.rules.version,
-            "slot": int.from_bytes(key[:2], "big"),
-        }
-        for key, refusals in held.refusals.items()
-    ]
-    return pa.Table.from_pylist(rows, schema=IDENTITY_REFUSALS.schema())
-
-
-def _profile_rows(collection: Collection, held: Records, shown: Mapping[bytes, str]) -> pa.Table:
-    columns = list(zip(*_each_profile(collection, held, shown), strict=True))
-    schema = PROFILES.schema()
-    if not columns:
-        return schema.empty_table()
-    return pa.table(
-        [pa.array(values, field.type) for values, field in zip(columns, schema, strict=True)], schema=schema
-    )
-
-
-def _each_profile(
-    collection: Collection, held: Records, shown: Mapping[bytes, str]
-) -> Iterator[tuple[Any, ...]]:
-    for key, profile in held.profiles.items():
-        seen = [held.sets[member] for member in profile.sets]
-        active = [held.activity[member] for member in profile.sets]
-        yield (
-            shown[key],
-            collection,
-            identifiers_text(profile, held.idents),
-            traits_text(joined_traits(profile, held.traits)),
-            received_at(min(record.position for record in seen)),
-            received_at(max(record.position for record in active)),
-            sum(record.count for record in active),
-            int.from_bytes(key[:2], "big"),
-        )
+def _taken(values: Rows, rows: Rows) -> Rows:
+    return np.where(rows < 0, -1, values[rows]) if len(values) else rows

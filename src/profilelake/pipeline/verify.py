@@ -14,9 +14,12 @@ from typing import Any, Final
 import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
+from prometheus_client import CollectorRegistry
 
 from profilelake.errors import Conflict, Corrupt
+from profilelake.identity import background, facts
 from profilelake.identity.plan import IDENTITY__MISSING
+from profilelake.identity.standing import store, store_rules
 from profilelake.identity.tables import IDENTIFIERS, IDENTITY_MAP, IDENTITY_REFUSALS, SET_MAP, SET_SIGHTINGS
 from profilelake.lake.catalog import Lake
 from profilelake.lake.progress import Progress
@@ -25,7 +28,11 @@ from profilelake.landing.dedup import DedupIndex, Entries
 from profilelake.landing.land import CONTENT_COLUMNS, dedup_entries
 from profilelake.landing.tables import EVENT_COPIES, EVENTS
 from profilelake.ops.failpoints import reach
-from profilelake.pipeline.batch import WorkspaceSetup
+from profilelake.pipeline.announcing import take_up_journals
+from profilelake.pipeline.batch import Batcher, WorkspaceSetup
+from profilelake.pipeline.fold_state import Records, records
+from profilelake.pipeline.fold_tables import tables
+from profilelake.pipeline.metrics import Stages, Timer
 from profilelake.pipeline.progress import (
     PROGRESS,
     PUBLISHED,
@@ -36,12 +43,12 @@ from profilelake.pipeline.progress import (
     load_published,
 )
 from profilelake.pipeline.publish import APPENDED, CURRENT, Publisher, run_rows
-from profilelake.pipeline.rebuild import Fold, Records, fold, records, tables
+from profilelake.pipeline.rebuild import Fold, decisions, fold, standing_of
 from profilelake.profiles.tables import PROFILES
 from profilelake.semantics.positions import POSITION_BYTES
 from profilelake.state import activity, recent
 from profilelake.state.activity import Settled
-from profilelake.state.records import ProfileRecord, SetRecord, encode
+from profilelake.state.records import ProfileRecord, SetRecord, decode_quarantine, encode
 from profilelake.state.store import Db, State, Tx
 
 DIFFERENCES_MAX: Final = 20
@@ -67,12 +74,28 @@ def verify(setup: WorkspaceSetup, state: State, lake: Lake) -> list[Difference]:
     with duckdb.connect() as connection, state.read(setup.name) as tx:
         attach(connection, lake, setup.name)
         found += _conservation(connection, load_published(tx, setup.name))
-        folds = fold(connection, setup.rules)
+        standing = standing_of(connection, setup.rules)
+        folds = fold(connection, standing, setup.untrusted())
         held = [records(folded) for folded in folds]
-        for name, wanted in _whole(folds, held).items():
+        for name, wanted in whole_tables(folds).items():
             found += _compare_table(connection, name, wanted)
         found += _compare_state(tx, setup.name, held)
+        waiting = background.load(tx, setup.name)
+        if waiting:
+            found.append(
+                Difference("identity", f"{len(waiting)} replays wait; start the server to finish them")
+            )
     return found
+
+
+def finish_replays(setup: WorkspaceSetup, state: State, region: str, now: int) -> None:
+    """Resolve again what a server left waiting when it was stopped."""
+    with state.read(setup.name) as tx:
+        if not background.load(tx, setup.name):
+            return
+    batcher = Batcher(state, [setup], region, now, Timer(Stages(CollectorRegistry())))
+    while batcher.tend_replays(wait_seconds=1.0):
+        pass
 
 
 def rebuild(setup: WorkspaceSetup, state_path: Path, lake: Lake, now: int) -> dict[str, Any]:
@@ -86,35 +109,41 @@ def rebuild(setup: WorkspaceSetup, state_path: Path, lake: Lake, now: int) -> di
     """
     clock = _Steps()
     _finish_publication(setup, state_path, lake, now)
-    facts = lake.table(setup.name, EVENTS).progress() or Progress("", 0)
-    _check_level(lake, setup.name, facts)
-    progress = Progress(_next_epoch(facts.epoch, now), facts.sequence + 1, facts.vector, facts.totals)
+    reached = lake.table(setup.name, EVENTS).progress() or Progress("", 0)
+    _check_level(lake, setup.name, reached)
+    progress = Progress(_next_epoch(reached.epoch, now), reached.sequence + 1, reached.vector, reached.totals)
     with duckdb.connect() as connection:
         attach(connection, lake, setup.name)
         _check_whole(connection)
-        folds = fold(connection, setup.rules)
+        decided = decisions(connection)
+        standing = facts.standing(decided, setup.rules)
+        folds = fold(connection, standing, setup.untrusted())
         clock.done("identity")
-        held = [records(folded) for folded in folds]
-        clock.done("profiles")
-        whole = _whole(folds, held)
+        whole = whole_tables(folds)
         clock.done("tables")
-        for definition in CURRENT:
-            lake.current_table(setup.name, definition).replace(whole[definition.name], progress)
-            reach("rebuild.replaced")
+        replace_tables(lake, setup.name, whole, progress)
         for definition in (EVENTS, *_FACTS):
             lake.table(setup.name, definition).append(
                 definition.schema().empty_table(), progress, always=True
             )
             reach("rebuild.appended")
         clock.done("commit")
+        held = [records(folded) for folded in folds]
+        clock.done("records")
         fresh = state_path.with_name(state_path.name + ".new")
         shutil.rmtree(fresh, ignore_errors=True)
         state = State.open(fresh, writable=True)
         state.ensure([setup.name])
         for part in held:
             _load(state, setup.name, part)
+        with state.write() as tx:
+            for position, fact in decided:
+                store(tx, setup.name, position, fact)
+            if any(isinstance(fact, facts.NewRules) for _, fact in decided):
+                store_rules(tx, setup.name, standing.rules)
         clock.done("state")
         _load_events(state, setup, connection, progress, now)
+        take_up_journals(state, setup.name, lake, now)
         state.close()
         reach("rebuild.loaded")
         clock.done("events")
@@ -123,7 +152,7 @@ def rebuild(setup: WorkspaceSetup, state_path: Path, lake: Lake, now: int) -> di
         "profiles": sum(len(part.profiles) for part in held),
         "identifiers": sum(len(part.idents) for part in held),
         "sets": sum(len(part.sets) for part in held),
-        "events": events_in(facts.vector),
+        "events": events_in(reached.vector),
         "seconds": clock.seconds,
     }
 
@@ -144,9 +173,17 @@ class _Steps:
         self._at = now
 
 
-def _whole(folds: Sequence[Fold], held: Sequence[Records]) -> dict[str, pa.Table]:
-    parts = [tables(folded, part) for folded, part in zip(folds, held, strict=True)]
+def whole_tables(folds: Sequence[Fold]) -> dict[str, pa.Table]:
+    """Return the current tables of all collections, by name."""
+    parts = [tables(folded) for folded in folds]
     return {name: pa.concat_tables([part[name] for part in parts]) for name in parts[0]}
+
+
+def replace_tables(lake: Lake, workspace: str, whole: Mapping[str, pa.Table], progress: Progress) -> None:
+    """Put whole current tables in the place of those that are there, one commit each."""
+    for definition in CURRENT:
+        lake.current_table(workspace, definition).replace(whole[definition.name], progress)
+        reach("rebuild.replaced")
 
 
 def _finish_publication(setup: WorkspaceSetup, state_path: Path, lake: Lake, now: int) -> None:
@@ -169,7 +206,7 @@ def _finish_publication(setup: WorkspaceSetup, state_path: Path, lake: Lake, now
                 state=state,
                 lake=lake,
                 recent_directory=setup.recent_directory,
-                rule_version=setup.rules.version,
+                rules=setup.rules,
                 clock=lambda: now,
                 publish_age_seconds=0.0,
             ).publish_facts()
@@ -261,6 +298,7 @@ def _compare_state(tx: Tx, workspace: str, held: Sequence[Records]) -> list[Diff
     wanted_profiles = {key: _profile_facts(record) for part in held for key, record in part.profiles.items()}
     wanted_traits = {key: writes for part in held for key, writes in part.traits.items()}
     wanted_refusals = {key: encode(refusals) for part in held for key, refusals in part.refusals.items()}
+    wanted_sightings = {key: encode(seen) for part in held for key, seen in part.sightings.items()}
     wanted_activity = {key: encode(record) for part in held for key, record in part.activity.items()}
     every = [key for key, _ in tx.items(workspace, Db.SET)]
     return [
@@ -282,6 +320,16 @@ def _compare_state(tx: Tx, workspace: str, held: Sequence[Records]) -> list[Diff
             wanted_profiles,
         ),
         *_compare_rows("state of traits", tx.set_traits(workspace, every), wanted_traits),
+        *_compare_rows("state of sightings", dict(tx.items(workspace, Db.SIGHTING)), wanted_sightings),
+        *_compare_rows(
+            "state of quarantine",
+            {
+                key: True
+                for key, value in tx.items(workspace, Db.QUARANTINE)
+                if decode_quarantine(value).active
+            },
+            {key: True for part in held for key, record in part.quarantine.items() if record.active},
+        ),
         *_compare_rows("state of refusals", dict(tx.items(workspace, Db.REFUSALS)), wanted_refusals),
     ]
 
@@ -322,6 +370,8 @@ def _load(state: State, workspace: str, part: Records) -> None:
         (Db.TRAITS, part.traits),
         (Db.ACTIVITY, part.activity),
         (Db.REFUSALS, part.refusals),
+        (Db.SIGHTING, part.sightings),
+        (Db.QUARANTINE, part.quarantine),
     )
     for db, values in stores:
         for chunk in _chunks(sorted(values)):
