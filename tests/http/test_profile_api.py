@@ -28,6 +28,7 @@ from profile_examples import (
 )
 from profilelake.errors import Corrupt, Unavailable
 from profilelake.semantics.identifiers import Identifier, ident_id, public_id, set_id
+from profilelake.semantics.rules import IdentityRules, TypeRule
 from profilelake.serve.latest_state import LOOK_SECONDS, LatestState
 from profilelake.serve.profile_api import LOOKUP_BYTES_MAX, LOOKUP_IDS_MAX
 from profilelake.state import recent
@@ -164,6 +165,14 @@ def test_who_is_not_there_is_not_found(world: World, id: str, resource: str) -> 
     answer = call(world.api, f"{USERS}/{id}/{resource}")
     assert answer.status == 404
     assert answer.body == b'{"error":{"code":"not_found","message":"Profile was not found."}}'
+
+
+def test_ids_are_written_as_the_rules_in_force_say(world: World) -> None:
+    path = f"{USERS}/user_id:%20U1/traits?include=age"
+    assert call(world.api, path).status == 404
+    lower = IdentityRules(2, (TypeRule("user_id", 1, normaliser="lower"),))
+    answer = call(profile_api(world.profiles, rules=lambda _: lower), path)
+    assert json.loads(answer.body)["traits"] == {"age": 33}
 
 
 def test_ids_are_decoded_and_normalised(world: World) -> None:

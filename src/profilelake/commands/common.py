@@ -14,6 +14,7 @@ from profilelake.errors import NotFound
 from profilelake.settings import Layout
 
 if TYPE_CHECKING:
+    from profilelake.semantics.rules import IdentityRules
     from profilelake.state.store import State
 
 SERVER_LOOK_SECONDS: Final = 2.0
@@ -42,6 +43,23 @@ def state_of(layout: Layout) -> "State | None":
         return State.open(layout.state)
     except NotFound:
         return None
+
+
+def rules_of(layout: Layout) -> "IdentityRules":
+    """Return the identity rules in force: Segment's defaults, where nothing was applied yet."""
+    from profilelake.identity.standing import rules_in_force
+    from profilelake.semantics.rules import segment_defaults
+
+    state = state_of(layout)
+    if state is None:
+        return segment_defaults()
+    try:
+        with state.read("default") as tx:
+            return rules_in_force(tx, "default", segment_defaults())
+    except NotFound:
+        return segment_defaults()
+    finally:
+        state.close()
 
 
 def server_of(layout: Layout) -> str | None:

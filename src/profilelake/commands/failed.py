@@ -16,6 +16,7 @@ from profilelake.commands.common import (
     layout_of,
     print_json,
     print_rows,
+    rules_of,
     state_of,
 )
 from profilelake.errors import Invalid, NotFound, Unavailable
@@ -136,7 +137,7 @@ def replay(
             "failed replay: say which: --reason, --source, --since, positions, --edit FILE, or --all"
         )
     _, events = _open(layout)
-    judge = replaying.Judge(app.identity_rules(), edits, new_message_id, wall())
+    judge = replaying.Judge(rules_of(layout), edits, new_message_id, wall())
     journal = Journal(layout.replays)
     outcome = replaying.Outcome()
     sendable = _sendable(

@@ -1,10 +1,8 @@
 """`profilelake import`: files of events, past HTTP, into the event log."""
 
 import os
-import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -12,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 
 import typer
 
-from profilelake.commands.common import DEFAULT_DIRECTORY, Directory, Json, layout_of, print_json, server_of
+from profilelake.commands._applying import Pipeline, applying
+from profilelake.commands.common import DEFAULT_DIRECTORY, Directory, Json, layout_of, print_json, rules_of
 from profilelake.errors import Invalid, NotFound, Unavailable
 from profilelake.settings import Layout, Settings
 
@@ -21,11 +20,8 @@ if TYPE_CHECKING:
     from profilelake.imports.run import Outcome, Watcher
     from profilelake.imports.tables import Reading
     from profilelake.imports.trial import Trial
-    from profilelake.state.store import State, Tx
 
 WORKSPACE: Final = "default"
-LOOK_SECONDS: Final = 1.0
-"""How old the knowledge that a server runs may be."""
 FILES_SHOWN_MAX: Final = 20
 _T = TypeVar("_T", bound=str)
 
@@ -79,10 +75,10 @@ def import_files(
     )
     found = find_files(files)
     if dry_run:
-        return _try(found, reading, source, as_json=as_json)
+        return _try(layout, found, reading, source, as_json=as_json)
     settings = Settings.load(directory, os.environ)
-    pipeline = _Directory(layout)
-    with _applying(pipeline) if apply and not pipeline.runs() else nullcontext(), _shown(found) as watcher:
+    pipeline = Pipeline(layout)
+    with applying(pipeline) if apply and not pipeline.runs() else nullcontext(), _shown(found) as watcher:
         outcome = _import(
             settings, layout, found, reading, source, watcher, pipeline, wait=wait or apply, again=again
         )
@@ -128,7 +124,7 @@ def _import(
     reading: "Reading",
     source: str,
     watcher: "Watcher",
-    pipeline: "_Directory",
+    pipeline: Pipeline,
     *,
     wait: bool,
     again: bool,
@@ -148,70 +144,6 @@ def _import(
     with Progress.open(layout.imports) as progress:
         importer = Importer(open_writer, progress, target, reading, pipeline, watcher)
         return asyncio.run(importer.run(files, wait=wait, again=again))
-
-
-class _Directory:
-    """The pipeline of a directory, seen from outside: by its state, and whether a server answers."""
-
-    def __init__(self, layout: Layout) -> None:
-        self.layout = layout
-        self.helper: subprocess.Popen[bytes] | None = None
-        """The process that applies the log where no server does."""
-        self._state: State | None = None
-        self._runs = False
-        self._looked_at = -LOOK_SECONDS
-
-    def runs(self) -> bool:
-        if self.helper is not None:
-            return self.helper.poll() is None
-        now = time.monotonic()
-        if now - self._looked_at >= LOOK_SECONDS:
-            self._looked_at, self._runs = now, server_of(self.layout) is not None
-        return self._runs
-
-    def accepted(self) -> dict[str, int]:
-        from profilelake.eventlog.embedded import ends
-
-        return {log_id: end.offset for log_id, end in ends(self.layout.log).items()}
-
-    def applied(self) -> dict[str, int]:
-        from profilelake.pipeline.progress import load_applied
-
-        return self._read(lambda tx: load_applied(tx, WORKSPACE, "").vector)
-
-    def committed(self) -> dict[str, int]:
-        from profilelake.pipeline.progress import load_published
-
-        return self._read(lambda tx: load_published(tx, WORKSPACE).vector)
-
-    def flush(self) -> None:
-        self.layout.flush_request.touch()
-
-    def _read(self, vector_of: "Callable[[Tx], dict[str, tuple[int, int]]]") -> dict[str, int]:
-        from profilelake.commands.common import state_of
-
-        self._state = self._state or state_of(self.layout)
-        if self._state is None:
-            return {}
-        try:
-            with self._state.read(WORKSPACE) as tx:
-                return {log_id: offset for log_id, (offset, _) in vector_of(tx).items()}
-        except NotFound:
-            return {}  # the pipeline has not come to this workspace yet
-
-
-@contextmanager
-def _applying(pipeline: _Directory) -> Iterator[None]:
-    """Have a process apply the log meanwhile; it ends with this one, however that ends."""
-    arguments = ["process", "apply", "--dir", str(pipeline.layout.directory), "--parent", str(os.getpid())]
-    # In a group of its own: an interrupt at the terminal is for the import, which then ends it.
-    with subprocess.Popen(
-        [sys.executable, "-m", "profilelake", *arguments], stdin=subprocess.DEVNULL, process_group=0
-    ) as pipeline.helper:
-        try:
-            yield
-        finally:
-            pipeline.helper.terminate()
 
 
 # ---- what is shown ---------------------------------------------------------------------------
@@ -318,12 +250,11 @@ _MEANING: Final = {
 }
 
 
-def _try(files: "list[ImportFile]", reading: "Reading", source: str, *, as_json: bool) -> int:
-    from profilelake.app import identity_rules
+def _try(layout: Layout, files: "list[ImportFile]", reading: "Reading", source: str, *, as_json: bool) -> int:
     from profilelake.imports.trial import try_files
     from profilelake.ops.clock import wall
 
-    trials = try_files(files, reading, source, identity_rules(), wall())
+    trials = try_files(files, reading, source, rules_of(layout), wall())
     if as_json:
         print_json([_trial_document(trial) for trial in trials])
         return 0

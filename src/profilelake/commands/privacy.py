@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from profilelake.commands.common import DEFAULT_DIRECTORY, Directory, Json, layout_of, print_json
+from profilelake.commands.common import DEFAULT_DIRECTORY, Directory, Json, layout_of, print_json, rules_of
 from profilelake.errors import Invalid, NotFound
 
 if TYPE_CHECKING:
+    from profilelake.semantics.rules import IdentityRules
     from profilelake.workspaces.suppressions import Hashed, Suppressions
 
 privacy_commands = typer.Typer(no_args_is_help=True, help="Whose events are not stored.")
@@ -126,9 +127,10 @@ def suppressions(directory: Directory = DEFAULT_DIRECTORY, as_json: Json = False
 class _List:
     """The list of a data directory, and the key under which it is hashed."""
 
-    def __init__(self, entries: "Suppressions", key: bytes) -> None:
+    def __init__(self, entries: "Suppressions", key: bytes, rules: "IdentityRules") -> None:
         self.entries = entries
         self._key = key
+        self._rules = rules
 
     def hashed(self, given: Sequence[str], collection: str) -> "list[Hashed]":
         """Return identifiers as the list knows them; none is written before all of them can be read."""
@@ -148,7 +150,7 @@ class _List:
                 # Whatever it is, it may be about a person: it is not repeated.
                 raise Invalid(f"identifier {number} has no type: write TYPE:VALUE, such as user_id:42")
             place = "accounts" if type == "group_id" else COLLECTIONS[COLLECTIONS.index(collection)]
-            found.append(hash_identifier(self._key, place, type, value))
+            found.append(hash_identifier(self._key, self._rules, place, type, value))
         return found
 
 
@@ -161,7 +163,7 @@ def _list_of(directory: Path) -> Iterator[_List]:
     if not layout.control.exists():
         raise NotFound(f"opening {layout.control}: it is made at the first start; run: profilelake serve")
     with Control.open(layout.control, secrets.token_bytes) as control:
-        yield _List(control.suppressions(), identifier_key(layout.secrets, "default"))
+        yield _List(control.suppressions(), identifier_key(layout.secrets, "default"), rules_of(layout))
 
 
 def _given(identifiers: list[str] | None, file: Path | None) -> list[str]:

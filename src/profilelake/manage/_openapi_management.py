@@ -24,12 +24,12 @@ from profilelake.manage._openapi_parts import (
     ref,
     text,
 )
-from profilelake.manage.app import WAIT_SECONDS_MAX
 from profilelake.manage.sources import NewKey, NewSource, SourceChange
 from profilelake.manage.suppressions import NewSuppression, Subjects
 from profilelake.manage.tail import ROWS_MAX
 from profilelake.manage.tail import WAIT_SECONDS_MAX as TAIL_SECONDS_MAX
 from profilelake.manage.tokens import NewToken
+from profilelake.manage.waiting import WAIT_SECONDS_MAX
 
 _COUNT: Final[Json] = {"type": "integer", "minimum": 0}
 _OFFSETS: Final[Json] = {"type": "object", "additionalProperties": _COUNT}

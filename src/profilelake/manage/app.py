@@ -1,6 +1,5 @@
 """The management routes of one HTTP process."""
 
-import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,16 +21,11 @@ from profilelake.manage.answers import json_answer, problem
 from profilelake.manage.guard import Guard
 from profilelake.manage.requests import TooLarge, WrongType
 from profilelake.manage.status import accepted_ends, committed, read_status
+from profilelake.manage.waiting import flushed, wait_asked
 from profilelake.ops.clock import Clock
 from profilelake.pipeline.progress import TOTALS
 from profilelake.state.store import State
 from profilelake.workspaces.keyring import KeyRing
-
-WAIT_SECONDS_MAX: Final = 300.0
-WAIT_SECONDS: Final = 60.0
-POLL_SECONDS: Final = 0.02
-ASK_AGAIN_SECONDS: Final = 0.5
-"""A flush is asked for again so often: what was accepted just before it may not have been applied."""
 
 _LOOPBACK: Final = frozenset({"127.0.0.1", "::1"})
 _FORWARDED: Final = frozenset({"forwarded", "x-forwarded-for", "x-real-ip"})
@@ -84,30 +78,15 @@ class Management:
         return problem(503, "not_ready", reason, headers={"Retry-After": "1"})
 
     async def _status(self, request: Request) -> Response:
-        wait_for = request.query_params.get("wait_for")
-        if wait_for is None:
+        query = request.query_params
+        seconds = wait_asked(query.get("wait_for"), query.get("timeout"))
+        if seconds is None:
             return json_answer(200, self._read())
-        if wait_for != "committed":
-            return problem(400, "invalid_request", f"wait_for={wait_for}: only `committed` can be waited for")
-        timeout = _timeout(request.query_params.get("timeout"))
         target = accepted_ends(self.log_directory)
-        status = await self._wait(target, timeout)
+        status = await flushed(
+            self.flush_request.touch, self._read, lambda status: committed(status, target), seconds
+        )
         return json_answer(200 if committed(status, target) else 504, status)
-
-    async def _wait(self, target: dict[str, int], seconds_max: float) -> dict[str, object]:
-        """Ask for a flush until everything before `target` is committed or time is up."""
-        loop = asyncio.get_running_loop()
-        give_up_at = loop.time() + seconds_max
-        ask_at = 0.0
-        while True:
-            status = self._read()
-            now = loop.time()
-            if committed(status, target) or now >= give_up_at:
-                return status
-            if now >= ask_at:
-                self.flush_request.touch()
-                ask_at = now + ASK_AGAIN_SECONDS
-            await asyncio.sleep(POLL_SECONDS)
 
     def _read(self) -> dict[str, object]:
         try:
@@ -197,15 +176,3 @@ _HANDLERS: Final[Mapping[Any, ExceptionHandler]] = {
     WrongType: _telling(415, "unsupported_media_type"),
     Unavailable: _unavailable,
 }
-
-
-def _timeout(text: str | None) -> float:
-    if text is None:
-        return WAIT_SECONDS
-    try:
-        seconds = float(text)
-    except ValueError as error:
-        raise Invalid(f"timeout={text}: not a number of seconds") from error
-    if not 0 <= seconds <= WAIT_SECONDS_MAX:
-        raise Invalid(f"timeout={text}: give 0 to {WAIT_SECONDS_MAX:.0f} seconds")
-    return seconds

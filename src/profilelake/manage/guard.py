@@ -66,7 +66,13 @@ class Guard:
             )
         if token.kind is not TokenKind.ADMIN or token.workspace != self.workspace:
             return problem(403, "forbidden", "this token does not administer this workspace")
+        request.state.token = token
         return None
+
+
+def asked_by(request: Request) -> str:
+    """Return who sent a request that the guard let through, as audit trails name him: by token, not secret."""
+    return f"token {request.state.token.id}"
 
 
 def _secret(header: str) -> str:

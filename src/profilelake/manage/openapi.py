@@ -12,12 +12,24 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 import profilelake
-from profilelake.manage import _openapi_management, _openapi_profiles, _openapi_tracking
+from profilelake.manage import (
+    _openapi_deciding,
+    _openapi_explaining,
+    _openapi_management,
+    _openapi_profiles,
+    _openapi_tracking,
+)
 from profilelake.manage._openapi_parts import PROBLEMS, Json, answer, query_parameter, ref
 from profilelake.manage.answers import PAGE_ROWS_MAX
 from profilelake.manage.changes import IDEMPOTENCY_KEY_CHARACTERS_MAX
 
-_AREAS: Final = (_openapi_tracking, _openapi_profiles, _openapi_management)
+_AREAS: Final = (
+    _openapi_tracking,
+    _openapi_profiles,
+    _openapi_management,
+    _openapi_explaining,
+    _openapi_deciding,
+)
 
 
 def openapi_route() -> Route:

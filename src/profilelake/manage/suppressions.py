@@ -14,7 +14,7 @@ from profilelake.manage.answers import cursor_after, json_answer, page_asked
 from profilelake.manage.changes import Changes
 from profilelake.manage.guard import Guard
 from profilelake.manage.requests import read_json
-from profilelake.semantics.rules import Collection
+from profilelake.semantics.rules import Collection, IdentityRules
 from profilelake.semantics.times import format_time
 from profilelake.workspaces.control import Control
 from profilelake.workspaces.suppressions import (
@@ -53,10 +53,17 @@ class NewSuppression(Subjects, rename="camel", forbid_unknown_fields=True):
 
 
 def suppression_routes(
-    guard: Guard, changes: Changes, key: Callable[[], bytes], ring: SuppressionRing
+    guard: Guard,
+    changes: Changes,
+    key: Callable[[], bytes],
+    rules: Callable[[str], IdentityRules],
+    ring: SuppressionRing,
 ) -> list[Route]:
-    """Return the routes of suppressions. `key` returns the identifier key, `ring` is that of this process."""
-    answers = _Answers(changes, key, ring)
+    """Return the routes of suppressions.
+
+    `key` returns the identifier key, `rules` those of a workspace, `ring` is the list of this process.
+    """
+    answers = _Answers(changes, key, rules, ring)
     return [
         guard.route("/api/suppressions", GET=answers.list, POST=answers.add),
         guard.route("/api/suppressions/remove", POST=answers.remove),
@@ -68,6 +75,7 @@ def suppression_routes(
 class _Answers:
     changes: Changes
     key: Callable[[], bytes]
+    rules: Callable[[str], IdentityRules]
     ring: SuppressionRing
 
     async def list(self, request: Request) -> Response:
@@ -133,8 +141,8 @@ class _Answers:
         collection, type = _SUBJECT_TYPES.get(
             subjects.subject_type, (subjects.collection, subjects.subject_type)
         )
-        key = self.key()
-        return [hash_identifier(key, collection, type, value) for value in subjects.subject_ids]
+        key, rules = self.key(), self.rules(self.changes.workspace)
+        return [hash_identifier(key, rules, collection, type, value) for value in subjects.subject_ids]
 
 
 def _shape(entry: Suppression) -> dict[str, Any]:

@@ -12,9 +12,12 @@ from profilelake.app import WORKSPACE, management_routes
 from profilelake.collect import tracking
 from profilelake.collect.limits import CollectLimits
 from profilelake.errors import Unavailable
+from profilelake.eventlog import Entry
 from profilelake.manage.app import Management
 from profilelake.manage.guard import Guard
 from profilelake.manage.openapi import document
+from profilelake.semantics.positions import Position
+from profilelake.semantics.rules import segment_defaults
 from profilelake.serve import profile_api
 from profilelake.settings import Layout
 from profilelake.state.store import State
@@ -31,6 +34,10 @@ class Log:
 
     def append(self, _entry: object) -> Any:
         raise AssertionError("nothing is sent")
+
+
+async def place(_entry: Entry) -> Position:
+    raise AssertionError("nothing is decided")
 
 
 def no_state() -> State:
@@ -71,7 +78,9 @@ def of_management(directory: Path) -> dict[str, set[str]]:
     layout = Layout(directory)
     keys = KeyRing(layout.control)
     guard = Guard(keys, WORKSPACE, lambda: 0)
-    routes = management_routes(layout, guard, no_state, SuppressionRing(layout.control))
+    routes = management_routes(
+        layout, guard, no_state, SuppressionRing(layout.control), lambda _: segment_defaults(), place
+    )
     application = Management(
         workspace=WORKSPACE,
         guard=guard,
