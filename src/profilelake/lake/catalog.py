@@ -31,7 +31,7 @@ from profilelake.lake.schema import (
 )
 from profilelake.lake.sql import LiveFile
 from profilelake.lake.table import LakeTable
-from profilelake.lake.tables import TableDef
+from profilelake.lake.tables import Part, TableDef
 
 CATALOG_NAME: Final = "profilelake"
 """Part of every row of the catalog: Spark, Trino and others must configure the catalog by this name."""
@@ -40,6 +40,8 @@ BUSY_TIMEOUT_SECONDS: Final = 10
 """How long a statement waits for another process that is writing to the catalog."""
 
 _WORKSPACE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+_PARTS: Final = ("_sync", "_warehouse")
+"""Ends of namespaces that hold more tables of a workspace; the name of no workspace ends so."""
 _PATH_REFUSED: Final = re.compile(r"[*?\[\]{}#%\"\\\x00-\x1f]")
 
 Clock = Callable[[], int]
@@ -125,7 +127,7 @@ class Lake:
     def __init__(self, catalog: SqlCatalog, warehouse: Path, clock: Clock) -> None:
         self._catalog = catalog
         self._clock = clock
-        self._tables: dict[tuple[str, str], LakeTable] = {}
+        self._tables: dict[tuple[str, str, str], LakeTable] = {}
         self._published: dict[tuple[str, str], PublishedTable] = {}
         self.warehouse = warehouse
 
@@ -199,14 +201,14 @@ class Lake:
             definition, self._open(workspace, definition, "current"), self._open(workspace, log, "changes")
         )
 
-    def names(self, workspace: str) -> list[str]:
-        """Return the names of the tables of a workspace, sorted; logs of changes included."""
-        namespace = _namespace(workspace)
+    def names(self, workspace: str, part: Part = "") -> list[str]:
+        """Return the names of the tables in one namespace of a workspace, sorted; logs of changes included."""
+        namespace = namespace_of(workspace, part)
         if not self._catalog.namespace_exists(namespace):
             return []
         return sorted(identifier[-1] for identifier in self._catalog.list_tables(namespace))
 
-    def load(self, workspace: str, name: str) -> "PublishedTable":
+    def load(self, workspace: str, name: str, part: Part = "") -> "PublishedTable":
         """Load a table as the catalog has it now, for reading.
 
         What was loaded before is returned again while the catalog still names its metadata file,
@@ -216,7 +218,7 @@ class Lake:
             NotFound: there is no such table.
             Unavailable: the catalog does not answer.
         """
-        key = (_namespace(workspace), name)
+        key = (namespace_of(workspace, part), name)
         try:
             published = self._published.get(key)
             if published is None or published.table.metadata_location != self._metadata_location(*key):
@@ -239,10 +241,10 @@ class Lake:
             return connection.execute(statement).scalar()
 
     def _open(self, workspace: str, definition: TableDef, kind: str) -> LakeTable:
-        held = self._tables.get((workspace, definition.name))
+        namespace = namespace_of(workspace, definition.part)
+        held = self._tables.get((workspace, definition.part, definition.name))
         if held is not None and held.definition == definition:
             return held
-        namespace = _namespace(workspace)
         self._catalog.create_namespace_if_not_exists(namespace)
         try:
             table = self._catalog.load_table((namespace, definition.name))
@@ -255,7 +257,7 @@ class Lake:
             )
         grow(table, definition)
         opened = LakeTable(table, definition, self._clock)
-        self._tables[workspace, definition.name] = opened
+        self._tables[workspace, definition.part, definition.name] = opened
         return opened
 
     def _create(self, namespace: str, definition: TableDef, kind: str) -> Table:
@@ -272,10 +274,17 @@ class Lake:
             return self._catalog.load_table((namespace, definition.name))
 
 
-def _namespace(workspace: str) -> str:
+def namespace_of(workspace: str, part: Part) -> str:
+    """Return the namespace of a workspace that holds those of its tables.
+
+    Raises:
+        Invalid: no workspace can have that name.
+    """
     if not _WORKSPACE.fullmatch(workspace):
         raise Invalid(f"opening workspace {workspace!r}: use letters, digits, _ and -, at most 64")
-    return f"ws_{workspace}"
+    if workspace.endswith(_PARTS):
+        raise Invalid(f"opening workspace {workspace!r}: its name must not end in {' or '.join(_PARTS)}")
+    return f"ws_{workspace}_{part}" if part else f"ws_{workspace}"
 
 
 def _prepare_sqlite(database: str | None) -> None:

@@ -9,9 +9,10 @@ from pyiceberg.exceptions import ValidationError
 
 from profilelake.errors import Corrupt, Unavailable
 from profilelake.lake import sql
-from profilelake.lake.catalog import Lake, PublishedTable
+from profilelake.lake.catalog import Lake, PublishedTable, namespace_of
 from profilelake.lake.current import Generation
 from profilelake.lake.schema import KEY, KIND
+from profilelake.lake.tables import Part
 
 PLAN_ATTEMPTS_MAX: Final = 5
 
@@ -30,7 +31,9 @@ def damage_told() -> Iterator[None]:
 
 
 def attach(connection: duckdb.DuckDBPyConnection, lake: Lake, workspace: str) -> list[str]:
-    """Create a view for each table of a workspace, under its bare name, and return the names.
+    """Create a view for each table of a workspace and return the names.
+
+    A table has its bare name, one of Profiles Sync the name `ws_W_sync.<table>`.
 
     A view shows the snapshot that was the newest when it was made, whole, for as long as its files
     exist (`maintenance.SNAPSHOT_AGE_MIN_MS` at least); attach again to see newer ones. A current
@@ -44,26 +47,39 @@ def attach(connection: duckdb.DuckDBPyConnection, lake: Lake, workspace: str) ->
     connection.execute("SET TimeZone='UTC'")
     names = lake.names(workspace)
     for name in names:
-        try:
-            select = _select(lake, workspace, name)
-        except (ValueError, ValidationError) as error:
-            # What the library says of metadata and manifests that are not what they should be.
-            raise Corrupt(f"reading the tables: {name}: {error}; restore the file from backup") from error
-        connection.execute(f"CREATE OR REPLACE VIEW {sql.identifier(name)} AS {select}")
-    return names
+        _show(connection, sql.identifier(name), lake, workspace, name)
+    synced = lake.names(workspace, "sync")
+    schema = namespace_of(workspace, "sync")
+    if synced:
+        connection.execute(f"CREATE SCHEMA IF NOT EXISTS {sql.identifier(schema)}")
+    for name in synced:
+        view = f"{sql.identifier(schema)}.{sql.identifier(name)}"
+        _show(connection, view, lake, workspace, name, "sync")
+    return [*names, *(f"{schema}.{name}" for name in synced)]
 
 
-def _select(lake: Lake, workspace: str, name: str) -> str:
-    published = lake.load(workspace, name)
+def _show(
+    connection: duckdb.DuckDBPyConnection, view: str, lake: Lake, workspace: str, name: str, part: Part = ""
+) -> None:
+    try:
+        select = _select(lake, workspace, name, part)
+    except (ValueError, ValidationError) as error:
+        # What the library says of metadata and manifests that are not what they should be.
+        raise Corrupt(f"reading the tables: {name}: {error}; restore the file from backup") from error
+    connection.execute(f"CREATE OR REPLACE VIEW {view} AS {select}")
+
+
+def _select(lake: Lake, workspace: str, name: str, part: Part) -> str:
+    published = lake.load(workspace, name, part)
     if published.table.properties.get(KIND) != "current":
         return sql.select_files(published.table.schema(), published.files)
     for _ in range(PLAN_ATTEMPTS_MAX):
         # The base first: changes the log has lost since are in a later base, never in neither.
         generation = Generation.of_base(published.table.properties)
-        log = lake.load(workspace, f"{name}_changes")
+        log = lake.load(workspace, f"{name}_changes", part)
         if Generation.cut(log.table.properties) <= generation:
             return _select_current(published, log, generation)
-        published = lake.load(workspace, name)
+        published = lake.load(workspace, name, part)
     raise Unavailable(f"reading {name} of workspace {workspace}: it is merged faster than read; retry later")
 
 

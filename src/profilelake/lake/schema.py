@@ -78,6 +78,7 @@ def changes_definition(definition: TableDef) -> TableDef:
         ),
         doc=f"Changes of {definition.name} that its base may not have yet: rows with seq above "
         f"the base's property {PREFIX}merged-through.",
+        part=definition.part,
     )
 
 

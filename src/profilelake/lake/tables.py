@@ -6,6 +6,8 @@ from typing import Literal, TypeAlias
 import pyarrow as pa
 
 Kind: TypeAlias = Literal["append", "current"]
+Part: TypeAlias = Literal["", "sync"]
+"""Which namespace of a workspace W: `ws_W`, or `ws_W_sync` with the tables of Profiles Sync."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +29,7 @@ class TableDef:
     the table is a base plus an append-only log `<name>_changes` (the same columns before them
     `seq` int64 and `op`, "upsert" or "delete"). `day` names the timestamp column the table is
     partitioned by day of; `slot` the int32 column it is partitioned by bucket of (`current` only).
+    `part` is the namespace the table lies in.
     """
 
     name: str
@@ -37,6 +40,7 @@ class TableDef:
     day: str | None = None
     slot: str | None = None
     sort: tuple[str, ...] = ()
+    part: Part = ""
 
     def schema(self) -> pa.Schema:
         """Return the Arrow schema rows of this table must have."""

@@ -18,9 +18,12 @@ import pyarrow.compute as pc
 
 from profilelake.errors import Conflict
 from profilelake.identity import publish as identity_rows
+from profilelake.identity.standing import rules_in_force
+from profilelake.identity.sync_tables import TABLES as SYNC_TABLES
 from profilelake.identity.tables import (
     IDENTIFIER_SETS,
     IDENTIFIERS,
+    IDENTITY_FACTS,
     IDENTITY_MAP,
     IDENTITY_REFUSALS,
     IDENTITY_UPDATES,
@@ -36,6 +39,7 @@ from profilelake.ops.failpoints import reach
 from profilelake.pipeline.progress import PROGRESS, PUBLISHED, Published, load_applied, load_published
 from profilelake.profiles.publish import profile_changes, written_profiles
 from profilelake.profiles.tables import PROFILES, TRAIT_WRITES
+from profilelake.semantics.rules import IdentityRules
 from profilelake.state import activity, recent
 from profilelake.state.heads import decode_set_head
 from profilelake.state.recent import Run
@@ -43,7 +47,15 @@ from profilelake.state.records import NOBODY
 from profilelake.state.store import Db, State, Tx
 from profilelake.state.working import Dirty
 
-APPENDED: Final = (EVENT_COPIES, FAILED_EVENTS, IDENTIFIER_SETS, IDENTITY_UPDATES, TRAIT_WRITES)
+APPENDED: Final = (
+    EVENT_COPIES,
+    FAILED_EVENTS,
+    IDENTIFIER_SETS,
+    IDENTITY_UPDATES,
+    IDENTITY_FACTS,
+    TRAIT_WRITES,
+    *SYNC_TABLES,
+)
 """Tables whose rows wait in the outbox as they are."""
 CURRENT: Final = (SET_MAP, IDENTIFIERS, IDENTITY_MAP, IDENTITY_REFUSALS, PROFILES)
 ACTIVITY_EVENTS_MAX: Final = 10_000
@@ -97,7 +109,7 @@ class Publisher:
     state: State
     lake: Lake
     recent_directory: Path
-    rule_version: int
+    rules: IdentityRules
     clock: Clock
     publish_age_seconds: float
 
@@ -171,7 +183,7 @@ class Publisher:
         self._publish_events(runs, progress)
         reach("publish.events")
         for definition in APPENDED:
-            self._append(definition, progress, partial(_waiting, tx, self.workspace, definition))
+            self._append(definition, progress, partial(waiting_rows, tx, self.workspace, definition))
         reach("publish.appended")
 
     def _make_room_for_counts(self) -> None:
@@ -282,6 +294,7 @@ class Publisher:
         self, tx: Tx, progress: Progress, active: set[bytes], only: tuple[TableDef, ...] = CURRENT
     ) -> None:
         workspace, sequence = self.workspace, progress.sequence
+        version = rules_in_force(tx, workspace, self.rules).version
         makers: Mapping[str, tuple[Dirty, Callable[[list[bytes]], pa.Table]]] = {
             SET_MAP.name: (
                 Dirty.SET,
@@ -297,7 +310,7 @@ class Publisher:
             ),
             IDENTITY_REFUSALS.name: (
                 Dirty.REFUSALS,
-                lambda keys: identity_rows.refusal_changes(tx, workspace, keys, sequence, self.rule_version),
+                lambda keys: identity_rows.refusal_changes(tx, workspace, keys, sequence, version),
             ),
             PROFILES.name: (Dirty.PROFILE, lambda keys: profile_changes(tx, workspace, keys, sequence)),
         }
@@ -397,7 +410,8 @@ def pack(rows: pa.Table) -> bytes:
     return packed
 
 
-def _waiting(tx: Tx, workspace: str, definition: TableDef, after: int) -> pa.Table:
+def waiting_rows(tx: Tx, workspace: str, definition: TableDef, after: int = -1) -> pa.Table:
+    """Return what micro-batches behind `after` have for an append-only table that the lake may not have yet."""
     name = definition.name.encode()
     start = (after + 1).to_bytes(8, "big")
     parts = [

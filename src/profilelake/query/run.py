@@ -19,8 +19,9 @@ from rich.table import Table
 from rich.text import Text
 
 from profilelake.errors import Invalid, NotFound
-from profilelake.lake.catalog import Lake
+from profilelake.lake.catalog import Lake, namespace_of
 from profilelake.lake.reading import attach, damage_told
+from profilelake.lake.tables import Part
 from profilelake.settings import Layout
 
 WORKSPACE: Final = "default"
@@ -93,11 +94,13 @@ def list_tables(layout: Layout) -> pa.Table:
     """Return every table with its rows, files, last commit and place."""
     lake = _lake(layout)
     rows = []
-    for name in lake.names(WORKSPACE):
-        published = lake.load(WORKSPACE, name)
+    listed: list[tuple[Part, str]] = [("", name) for name in lake.names(WORKSPACE)]
+    listed += [("sync", name) for name in lake.names(WORKSPACE, "sync")]
+    for part, name in listed:
+        published = lake.load(WORKSPACE, name, part)
         rows.append(
             {
-                "table": name,
+                "table": f"{namespace_of(WORKSPACE, part)}.{name}" if part else name,
                 "files": len(published.files),
                 "rows": sum(file.rows for file in published.files),
                 "location": published.table.location().removeprefix("file://"),

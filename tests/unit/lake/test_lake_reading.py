@@ -36,6 +36,23 @@ def test_every_table_is_a_view_typed_even_when_empty(tmp_path: Path) -> None:
     assert attach(connection, lake, "other") == []
 
 
+def test_tables_of_profiles_sync_have_a_schema_of_their_own(tmp_path: Path) -> None:
+    lake = open_lake(tmp_path)
+    lake.table("w", VISITS).append(visits(0, 3), upto(1))
+    lake.table("w", replace(VISITS, part="sync")).append(visits(0, 5), upto(1))
+    connection = duckdb.connect()
+    assert attach(connection, lake, "w") == ["visits", "ws_w_sync.visits"]
+    counted = "SELECT (SELECT count(*) FROM visits) AS own, (SELECT count(*) FROM ws_w_sync.visits) AS sync"
+    assert _rows(connection, counted) == [{"own": 3, "sync": 5}]
+    assert attach(connection, lake, "w") == ["visits", "ws_w_sync.visits"]
+
+
+def test_no_workspace_is_named_like_the_tables_of_another(tmp_path: Path) -> None:
+    lake = open_lake(tmp_path)
+    with pytest.raises(Invalid, match="must not end in"):
+        lake.table("w_sync", VISITS)
+
+
 def test_views_show_what_tables_scan(tmp_path: Path) -> None:
     lake = open_lake(tmp_path)
     table = lake.table("w", VISITS)
@@ -128,7 +145,9 @@ def test_a_log_that_was_cut_beyond_the_base_is_never_combined_with_it(
     assert Generation.cut(current.log.properties()) > Generation.of_base(old_base.table.properties)
 
     load, stale = reader.load, [old_base]
-    monkeypatch.setattr(reader, "load", lambda w, n: stale.pop() if n == "members" and stale else load(w, n))
+    monkeypatch.setattr(
+        reader, "load", lambda w, n, _: stale.pop() if n == "members" and stale else load(w, n)
+    )
     connection = duckdb.connect()
     attach(connection, reader, "w")
     assert [r["member_id"] for r in _rows(connection, "SELECT member_id FROM members ORDER BY 1")] == [
@@ -137,7 +156,7 @@ def test_a_log_that_was_cut_beyond_the_base_is_never_combined_with_it(
         "m3",
         "m4",
     ]
-    monkeypatch.setattr(reader, "load", lambda w, n: old_base if n == "members" else load(w, n))
+    monkeypatch.setattr(reader, "load", lambda w, n, _: old_base if n == "members" else load(w, n))
     with pytest.raises(Unavailable, match="merged faster than read"):
         attach(connection, reader, "w")
 

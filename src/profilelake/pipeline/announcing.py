@@ -1,0 +1,41 @@
+"""Take up the journals that a rebuild does not make again, and correct what they say."""
+
+import duckdb
+
+from profilelake.identity.sync_reload import corrected, load_ids, load_mappings
+from profilelake.identity.sync_tables import EXTERNAL_ID_MAPPING_UPDATES, ID_GRAPH_UPDATES
+from profilelake.lake import sql
+from profilelake.lake.catalog import Lake, namespace_of
+from profilelake.lake.reading import attach
+from profilelake.pipeline.progress import PROGRESS, load_applied
+from profilelake.pipeline.publish import outbox_key, pack
+from profilelake.state.store import Db, State
+from profilelake.state.working import Working
+
+
+def take_up_journals(state: State, workspace: str, lake: Lake, now: int) -> int:
+    """Let a state that was made again go on from what the journals said; return how many rows correct it.
+
+    The rows wait for the lake as a micro-batch of their own. The state must not be in use yet.
+    """
+    schema = sql.identifier(namespace_of(workspace, "sync"))
+    with duckdb.connect() as connection:
+        attach(connection, lake, workspace)
+        ids = load_ids(state, workspace, connection, schema)
+        with state.write() as tx:
+            work = Working(tx, workspace, load_applied(tx, workspace, "").sequence + 1)
+            of_ids = corrected(work, ids, (), now).ids
+            work.flush()
+        idents = load_mappings(state, workspace, connection, schema)
+    with state.write() as tx:
+        applied = load_applied(tx, workspace, "")
+        work = Working(tx, workspace, applied.sequence + 1)
+        of_idents = corrected(work, (), idents, now).mappings
+        work.flush()
+        rows: int = of_ids.num_rows + of_idents.num_rows
+        if rows:
+            applied.sequence += 1
+            for definition, table in ((ID_GRAPH_UPDATES, of_ids), (EXTERNAL_ID_MAPPING_UPDATES, of_idents)):
+                tx.put(workspace, Db.OUTBOX, outbox_key(applied.sequence, definition), pack(table))
+            tx.put_meta(workspace, PROGRESS, applied)
+    return rows
