@@ -1,17 +1,19 @@
 """Every identity case, under both demotion policies, on the plain reference and on the compiled resolver."""
 
 import random
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 import yaml
 
 from profilelake.identity import problem
 from profilelake.semantics import identity
+from profilelake.semantics.facts import Decision, Fact, NewRules, Quarantine, Retract, Unlink
 from profilelake.semantics.identifiers import Identifier
 from profilelake.semantics.identity import IdentityGraph, Refusal, Sighting
 from profilelake.semantics.rules import Demotion, IdentityRules, TypeRule, segment_defaults
@@ -19,9 +21,21 @@ from profilelake.semantics.rules import Demotion, IdentityRules, TypeRule, segme
 CASES = sorted((Path(__file__).parent / "identity").glob("*.yaml"))
 KEY = bytes(range(16))
 POLICIES: tuple[Demotion, ...] = ("minimal", "lowest_priority")
-KEYS = {"about", "rules", "events", "arrival", "unlinks", "expected"}
+KEYS = {"about", "rules", "events", "arrival", "decisions", "expected"}
+EVENT = {"at", "identifiers", "accounts", "trusted"}
+RULES = {
+    "priority",
+    "limits",
+    "custom",
+    "blocked",
+    "demotion",
+    "identifiers_max",
+    "merges_max",
+    "degree_max",
+}
 EXPECTED = {
     "profiles",
+    "sizes",
     "accounts",
     "founding",
     "unowned",
@@ -32,12 +46,13 @@ EXPECTED = {
     "blocked",
     "unconfigured",
 }
+Written = TypeVar("Written")
 
 
-@pytest.mark.parametrize("resolve", [identity.resolve, problem.resolve], ids=["reference", "kernel"])
+@pytest.mark.parametrize("by", [identity.resolve, problem.resolve], ids=["reference", "kernel"])
 @pytest.mark.parametrize("demotion", POLICIES)
 @pytest.mark.parametrize("path", CASES, ids=lambda path: path.stem)
-def test_case(path: Path, demotion: Demotion, resolve: Callable[..., IdentityGraph]) -> None:
+def test_case(path: Path, demotion: Demotion, by: Callable[..., IdentityGraph]) -> None:
     case = yaml.safe_load(path.read_text())
     assert case.keys() <= KEYS
     expected = case["expected"]
@@ -46,18 +61,22 @@ def test_case(path: Path, demotion: Demotion, resolve: Callable[..., IdentityGra
             return
         expected = expected[demotion]
     assert expected.keys() <= EXPECTED
-    rules = replace(_rules(case.get("rules", {})), demotion=demotion)
-    unlinks = [(_identifier(one), _identifier(other)) for one, other in case.get("unlinks", [])]
-    users, accounts = _sightings(case, "identifiers"), _sightings(case, "accounts")
+    events = list(_events(case["events"]))
+    rules = _rules(case.get("rules", {}), demotion)
+    decided = [
+        Fact(_position(len(events) + number, decision), _decision(decision, events, demotion))
+        for number, decision in enumerate(case.get("decisions", []))
+    ]
+    users, accounts = _sightings(events, "identifiers"), _sightings(events, "accounts")
     assert case["arrival"] == "any order, repeats allowed"
     for seed in range(5):
-        arrived = users if seed == 0 else _shuffled(users, seed)
-        graph = resolve(arrived, rules, key=KEY, unlinks=unlinks)
-        assert _seen(graph, case["events"], expected) == {
+        rng = random.Random(seed)
+        graph = identity.resolve_facts(_arriving(users, rng), _arriving(decided, rng), rules, key=KEY, by=by)
+        assert _seen(graph, events, expected) == {
             name: _sorted(value) for name, value in expected.items() if name != "accounts"
         }
     if "accounts" in expected:
-        graph = resolve(accounts, rules, collection="accounts", key=KEY)
+        graph = identity.resolve_facts(accounts, decided, rules, collection="accounts", key=KEY, by=by)
         assert _members(graph) == expected["accounts"]
 
 
@@ -71,6 +90,7 @@ def _seen(graph: IdentityGraph, events: list[dict[str, Any]], wanted: dict[str, 
         refused.setdefault(numbers[refusal.position], {})[str(refusal.identifier)] = _cause(refusal)
     seen = {
         "profiles": _members(graph),
+        "sizes": dict(Counter(len(profile.members) for profile in graph.profiles.values())),
         "founding": {
             names[id]: sorted(map(str, profile.founding_set)) for id, profile in graph.profiles.items()
         },
@@ -118,9 +138,9 @@ def _sorted(value: Any) -> Any:
     return value
 
 
-def _rules(case: dict[str, Any]) -> IdentityRules:
-    assert case.keys() <= {"priority", "limits", "custom", "identifiers_max", "merges_max"}
-    rules = segment_defaults(custom=tuple(case.get("custom", ())))
+def _rules(case: dict[str, Any], demotion: Demotion) -> IdentityRules:
+    assert case.keys() <= RULES
+    rules = segment_defaults(custom=tuple(case.get("custom", ())), demotion=case.get("demotion", demotion))
     order = case.get("priority", [])
     types: list[TypeRule] = []
     for rule in rules.types:
@@ -130,30 +150,66 @@ def _rules(case: dict[str, Any]) -> IdentityRules:
         else:
             rule = replace(rule, limit=limit)
         place = order.index(rule.type) + 1 if rule.type in order else len(order) + rule.priority
-        types.append(replace(rule, priority=place))
+        blocked = rule.blocked_exact | set(case.get("blocked", {}).get(rule.type, ()))
+        types.append(replace(rule, priority=place, blocked_exact=blocked))
     return replace(
         rules,
         types=tuple(types),
         identifiers_max=case.get("identifiers_max"),
         merges_max=case.get("merges_max"),
+        degree_max=case.get("degree_max", rules.degree_max),
     )
 
 
-def _sightings(case: dict[str, Any], name: str) -> list[Sighting]:
+def _events(written: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Yield the events; one with `each: 50` stands for fifty, with {n} = 1 to 50 and {m} = {n} + 1."""
+    for event in written:
+        if "each" not in event:
+            assert event.keys() <= EVENT
+            yield event
+            continue
+        for n in range(1, event["each"] + 1):
+            names = [name.format(n=n, m=n + 1) for name in event["identifiers"]]
+            yield {"at": event["at"], "identifiers": names}
+
+
+def _decision(written: dict[str, Any], events: list[dict[str, Any]], demotion: Demotion) -> Decision:
+    ((name, about),) = ((name, about) for name, about in written.items() if name != "at")
+    match name:
+        case "unlink" | "relink":
+            one, other = map(_identifier, about)
+            return Unlink(one, other, apart=name == "unlink")
+        case "quarantine" | "release":
+            return Quarantine(_identifier(about), quarantined=name == "quarantine")
+        case "retract" | "restore":
+            number = int(about.removeprefix("e")) - 1
+            known = _position(number, events[number]) if number < len(events) else bytes(12)
+            return Retract(known, counts=name == "restore")
+        case "rules":
+            return NewRules(_rules(about, demotion))
+    raise AssertionError(f"nobody can decide {name}")
+
+
+def _sightings(events: list[dict[str, Any]], name: str) -> list[Sighting]:
     return [
-        Sighting(frozenset(map(_identifier, event[name])), _position(number, event), _received_at(event))
-        for number, event in enumerate(case["events"])
+        Sighting(
+            frozenset(map(_identifier, event[name])),
+            _position(number, event),
+            _received_at(event),
+            trusted=event.get("trusted", True),
+        )
+        for number, event in enumerate(events)
         if name in event
     ]
 
 
-def _received_at(event: dict[str, Any]) -> int:
-    at = event["at"]
+def _received_at(fact: dict[str, Any]) -> int:
+    at = fact["at"]
     return int((at.timestamp() if isinstance(at, datetime) else at) * 1_000_000)
 
 
-def _position(number: int, event: dict[str, Any]) -> bytes:
-    return _received_at(event).to_bytes(8, "big") + number.to_bytes(4, "big")
+def _position(number: int, fact: dict[str, Any]) -> bytes:
+    return _received_at(fact).to_bytes(8, "big") + number.to_bytes(4, "big")
 
 
 def _identifier(text: str) -> Identifier:
@@ -161,8 +217,8 @@ def _identifier(text: str) -> Identifier:
     return Identifier(type, value)
 
 
-def _shuffled(sightings: list[Sighting], seed: int) -> list[Sighting]:
-    rng = random.Random(seed)
-    arrived = [*sightings, *rng.choices(sightings, k=len(sightings))]
+def _arriving(facts: Sequence[Written], rng: random.Random) -> list[Written]:
+    """Return the facts in some order, some of them more than once."""
+    arrived = [*facts, *rng.choices(facts, k=len(facts))] if facts else []
     rng.shuffle(arrived)
     return arrived
