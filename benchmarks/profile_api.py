@@ -27,6 +27,7 @@ from profilelake.landing.tables import EVENTS
 from profilelake.ops import http
 from profilelake.semantics.identifiers import Identifier, ident_id, set_id
 from profilelake.semantics.positions import Position
+from profilelake.semantics.rules import segment_defaults
 from profilelake.serve.latest_state import LatestState
 from profilelake.serve.profile_api import ProfileApi
 from profilelake.state import recent
@@ -174,6 +175,7 @@ def serve(directory: Path, constant_bytes: int) -> None:
         request_id=lambda: f"{next(numbers):016x}",
         now=lambda: time.time_ns() // 1_000,
         requests_per_second=None,
+        rules=lambda _: segment_defaults(),
     )
     constant = http.answer(200, [], b"x" * constant_bytes, b"application/json")
 

@@ -15,9 +15,9 @@ from prometheus_client import CollectorRegistry
 
 from profilelake.landing.tables import EVENTS
 from profilelake.ops.http import HttpLimits, bind, run, serve_app
-from profilelake.semantics.identifiers import Identifier, ident_id, normalise, public_id, set_id
+from profilelake.semantics.identifiers import Identifier, ident_id, normalised, public_id, set_id
 from profilelake.semantics.positions import Position
-from profilelake.semantics.rules import COLLECTIONS, Collection
+from profilelake.semantics.rules import COLLECTIONS, Collection, segment_defaults
 from profilelake.serve.profile_api import ProfileApi
 from profilelake.state import recent
 from profilelake.state.records import (
@@ -34,6 +34,7 @@ from profilelake.workspaces import Token, TokenKind
 SPACE = "default"
 OTHER_SPACE = "elsewhere"
 KEY = b"0123456789abcdef"
+RULES = segment_defaults()
 TOKEN = "rk_test"
 OTHER_TOKEN = "rk_other"
 SECOND = 1_000_000
@@ -113,7 +114,7 @@ class Profiles:
             ids = []
             for text in texts:
                 type, _, value = text.partition(":")
-                identifier = Identifier(type, normalise(type, value))
+                identifier = Identifier(type, normalised(RULES, collection, type, value))
                 ids.append(ident_id(KEY, collection, identifier))
                 idents.setdefault(ids[-1], (identifier, seen))
             members.append(ids)
@@ -186,6 +187,7 @@ class FixedTokens:
 
 def profile_api(profiles: Profiles, **changes: Any) -> ProfileApi:
     options: dict[str, Any] = {
+        "rules": lambda _: RULES,
         "registry": CollectorRegistry(),
         "request_id": lambda: os.urandom(8).hex(),
         "now": lambda: BEGIN,

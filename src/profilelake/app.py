@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from starlette.routing import Route
 
     from profilelake.eventlog.embedded import Limits
+    from profilelake.identity.decide import Asked, Deciding
+    from profilelake.manage.decisions import LakeQuestion, Place
     from profilelake.manage.guard import Guard
     from profilelake.pipeline.batch import WorkspaceSetup
     from profilelake.state.store import State
@@ -56,7 +58,7 @@ _log = logging.getLogger(__name__)
 
 
 def identity_rules() -> IdentityRules:
-    """Return the identity rules in force."""
+    """Return the identity rules that hold as long as nobody has decided on others."""
     return segment_defaults()
 
 
@@ -297,6 +299,7 @@ def http_process(settings: Settings, *, parent: int, ready: int, host: str, port
     from profilelake.collect.tracking import Tracking
     from profilelake.eventlog.embedded import LogWriter
     from profilelake.eventlog.metrics import LogMetrics, LogSize
+    from profilelake.identity.rules_now import RulesNow
     from profilelake.manage.app import Management
     from profilelake.manage.guard import Guard
     from profilelake.manage.limits_hit import REPORT
@@ -317,6 +320,7 @@ def http_process(settings: Settings, *, parent: int, ready: int, host: str, port
     suppressed.refresh()
     registry = CollectorRegistry()
     state = LatestState(layout.state)
+    rules = RulesNow(state, identity_rules())
 
     async def main() -> None:
         stop = asyncio.Event()
@@ -335,6 +339,7 @@ def http_process(settings: Settings, *, parent: int, ready: int, host: str, port
             layout.recent,
             lambda workspace: identifier_key(layout.secrets, workspace),
             keys,
+            rules=rules,
             registry=registry,
             request_id=lambda: secrets.token_hex(8),
             now=wall,
@@ -353,7 +358,7 @@ def http_process(settings: Settings, *, parent: int, ready: int, host: str, port
             trouble=lambda: writer.trouble,
             clock=wall,
             collectors=[LogSize(layout.log, settings.log.bytes_max)],
-        ).application(management_routes(layout, guard, state, suppressed))
+        ).application(management_routes(layout, guard, state, suppressed, rules, writer.place))
 
         async def otherwise(scope: http.Scope, receive: http.Receive, send: http.Send) -> None:
             path = scope["path"]
@@ -371,7 +376,7 @@ def http_process(settings: Settings, *, parent: int, ready: int, host: str, port
             unknown_key="accept_and_drop" if settings.http.unknown_key == "accept_and_drop" else "reject",
         )
         suppression = Suppression(
-            suppressed, identity_rules(), lambda workspace: identifier_key(layout.secrets, workspace), limits
+            suppressed, rules, lambda workspace: identifier_key(layout.secrets, workspace), limits
         )
         tracking = Tracking(writer, keys, limits, registry, otherwise, suppression=suppression)
         try:
@@ -390,10 +395,17 @@ def http_process(settings: Settings, *, parent: int, ready: int, host: str, port
 
 
 def management_routes(
-    layout: Layout, guard: "Guard", state: "Callable[[], State]", suppressed: "SuppressionRing"
+    layout: Layout,
+    guard: "Guard",
+    state: "Callable[[], State]",
+    suppressed: "SuppressionRing",
+    rules: Callable[[str], IdentityRules],
+    place: "Place",
 ) -> "list[Route]":
-    """Return the routes of each area of management."""
+    """Return the routes of each area of management; `place` makes an entry of the event log durable."""
     from profilelake.manage.changes import Changes
+    from profilelake.manage.decisions import decision_routes
+    from profilelake.manage.identity import Explaining, identity_routes, sets_in_lake
     from profilelake.manage.openapi import openapi_route
     from profilelake.manage.sources import source_routes
     from profilelake.manage.suppressions import suppression_routes
@@ -405,10 +417,83 @@ def management_routes(
     return [
         *source_routes(guard, changes),
         *token_routes(guard, changes),
-        *suppression_routes(guard, changes, lambda: identifier_key(layout.secrets, WORKSPACE), suppressed),
+        *suppression_routes(
+            guard, changes, lambda: identifier_key(layout.secrets, WORKSPACE), rules, suppressed
+        ),
         *tail_routes(guard, layout.tail(WORKSPACE), WORKSPACE, state),
+        *decision_routes(
+            guard, changes, deciding(layout, state), place, layout.directory, layout.log, layout.flush_request
+        ),
+        *identity_routes(
+            guard,
+            Explaining(
+                workspace=WORKSPACE,
+                state=state,
+                key=lambda: identifier_key(layout.secrets, WORKSPACE),
+                rules=identity_rules(),
+                recent_directory=layout.recent(WORKSPACE),
+                sets_in_lake=sets_in_lake(layout.directory),
+            ),
+        ),
         openapi_route(),
     ]
+
+
+def deciding(layout: Layout, state: "Callable[[], State]") -> "Deciding":
+    """Return what checks decisions about identity against the state."""
+    from profilelake.identity.decide import Deciding
+    from profilelake.workspaces.identifier_key import identifier_key
+
+    return Deciding(
+        state=state,
+        workspace=WORKSPACE,
+        key=lambda: identifier_key(layout.secrets, WORKSPACE),
+        rules=identity_rules(),
+        read_rules=partial(read_rules, layout),
+    )
+
+
+def read_rules(layout: Layout, text: str | None) -> IdentityRules:
+    """Return the identity rules in `text`, or those of the data directory's definitions."""
+    from profilelake.definitions import identity
+
+    return identity.load(layout.identity_rules) if text is None else identity.parse(text)
+
+
+def plan(layout: Layout, state: "State", asked: "Asked", by: str, examples: int = 0) -> dict[str, object]:
+    """Return what a decision about identity would record and change, as of what is published.
+
+    Raises:
+        NotFound: the server never started here, or what the decision names is not there.
+        Invalid, Conflict: it cannot be made as it is.
+    """
+    os.environ.setdefault("NUMBA_CACHE_DIR", str(_kernel_cache(layout)))  # before numba is imported
+    from profilelake.lake.catalog import Lake
+    from profilelake.pipeline.effects import plan_document
+
+    lake = Lake.open(layout.catalog_uri, layout.warehouse)
+    untrusted = _workspace(layout).untrusted()
+    return plan_document(
+        deciding(layout, lambda: state), lake, asked, by, examples=examples, untrusted=untrusted
+    )
+
+
+def ask_lake(layout: Layout, question: "LakeQuestion") -> bytes:
+    """Answer what only the lake knows, as JSON: where an event stands, or what a decision would do.
+
+    Raises: as `plan`.
+    """
+    import msgspec
+
+    from profilelake.lake.catalog import Lake
+    from profilelake.pipeline.events_by_id import find_event
+    from profilelake.state.store import State
+
+    if question.plan is not None:
+        state = State.open(layout.state)
+        return msgspec.json.encode(plan(layout, state, question.plan, question.by, question.examples))
+    lake = Lake.open(layout.catalog_uri, layout.warehouse)
+    return msgspec.json.encode(find_event(lake, WORKSPACE, question.message_id or ""))
 
 
 def pipeline_process(settings: Settings, *, parent: int, ready: int) -> int:
@@ -495,7 +580,7 @@ def verify_directory(layout: Layout) -> list[dict[str, str]]:
     from profilelake.lake.catalog import Lake
     from profilelake.lake.reading import damage_told
     from profilelake.pipeline.publish import Publisher, ensure_tables
-    from profilelake.pipeline.verify import verify
+    from profilelake.pipeline.verify import finish_replays, verify
     from profilelake.state.store import State
 
     lock = DirectoryLock(layout)
@@ -503,6 +588,7 @@ def verify_directory(layout: Layout) -> list[dict[str, str]]:
         setup = _workspace(layout)
         state = State.open(layout.state, writable=True)
         state.ensure([WORKSPACE])
+        finish_replays(setup, state, "", wall())
         lake = Lake.open(layout.catalog_uri, layout.warehouse)
         ensure_tables(lake, WORKSPACE)
         Publisher(
@@ -510,7 +596,7 @@ def verify_directory(layout: Layout) -> list[dict[str, str]]:
             state=state,
             lake=lake,
             recent_directory=setup.recent_directory,
-            rule_version=setup.rules.version,
+            rules=setup.rules,
             clock=wall,
             publish_age_seconds=0.0,
         ).publish(whole=True)
@@ -542,9 +628,15 @@ def rebuild_directory(layout: Layout) -> dict[str, object]:
 
 
 def _workspace(layout: Layout) -> "WorkspaceSetup":
+    from profilelake.lake.catalog import Lake
     from profilelake.pipeline.batch import WorkspaceSetup
+    from profilelake.pipeline.history import EventHistory
     from profilelake.workspaces.identifier_key import identifier_key
     from profilelake.workspaces.suppressions import Following
+
+    def untrusted() -> frozenset[str]:
+        with Control.open(layout.control, secrets.token_bytes) as control:
+            return frozenset(source.id for source in control.sources() if not source.trusted)
 
     return WorkspaceSetup(
         name=WORKSPACE,
@@ -554,4 +646,8 @@ def _workspace(layout: Layout) -> "WorkspaceSetup":
         recent_directory=layout.recent(WORKSPACE),
         dedup_directory=layout.dedup(WORKSPACE),
         tail_directory=layout.tail(WORKSPACE),
+        history=EventHistory(
+            lambda: Lake.open(layout.catalog_uri, layout.warehouse), layout.recent(WORKSPACE)
+        ),
+        untrusted=untrusted,
     )

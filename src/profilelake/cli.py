@@ -9,6 +9,7 @@ import typer
 from typer.exceptions import TyperException
 
 import profilelake
+from profilelake.commands.apply import apply, plan
 from profilelake.commands.common import (
     DEFAULT_DIRECTORY,
     Directory,
@@ -19,11 +20,13 @@ from profilelake.commands.common import (
     state_of,
 )
 from profilelake.commands.failed import failed_commands
+from profilelake.commands.identity import identity_commands
 from profilelake.commands.imports import import_files
 from profilelake.commands.privacy import privacy_commands
 from profilelake.commands.sources import source_commands
 from profilelake.commands.tail import tail
 from profilelake.commands.tokens import token_commands
+from profilelake.commands.validate import validate
 from profilelake.errors import Corrupt, Invalid, NotFound, ProfilelakeError, Unavailable
 from profilelake.settings import Settings
 
@@ -47,7 +50,11 @@ app.add_typer(privacy_commands, name="privacy")
 app.add_typer(process_commands, name="process")
 app.command()(tail)
 app.add_typer(failed_commands, name="failed")
+app.add_typer(identity_commands, name="identity")
 app.command("import")(import_files)
+app.command()(plan)
+app.command()(apply)
+app.command()(validate)
 
 
 def main() -> None:
@@ -255,6 +262,21 @@ def process_apply(directory: Directory, parent: Parent) -> int:
     from profilelake import app as application
 
     return application.apply_only(Settings.load(directory, os.environ), parent=parent)
+
+
+@process_commands.command("ask-lake")
+def process_ask_lake(directory: Directory, parent: Parent) -> None:
+    """Answer one question about the lake for an HTTP process, so that collecting does not wait for it."""
+    import msgspec
+
+    from profilelake import app as application
+    from profilelake.manage.decisions import LakeQuestion
+    from profilelake.ops.supervisor import die_with_parent
+    from profilelake.settings import Layout
+
+    die_with_parent(parent)
+    question = msgspec.json.decode(sys.stdin.buffer.read(), type=LakeQuestion)
+    sys.stdout.buffer.write(application.ask_lake(Layout(directory), question))
 
 
 @process_commands.command("lake")

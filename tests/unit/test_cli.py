@@ -41,8 +41,14 @@ COMMANDS: tuple[tuple[str, ...], ...] = (
     ("tail",),
     ("failed",),
     *(("failed", name) for name in ("list", "replay")),
+    ("identity",),
+    *(("identity", name) for name in ("why", "refusals", "history", "quarantine", "decisions", "plan")),
+    *(("identity", name) for name in ("unlink", "relink", "remove", "retract", "restore", "release")),
+    ("plan",),
+    ("apply",),
     ("privacy",),
     *(("privacy", name) for name in ("suppress", "unsuppress", "suppressed", "suppressions")),
+    ("validate",),
     ("version",),
 )
 READING: tuple[tuple[str, ...], ...] = (

@@ -19,7 +19,10 @@ Pair: TypeAlias = frozenset[Identifier]
 
 @dataclass(frozen=True, slots=True)
 class Unlink:
-    """Two identifiers never share a profile; with `apart=False` they may again."""
+    """Two identifiers never share a profile; with `apart=False` they may again.
+
+    Nothing is apart from itself: of one identifier twice it says nothing.
+    """
 
     one: Identifier
     other: Identifier
@@ -82,7 +85,7 @@ def standing(facts: Iterable[Fact], rules: IdentityRules) -> Standing:
     retracted: dict[bytes, bool] = {}
     for fact in sorted(facts, key=lambda fact: fact.position):
         match fact.decision:
-            case Unlink(one, other, apart):
+            case Unlink(one, other, apart) if one != other:
                 unlinks[frozenset((one, other))] = apart
             case Quarantine(identifier, held):
                 quarantined[identifier] = held

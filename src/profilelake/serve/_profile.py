@@ -6,8 +6,8 @@ from urllib.parse import quote
 
 import msgspec
 
-from profilelake.semantics.identifiers import Identifier, ident_id, normalise, parse_public_id, public_id
-from profilelake.semantics.rules import Collection
+from profilelake.semantics.identifiers import Identifier, ident_id, normalised, parse_public_id, public_id
+from profilelake.semantics.rules import Collection, IdentityRules
 from profilelake.serve._answer import invalid, profile_not_found
 from profilelake.serve._request import Query
 from profilelake.state.records import NOBODY, ProfileRecord, TraitRecord, joined_traits
@@ -53,13 +53,15 @@ def cursor(found: Found, resource: str, query: Query, limit: int, start: str | N
     return Cursor(f"{path}/{found.segment_id}/{resource}?{query.onward(start, limit)}", True, start, limit)
 
 
-def find(tx: Tx, space: str, collection: Collection, id: str, identifier_key: bytes) -> Found:
-    """Return the profile an id stands for today.
+def find(
+    tx: Tx, space: str, collection: Collection, id: str, identifier_key: bytes, rules: IdentityRules
+) -> Found:
+    """Return the profile an id stands for today; `rules` are those in force.
 
     Raises:
         Refused: there is none, or the id cannot be one.
     """
-    key = _founding_set(tx, space, collection, id, identifier_key)
+    key = _founding_set(tx, space, collection, id, identifier_key, rules)
     if key == NOBODY:
         raise profile_not_found()
     record = tx.profile(space, key)
@@ -71,7 +73,9 @@ def find(tx: Tx, space: str, collection: Collection, id: str, identifier_key: by
 COLLECTION_NUMBER: Final[dict[Collection, int]] = {"users": 0, "accounts": 1}
 
 
-def _founding_set(tx: Tx, space: str, collection: Collection, id: str, identifier_key: bytes) -> bytes:
+def _founding_set(
+    tx: Tx, space: str, collection: Collection, id: str, identifier_key: bytes, rules: IdentityRules
+) -> bytes:
     type, colon, value = id.partition(":")
     public = parse_public_id(value if colon and type == SEGMENT_ID else id)
     if public is not None:
@@ -85,6 +89,6 @@ def _founding_set(tx: Tx, space: str, collection: Collection, id: str, identifie
         return NOBODY
     if "\0" in type:
         raise invalid("The parameter `id` has invalid character(s) in its type.")
-    identifier = Identifier(type, normalise(type, value))
+    identifier = Identifier(type, normalised(rules, collection, type, value))
     owner = tx.ident(space, ident_id(identifier_key, collection, identifier))
     return NOBODY if owner is None else owner.profile

@@ -5,9 +5,10 @@ from typing import Any, Final
 import msgspec
 
 from profilelake.errors import Invalid, Unavailable
+from profilelake.identity.standing import rules_in_force
 from profilelake.profiles.fold import identifiers_text, traits_text
 from profilelake.semantics.identifiers import parse_public_id
-from profilelake.semantics.rules import Collection
+from profilelake.semantics.rules import Collection, segment_defaults
 from profilelake.serve._answer import Refused, time_text
 from profilelake.serve._profile import Found, find
 from profilelake.state import activity
@@ -36,7 +37,8 @@ def whole_profile(
     for _ in range(_ATTEMPTS):
         try:
             with state.read(workspace) as tx:
-                return _whole(find(tx, workspace, collection, id, identifier_key), runs)
+                rules = rules_in_force(tx, workspace, segment_defaults())
+                return _whole(find(tx, workspace, collection, id, identifier_key, rules), runs)
         except Refused as refused:
             if refused.status == _UNREADABLE:
                 raise Invalid(f"profile get {id!r}: {refused}") from refused

@@ -16,7 +16,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from profilelake.errors import Invalid, NotFound, Unavailable
 from profilelake.ops import http
-from profilelake.semantics.rules import Collection
+from profilelake.semantics.rules import Collection, IdentityRules
 from profilelake.serve._answer import Refused, encode, invalid
 from profilelake.serve._events import EVENTS_MAX, EventsPage, events
 from profilelake.serve._profile import Found, find
@@ -99,6 +99,7 @@ class ProfileApi:
         identifier_key: Callable[[str], bytes],
         tokens: Tokens,
         *,
+        rules: Callable[[str], IdentityRules],
         registry: CollectorRegistry,
         request_id: Callable[[], str],
         now: Callable[[], int],
@@ -108,13 +109,14 @@ class ProfileApi:
         """Serve what `state` gives (it may raise Unavailable while there is none).
 
         `recent` names the folder of a workspace's run files, `identifier_key` the key its identifiers
-        are hashed with; `now` is in microseconds UTC. `requests_per_second` is this process's share
-        of what a space may ask for, None for no limit.
+        are hashed with, `rules` its identity rules; `now` is in microseconds UTC. `requests_per_second`
+        is this process's share of what a space may ask for, None for no limit.
         """
         self._state = state
         self._recent = recent
         self._identifier_key = identifier_key
         self._tokens = tokens
+        self._rules = rules
         self._request_id = request_id
         self._now = now
         self._monotonic = monotonic
@@ -241,7 +243,8 @@ class ProfileApi:
         key = self._keys.get(place.space)
         if key is None:
             key = self._keys[place.space] = self._identifier_key(place.space)
-        return find(tx, place.space, cast("Collection", place.collection), id, key)
+        collection = cast("Collection", place.collection)
+        return find(tx, place.space, collection, id, key, self._rules(place.space))
 
     def _expanded(self, found: Found, wanted: frozenset[str]) -> dict[str, object]:
         """Return a profile with each wanted resource as its own route gives it, pages at their longest."""

@@ -9,8 +9,9 @@ import pytest
 from profilelake.collect import bodies, suppress
 from profilelake.collect.limits import CollectLimits
 from profilelake.collect.suppress import Suppression
+from profilelake.definitions.identity import parse
 from profilelake.eventlog import Entry, Flags, Kind
-from profilelake.semantics.rules import Collection, segment_defaults
+from profilelake.semantics.rules import Collection, IdentityRules, segment_defaults
 from profilelake.workspaces.suppressions import hash_identifier
 
 KEY = bytes(range(16))
@@ -21,9 +22,11 @@ LIMITS = CollectLimits()
 class Ring:
     """A list as a collecting process has it."""
 
-    def __init__(self, *names: str, collection: Collection = "users") -> None:
+    def __init__(self, *names: str, collection: Collection = "users", rules: IdentityRules = RULES) -> None:
         parted = [name.partition(":") for name in names]
-        self.listed = {hash_identifier(KEY, collection, type, value).digest for type, _, value in parted}
+        self.listed = {
+            hash_identifier(KEY, rules, collection, type, value).digest for type, _, value in parted
+        }
 
     def digests(self, workspace: str) -> set[bytes]:
         return self.listed if workspace == "default" else set()
@@ -42,7 +45,7 @@ def taken(
     sent = gzip.compress(plain) if packed else plain
     checked = bodies.check(kind, sent, b"gzip" if packed else b"", LIMITS)
     entry = Entry(workspace, "shop", kind, checked.flags, checked.events, 1, "203.0.113.9", "now", sent)
-    return entry, *Suppression(ring, RULES, lambda _: KEY, LIMITS).withhold(entry)  # type: ignore[arg-type]
+    return entry, *Suppression(ring, lambda _: RULES, lambda _: KEY, LIMITS).withhold(entry)  # type: ignore[arg-type]
 
 
 def hit(ring: Ring, event: Any, **root: Any) -> bool:
@@ -199,3 +202,40 @@ def test_what_takes_too_long_to_read_is_left_to_landing(monkeypatch: pytest.Monk
     _, stored, count = taken(Ring("user_id:u"), {"batch": [odd] * 3})
     assert count == 1
     assert json.loads(stored.body)["batch"] == [None, odd, odd]
+
+
+CARDS = parse("types: {card: {paths: [traits.loyalty.card, context.device.serial], normaliser: lower}}")
+
+
+@pytest.mark.parametrize(
+    ("event", "gone"),
+    [
+        ({"type": "identify", "traits": {"loyalty": {"card": " C-1"}}}, True),
+        ({"type": "identify", "traits": {"loyalty": {"card": "c-2"}}}, False),
+        ({"type": "track", "event": "e", "context": {"device": {"serial": "C-1"}}}, True),
+        # A place that comes later does not count where an earlier one names somebody else.
+        ({"type": "identify", "traits": {"loyalty": {"card": "c-2"}}, "context": {"device": {"serial": "C-1"}}}, False),
+        ({"type": "identify", "traits": {"loyalty": {"card": 1.5}}, "context": {"device": {"serial": "C-1"}}}, False),
+        ({"type": "identify", "traits": {"loyalty": {"card": [1]}}, "context": {"device": {"serial": "C-1"}}}, True),
+        ({"type": "nonsense", "traits": {"loyalty": {"card": "c-2"}}, "context": {"device": {"serial": "C-1"}}}, True),
+    ],
+)  # fmt: skip
+def test_paths_are_read_as_the_reference_reads_them(event: dict[str, Any], gone: bool) -> None:
+    ring = Ring("card:c-1", rules=CARDS)
+    suppression = Suppression(ring, lambda _: CARDS, lambda _: KEY, LIMITS)  # type: ignore[arg-type]
+    text = json.dumps({"anonymousId": "a", **event}).encode()
+    for kind in {Kind.BATCH, Kind.BATCH if event["type"] == "nonsense" else Kind[event["type"].upper()]}:
+        body = b'{"batch":[%b]}' % text if kind is Kind.BATCH else text
+        entry = Entry("default", "shop", kind, Flags.NONE, 1, 1, "", "", body)
+        assert suppression.withhold(entry)[1] == gone
+
+
+def test_new_rules_are_read_by_from_the_next_body_on() -> None:
+    rules = [RULES]
+    ring = Ring("user_id:ana")
+    suppression = Suppression(ring, lambda _: rules[-1], lambda _: KEY, LIMITS)  # type: ignore[arg-type]
+    body = b'{"batch":[{"type":"page","userId":" ANA"}]}'
+    entry = Entry("default", "shop", Kind.BATCH, Flags.NONE, 1, 1, "", "", body)
+    assert suppression.withhold(entry) == (entry, 0)
+    rules.append(parse("types: {user_id: {normaliser: lower}}"))
+    assert suppression.withhold(entry)[1] == 1

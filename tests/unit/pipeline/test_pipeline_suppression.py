@@ -15,6 +15,7 @@ from profilelake.eventlog import Flags, Kind
 from profilelake.pipeline import batch
 from profilelake.profiles.fold import fold_traits
 from profilelake.semantics.identifiers import Identifier, ident_id
+from profilelake.semantics.rules import segment_defaults
 from profilelake.workspaces.suppressions import hash_identifier
 
 LOG = "00000000000000aa"
@@ -35,7 +36,7 @@ class Listed:
 
     def suppress(self, type: str, value: str) -> None:
         self.version += 1
-        self.ids = self.ids | {hash_identifier(KEY, "users", type, value).ident_id}
+        self.ids = self.ids | {hash_identifier(KEY, segment_defaults(), "users", type, value).ident_id}
 
 
 @pytest.fixture

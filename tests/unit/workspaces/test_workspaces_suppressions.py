@@ -9,6 +9,7 @@ import pytest
 
 from profilelake.errors import Conflict, Invalid, NotFound, Unavailable
 from profilelake.semantics.identifiers import Identifier, ident_id
+from profilelake.semantics.rules import IdentityRules, TypeRule, segment_defaults
 from profilelake.workspaces import suppressions
 from profilelake.workspaces.control import CONTROL_FILE, Control
 from profilelake.workspaces.suppressions import (
@@ -21,6 +22,7 @@ from profilelake.workspaces.suppressions import (
 )
 
 KEY = bytes(range(16))
+RULES = segment_defaults()
 
 
 @pytest.fixture
@@ -36,20 +38,23 @@ def listed(control: Control) -> Suppressions:
 
 
 def user(name: str) -> Hashed:
-    return hash_identifier(KEY, "users", "user_id", name)
+    return hash_identifier(KEY, RULES, "users", "user_id", name)
 
 
 def test_an_identifier_is_known_by_two_keyed_hashes_of_its_normalised_form() -> None:
-    hashed = hash_identifier(KEY, "users", "email", "  ANA@Example.org ")
+    hashed = hash_identifier(KEY, RULES, "users", "email", "  ANA@Example.org ")
     assert hashed.ident_id == ident_id(KEY, "users", Identifier("email", "ana@example.org"))
     assert hashed.digest == Digests(KEY).digest("users", "email", "ana@example.org")
     assert hashed.digest == Digests(KEY).of_type("users", "email")("ana@example.org")
     others = [
-        hash_identifier(KEY, "accounts", "email", "ana@example.org"),
-        hash_identifier(KEY, "users", "user_id", "ana@example.org"),
-        hash_identifier(bytes(16), "users", "email", "ana@example.org"),
+        hash_identifier(KEY, RULES, "accounts", "email", "ana@example.org"),
+        hash_identifier(KEY, RULES, "users", "user_id", "ana@example.org"),
+        hash_identifier(bytes(16), RULES, "users", "email", "ana@example.org"),
     ]
     assert not {one.digest for one in others} & {hashed.digest, hashed.ident_id}
+    lower = IdentityRules(2, (TypeRule("user_id", 1, normaliser="lower"),))
+    assert hash_identifier(KEY, lower, "users", "user_id", " Ana") == user("ana")
+    assert hash_identifier(KEY, RULES, "users", "user_id", " Ana") != user("ana")
 
 
 def test_the_database_never_holds_an_identifier(
@@ -112,7 +117,7 @@ def test_limits_are_kept_and_named(listed: Suppressions, monkeypatch: pytest.Mon
 )
 def test_what_no_event_can_name_is_refused_without_being_repeated(type: str, value: str) -> None:
     with pytest.raises(Invalid) as refused:
-        hash_identifier(KEY, "users", type, value)
+        hash_identifier(KEY, RULES, "users", type, value)
     assert len(value) < 2 or value not in str(refused.value)
 
 
