@@ -41,7 +41,7 @@ EXTERNAL_ID_MAPPING: Final = f"""
            coalesce(canonical_segment_id, segment_id) AS canonical_segment_id, __operation
     FROM ws_default_sync.external_id_mapping_updates LEFT JOIN id_graph USING (segment_id)
     QUALIFY row_number() OVER (PARTITION BY external_id_hash ORDER BY timestamp DESC) = 1
-"""  # noqa: S608
+"""  # noqa: S608 - names of ours
 """The latest row of each identifier, with the profile its id is part of now."""
 
 
