@@ -120,6 +120,37 @@ class QuarantineRecord(msgspec.Struct, array_like=True, frozen=True, gc=False):
     extra: int = 0
 
 
+class SpellRecord(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """The first event of one interval between decisions that showed a person's and an account's set together."""
+
+    position: bytes
+    message_id: str
+    source_id: str
+
+
+class MembershipRecord(msgspec.Struct, array_like=True, gc=False):
+    """When a person's set and an account's set were seen in one group event.
+
+    `spells` are in position order: the first sighting of all, and the first after each decision that
+    ended memberships (any of the workspace: whom it concerns depends on who is who today).
+    """
+
+    spells: list[SpellRecord]
+
+
+class ConsentRecord(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """What a set said last about consent, and the event in which it did.
+
+    `allowed` has every category the set ever named; one the last event did not name is False there.
+    """
+
+    timestamp: int
+    position: bytes
+    source_id: str
+    message_id: str
+    allowed: dict[str, bool]
+
+
 def once(record: SetRecord) -> ActivityRecord:
     """Return the activity of a set of which no more is known than that it was seen."""
     return ActivityRecord(1, record.position, record.message_id, record.source_id)
@@ -171,4 +202,7 @@ def received_at(position: bytes) -> int:
 decode_sighting: Final = msgspec.msgpack.Decoder(SightingRecord).decode
 decode_quarantine: Final = msgspec.msgpack.Decoder(QuarantineRecord).decode
 decode_refusals: Final = msgspec.msgpack.Decoder(list[RefusalRecord]).decode
+decode_membership: Final = msgspec.msgpack.Decoder(MembershipRecord).decode
+decode_consent: Final = msgspec.msgpack.Decoder(ConsentRecord).decode
+decode_positions: Final = msgspec.msgpack.Decoder(list[bytes]).decode
 decode_names: Final = msgspec.msgpack.Decoder(list[str]).decode

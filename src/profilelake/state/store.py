@@ -31,7 +31,7 @@ MAP_BYTES: Final = 256 << 30
 """Upper bound of the sparse memory map; the file grows only as pages are used."""
 DATABASES_MAX: Final = 4096
 READERS_MAX: Final = 512
-FORMAT: Final = 2
+FORMAT: Final = 3
 _FORMAT_KEY: Final = b"profilelake.format"
 _Record = TypeVar("_Record")
 
@@ -49,6 +49,14 @@ class Db(StrEnum):
     """set_id -> last trait writes of the set"""
     ACTIVITY = "activity"
     """set_id -> ActivityRecord, as far as `state.activity` has settled it"""
+    ACCOUNTS_OF = "accounts_of"
+    """a person's set_id and an account's set_id -> MembershipRecord"""
+    MEMBERS = "members"
+    """an account's set_id and a person's set_id -> nothing: the way back"""
+    LEFT = "left"
+    """a person's ident_id and an account's ident_id -> positions of the decisions that ended it, in order"""
+    CONSENT = "consent"
+    """set_id -> ConsentRecord"""
     REFUSALS = "refusals"
     """set_id -> identifiers of the set that were not joined"""
     LINKS = "links"

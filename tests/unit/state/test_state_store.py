@@ -181,9 +181,9 @@ def test_a_newer_format_and_foreign_files_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     State.open(tmp_path / "state", writable=True).close()
-    monkeypatch.setattr(store, "FORMAT", 3)
+    monkeypatch.setattr(store, "FORMAT", 4)
     for writable in (True, False):
-        with pytest.raises(Corrupt, match="format 2, this program reads 3"):
+        with pytest.raises(Corrupt, match="format 3, this program reads 4"):
             State.open(tmp_path / "state", writable=writable)
     (tmp_path / "foreign").mkdir()
     (tmp_path / "foreign" / "data.mdb").write_bytes(b"not a database" * 1000)
