@@ -9,6 +9,7 @@ from profilelake.identity.facts import Fact
 from profilelake.pipeline.effects import COMPONENT_SETS_MAX, plan
 from profilelake.pipeline.events_by_id import find_event
 from profilelake.pipeline.told_effects import Effects
+from profilelake.profiles.memberships import belongs
 from profilelake.semantics.rules import IdentityRules
 
 BY = "token of a test"
@@ -37,6 +38,7 @@ class Decisions:
             key=lambda: KEY,
             rules=self.desk.setup.rules,
             read_rules=self._read_rules,
+            belongs=belongs,
         )
 
     def _read_rules(self, _text: str | None) -> IdentityRules:

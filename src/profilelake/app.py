@@ -442,6 +442,7 @@ def management_routes(
 def deciding(layout: Layout, state: "Callable[[], State]") -> "Deciding":
     """Return what checks decisions about identity against the state."""
     from profilelake.identity.decide import Deciding
+    from profilelake.profiles.memberships import belongs
     from profilelake.workspaces.identifier_key import identifier_key
 
     return Deciding(
@@ -450,6 +451,7 @@ def deciding(layout: Layout, state: "Callable[[], State]") -> "Deciding":
         key=lambda: identifier_key(layout.secrets, WORKSPACE),
         rules=identity_rules(),
         read_rules=partial(read_rules, layout),
+        belongs=belongs,
     )
 
 

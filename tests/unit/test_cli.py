@@ -44,6 +44,7 @@ COMMANDS: tuple[tuple[str, ...], ...] = (
     ("identity",),
     *(("identity", name) for name in ("why", "refusals", "history", "quarantine", "decisions", "plan")),
     *(("identity", name) for name in ("unlink", "relink", "remove", "retract", "restore", "release")),
+    *(("identity", name) for name in ("leave", "rejoin")),
     ("plan",),
     ("apply",),
     ("privacy",),

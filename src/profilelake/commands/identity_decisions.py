@@ -1,6 +1,6 @@
-"""`profilelake identity unlink|relink|remove|retract|restore|quarantine|release|decisions|plan`.
+"""`profilelake identity unlink|relink|remove|retract|restore|quarantine|release|leave|rejoin|decisions|plan`.
 
-What people decide about who is who. Works whether the server runs or not.
+What people decide about who is who, and who left which account. Works whether the server runs or not.
 """
 
 from collections.abc import Callable
@@ -33,6 +33,8 @@ Act: TypeAlias = Callable[["Asked", Path, bool], None]
 Identifier = Annotated[str, typer.Argument(metavar="TYPE:VALUE", help="Such as email:ana@example.org.")]
 One = Annotated[str, typer.Argument(metavar="A", help="An identifier, TYPE:VALUE.")]
 Other = Annotated[str, typer.Argument(metavar="B", help="Another one.")]
+User = Annotated[str, typer.Argument(metavar="USER", help="An identifier of the person, TYPE:VALUE.")]
+Account = Annotated[str, typer.Argument(metavar="ACCOUNT", help="One of the account, such as group_id:acme.")]
 MessageId = Annotated[str, typer.Argument(metavar="MESSAGE_ID", help="The event's messageId.")]
 Note = Annotated[str, typer.Option("--note", help="Why; it is kept with the decision.")]
 Of = Annotated[str | None, typer.Option("--collection", help="users or accounts; by default the type says.")]
@@ -46,6 +48,7 @@ def add_to(app: typer.Typer) -> None:
         _add_pairs(group, act)
         _add_events(group, act)
         _add_release(group, act)
+        _add_leaving(group, act)
     _add_quarantine(plan)
     plan.command("rules")(plan_rules)
     app.command("decisions")(list_decisions)
@@ -168,6 +171,35 @@ def _add_release(group: typer.Typer, act: Act) -> None:
 
         asked = AskRelease(identifier=identifier, note=note, collection=_one_of(collection), anyway=anyway)
         act(asked, directory, as_json)
+
+
+def _add_leaving(group: typer.Typer, act: Act) -> None:
+    @group.command("leave")
+    def leave(
+        user: User,
+        account: Account,
+        note: Note = "",
+        anyway: Anyway = False,
+        directory: Directory = DEFAULT_DIRECTORY,
+        as_json: Json = False,
+    ) -> None:
+        """End what links a person with an account until now; a later group call links them again."""
+        from profilelake.identity.decide import AskLeave
+
+        act(AskLeave(user=user, account=account, note=note, anyway=anyway), directory, as_json)
+
+    @group.command("rejoin")
+    def rejoin(
+        user: User,
+        account: Account,
+        note: Note = "",
+        directory: Directory = DEFAULT_DIRECTORY,
+        as_json: Json = False,
+    ) -> None:
+        """Take back that a person left an account."""
+        from profilelake.identity.decide import AskRejoin
+
+        act(AskRejoin(user=user, account=account, note=note), directory, as_json)
 
 
 def _add_quarantine(plan: typer.Typer) -> None:

@@ -17,6 +17,7 @@ from profilelake.identity.facts import (
     FACT_BYTES_MAX,
     NOTE_CHARACTERS_MAX,
     Fact,
+    Leave,
     NewRules,
     Quarantine,
     Retract,
@@ -90,9 +91,35 @@ class AskRules(_Asked, frozen=True, kw_only=True, forbid_unknown_fields=True, ta
     rules: str | None
 
 
+class AskLeave(_Asked, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="leave"):
+    """Let a person have left an account until now: one identifier of each (`type:value`)."""
+
+    user: str
+    account: str
+
+
+class AskRejoin(_Asked, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="rejoin"):
+    """Take back that a person left an account, however often that was said."""
+
+    user: str
+    account: str
+
+
 Asked: TypeAlias = (
-    AskUnlink | AskRelink | AskRemove | AskQuarantine | AskRelease | AskRetract | AskRestore | AskRules
+    AskUnlink
+    | AskRelink
+    | AskRemove
+    | AskQuarantine
+    | AskRelease
+    | AskRetract
+    | AskRestore
+    | AskRules
+    | AskLeave
+    | AskRejoin
 )
+
+Belongs: TypeAlias = Callable[[Tx, str, bytes, bytes], bool]
+"""Whether the person founded by one set belongs to the account founded by another, in a workspace."""
 
 
 class EventSeen(msgspec.Struct, frozen=True):
@@ -106,7 +133,8 @@ class EventSeen(msgspec.Struct, frozen=True):
 class Known:
     """What a request is checked against: one moment of the state, and the decisions in force then.
 
-    `find_event` looks a message id up, `read_rules` reads rules; both are called only where needed.
+    `find_event` looks a message id up, `read_rules` reads rules, `belongs` tells who is a member of what;
+    they are called only where needed.
     """
 
     tx: Tx
@@ -115,6 +143,7 @@ class Known:
     held: Standing
     find_event: Callable[[str], EventSeen | None]
     read_rules: Callable[[str | None], IdentityRules]
+    belongs: Belongs
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +158,8 @@ class Decided:
 class Deciding:
     """Checks requests about one workspace against its state; `rules` hold where nobody has set any.
 
-    `read_rules` returns the rules in a text, or for None those of the definitions.
+    `read_rules` returns the rules in a text, or for None those of the definitions; `belongs` tells who is
+    a member of what.
     """
 
     state: Callable[[], State]
@@ -137,6 +167,7 @@ class Deciding:
     key: Callable[[], bytes]
     rules: IdentityRules
     read_rules: Callable[[str | None], IdentityRules]
+    belongs: Belongs
 
     def held(self, tx: Tx) -> Standing:
         """Return the decisions in force."""
@@ -146,7 +177,9 @@ class Deciding:
         """Return the facts that fulfil a request, as `decide` does. Events are looked up by `find_event`."""
         with self.state().read(self.workspace) as tx:
             held = self.held(tx)
-            return decide(asked, Known(tx, self.workspace, self.key(), held, find_event, self.read_rules), by)
+            key, workspace = self.key(), self.workspace
+            known = Known(tx, workspace, key, held, find_event, self.read_rules, self.belongs)
+            return decide(asked, known, by)
 
 
 def decide(asked: Asked, known: Known, by: str) -> Decided:
@@ -176,6 +209,8 @@ def decide(asked: Asked, known: Known, by: str) -> Decided:
             decided = _retract(asked, known, by)
         case AskRules():
             decided = _rules(asked, known, by)
+        case AskLeave() | AskRejoin():
+            decided = _membership(asked, known, by)
     for fact in decided.facts:
         if len(encode(fact)) > FACT_BYTES_MAX:
             raise Invalid(f"deciding: it takes more than {FACT_BYTES_MAX:,} bytes; say it in fewer")
@@ -380,6 +415,49 @@ def _rules(asked: AskRules, known: Known, by: str) -> Decided:
     held = known.held.rules
     wanted = replace(known.read_rules(asked.rules), version=held.version + 1)
     return Decided((NewRules(by=by, note=asked.note, rules=wanted),), changed=not same_meaning(held, wanted))
+
+
+def _membership(asked: AskLeave | AskRejoin, known: Known, by: str) -> Decided:
+    return _leave(asked, known, by) if isinstance(asked, AskLeave) else _rejoin(asked, known, by)
+
+
+def _leave(asked: AskLeave, known: Known, by: str) -> Decided:
+    doing = f"letting {asked.user} leave {asked.account}"
+    person, account, fact = _leaving(asked, known, doing, by, left=True)
+    both = person.record.profile != NOBODY and account.record.profile != NOBODY
+    if both and known.belongs(known.tx, known.workspace, person.record.profile, account.record.profile):
+        return Decided((fact,), changed=True)
+    ended = known.held.left.get((person.id, account.id))
+    if ended is not None and ended.holding():
+        return Decided((fact,), changed=False)
+    if asked.anyway:
+        return Decided((fact,), changed=True)
+    raise Conflict(
+        f"{doing}: they do not belong together now ({_where(person)}, {_where(account)}); to record it"
+        " nevertheless, for what may still arrive from before, say so: --anyway, or `anyway` in the request"
+    )
+
+
+def _rejoin(asked: AskRejoin, known: Known, by: str) -> Decided:
+    doing = f"letting {asked.user} not have left {asked.account}"
+    person, account, fact = _leaving(asked, known, doing, by, left=False)
+    ended = known.held.left.get((person.id, account.id))
+    if ended is None or not ended.positions:
+        raise NotFound(
+            f"{doing}: nobody has said they left; `profilelake identity decisions` lists what was decided"
+        )
+    return Decided((fact,), changed=bool(ended.holding()))
+
+
+def _leaving(
+    asked: AskLeave | AskRejoin, known: Known, doing: str, by: str, *, left: bool
+) -> tuple[_Named, _Named, Leave]:
+    if asked.collection is not None:
+        raise Invalid(f"{doing}: the user is of users, the account of accounts; leave `collection` out")
+    person = _named(known, doing, asked.user, "users", links=False)
+    account = _named(known, doing, asked.account, "accounts", links=False)
+    fact = Leave(by=by, note=asked.note, user=person.id.hex(), account=account.id.hex(), left=left)
+    return person, account, fact
 
 
 def same_meaning(one: IdentityRules, other: IdentityRules) -> bool:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
-from profilelake.identity.facts import Fact, NewRules, Quarantine, Retract, Standing, Unlink
+from profilelake.identity.facts import Fact, Leave, NewRules, Quarantine, Retract, Standing, Unlink
 from profilelake.identity.standing import decisions
 from profilelake.semantics.times import format_time
 from profilelake.state.records import IdentRecord, received_at
@@ -47,6 +47,8 @@ def idents_of(fact: Fact) -> list[bytes]:
             return [bytes.fromhex(fact.one), bytes.fromhex(fact.other)]
         case Quarantine():
             return [bytes.fromhex(fact.ident)]
+        case Leave():
+            return [bytes.fromhex(fact.user), bytes.fromhex(fact.account)]
         case _:
             return []
 
@@ -64,6 +66,8 @@ def shown(
             name = "restore" if fact.counts else "retract"
         case NewRules():
             name = "rules"
+        case Leave():
+            name = "leave" if fact.left else "rejoin"
     return Decision(
         position=position.hex(),
         at=format_time(received_at(position)),

@@ -4,6 +4,7 @@ The same meaning as `semantics.facts`, said with ids instead of values: what is 
 nobody. JSON, one object per fact, its kind under `decision`.
 """
 
+from bisect import insort
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
@@ -61,7 +62,15 @@ class NewRules(Made, frozen=True, kw_only=True, tag_field="decision", tag="rules
     rules: IdentityRules
 
 
-Fact: TypeAlias = Unlink | Quarantine | Retract | NewRules
+class Leave(Made, frozen=True, kw_only=True, tag_field="decision", tag="leave"):
+    """A person left an organisation (an identifier of each, ids in hex); `left=False`: that was never so."""
+
+    user: str
+    account: str
+    left: bool = True
+
+
+Fact: TypeAlias = Unlink | Quarantine | Retract | NewRules | Leave
 
 _decoder: Final[msgspec.json.Decoder[Fact]] = msgspec.json.Decoder(Fact)
 encode: Final = msgspec.json.Encoder(order="deterministic").encode
@@ -84,7 +93,9 @@ class Standing:
     """The decisions that hold, by id: what `semantics.facts.standing` is by value.
 
     `decided` has for each thing the position of the decision that holds, so that a later one with an
-    earlier position changes nothing. `retracted` are positions of events, by set.
+    earlier position changes nothing. `retracted` are positions of events, by set. `left` are the
+    positions of decisions to leave, by the identifiers of both, with that of the last one that took
+    them back; `leavings` are all positions of decisions to leave, also of those taken back.
     """
 
     rules: IdentityRules
@@ -92,11 +103,16 @@ class Standing:
     quarantined: set[bytes] = field(default_factory=set)
     released: set[bytes] = field(default_factory=set)
     retracted: dict[bytes, set[bytes]] = field(default_factory=dict)
+    left: dict[tuple[bytes, bytes], "Left"] = field(default_factory=dict)
+    leavings: list[bytes] = field(default_factory=list)
     decided: dict[tuple[str, ...], bytes] = field(default_factory=dict)
 
     def take(self, position: bytes, fact: Fact) -> bool:
         """Let a decision hold, unless a later one does already; tell whether it changed anything."""
         about = _about(fact)
+        if isinstance(fact, Leave):
+            self.decided[about] = max(position, self.decided.get(about, b""))
+            return self._take_leave(position, fact)
         if self.decided.get(about, b"") >= position:
             return False
         self.decided[about] = position
@@ -121,6 +137,29 @@ class Standing:
                 self.rules = fact.rules
                 return changed
 
+    def _take_leave(self, position: bytes, fact: Leave) -> bool:
+        """Let a decision to leave hold, also where there is a later one; one of a position counts once."""
+        left = self.left.setdefault((bytes.fromhex(fact.user), bytes.fromhex(fact.account)), Left())
+        before = left.holding()
+        if not fact.left:
+            left.taken_back = max(left.taken_back, position)
+        elif position not in left.positions:
+            insort(left.positions, position)
+            insort(self.leavings, position)
+        return left.holding() != before
+
+
+@dataclass(slots=True)
+class Left:
+    """The decisions that somebody left an organisation, and the last one that took them back."""
+
+    positions: list[bytes] = field(default_factory=list)
+    taken_back: bytes = b""
+
+    def holding(self) -> list[bytes]:
+        """Return the positions of those that hold, in order."""
+        return [position for position in self.positions if position > self.taken_back]
+
 
 def standing(facts: Iterable[tuple[bytes, Fact]], rules: IdentityRules) -> Standing:
     """Return what holds after facts with their positions; `rules` hold as long as no fact says others."""
@@ -140,6 +179,8 @@ def _about(fact: Fact) -> tuple[str, ...]:
             return ("retract", fact.position)
         case NewRules():
             return ("rules",)
+        case Leave():
+            return ("leave", fact.user, fact.account)
 
 
 def _put(sets: dict[bytes, set[bytes]], key: bytes, value: bytes, present: bool) -> bool:

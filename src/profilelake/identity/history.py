@@ -235,6 +235,8 @@ class _Replay:
                 return any(bytes.fromhex(key) in self._sets for _, key in fact.sets)
             case facts.NewRules():
                 return True
+            case facts.Leave():
+                return bytes.fromhex(fact.user) in self._idents or bytes.fromhex(fact.account) in self._idents
 
 
 class _Parts:

@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 from profilelake.errors import Internal
 from profilelake.identity import background, in_order, replay, standing
 from profilelake.identity.background import Job, Pending
-from profilelake.identity.facts import Fact, NewRules, Quarantine, Retract, Standing, Unlink
+from profilelake.identity.facts import Fact, Leave, NewRules, Quarantine, Retract, Standing, Unlink
 from profilelake.identity.linking import Linking
 from profilelake.identity.poison import Watch, split
 from profilelake.identity.replay import Entry, Evidence
@@ -70,6 +70,9 @@ class History(Protocol):
         Events at the positions `retracted`, by set, are passed over.
         """
 
+    def behind(self, tx: Tx, workspace: str, position: bytes) -> pa.Table:
+        """Return the group events behind a position: sets of both, position, message, source and type."""
+
 
 class Resolver:
     """Resolves the sets of one workspace under the decisions that hold there."""
@@ -107,6 +110,11 @@ class Resolver:
     def rules(self) -> IdentityRules:
         """The rules in force."""
         return self._held.rules
+
+    @property
+    def held(self) -> Standing:
+        """The decisions that hold; they change with `decide`."""
+        return self._held
 
     @property
     def quarantined(self) -> int:
@@ -595,6 +603,8 @@ class Resolver:
                 if self.rules.degree_max != degree_max:
                     self._watch = Watch.recount(work, self._held, self._trusting, wide=degree_max is None)
                 self._new_rules(work, windows, rows, position)
+            case Leave():
+                pass  # who is who stays as it is; memberships are folded from `held`
         return rows
 
     def _containing(self, work: Working, idents: Iterable[str]) -> set[bytes]:

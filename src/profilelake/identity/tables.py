@@ -166,7 +166,7 @@ IDENTITY_FACTS: Final = TableDef(
     columns=(
         Column("position", POSITION, "position of the decision", required=True),
         Column("at", TIME, "when it was accepted", required=True),
-        Column("decision", pa.string(), "unlink, quarantine, retract or rules", required=True),
+        Column("decision", pa.string(), "unlink, quarantine, retract, rules or leave", required=True),
         Column("by", pa.string(), "token or command line that asked for it", required=True),
         Column("note", pa.string(), "why, in their words", personal=True),
         Column("fact", pa.string(), "the decision as JSON, with ids in hex", personal=True, required=True),

@@ -35,6 +35,8 @@ _ASKED: Final = (
     decide.AskRetract,
     decide.AskRestore,
     decide.AskRules,
+    decide.AskLeave,
+    decide.AskRejoin,
 )
 
 

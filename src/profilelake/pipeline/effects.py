@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from profilelake.identity.decide import Asked, Deciding
-from profilelake.identity.facts import Fact, Quarantine, Standing, Unlink
+from profilelake.identity.facts import Fact, Leave, Quarantine, Standing, Unlink
 from profilelake.identity.poison import split
 from profilelake.identity.problem import SetColumns, problem_of
 from profilelake.kernels.siphash import Words
@@ -63,7 +63,7 @@ def plan(
     with state.read(workspace) as tx:
         as_of = load_applied(tx, workspace, "").position
         whole = tx.count(workspace, Db.PROFILE)
-        if not facts:
+        if all(isinstance(fact, Leave) for fact in facts):  # who is who stays as it is
             return _effects([], "component", as_of, examples, whole, whole)
         before = held(tx)
         after = with_facts(before, facts)

@@ -44,6 +44,13 @@ def accounts_of(tx: Tx, workspace: str, profile: ProfileRecord) -> list[Link]:
     return [link for _, link in _accounts_of(tx, workspace, profile)]
 
 
+def belongs(tx: Tx, workspace: str, person: bytes, account: bytes) -> bool:
+    """Tell whether a person belongs to an account today, by their founding sets."""
+    profile = tx.profile(workspace, person)
+    links = [] if profile is None else accounts_of(tx, workspace, profile)
+    return any(link.other_profile == account and link.unlinked_at is None for link in links)
+
+
 def members_page(
     tx: Tx, workspace: str, collection: Collection, profile: ProfileRecord, after: bytes, limit: int
 ) -> tuple[list[Link], bytes | None]:

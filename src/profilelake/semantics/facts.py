@@ -52,7 +52,20 @@ class NewRules:
     rules: IdentityRules
 
 
-Decision: TypeAlias = Unlink | Quarantine | Retract | NewRules
+@dataclass(frozen=True, slots=True)
+class Leave:
+    """A person left an organisation; with `left=False` that was never so.
+
+    Each decision to leave ends what was between the two until then (see `semantics.memberships`), so all
+    of them hold, except those before one that says it was never so.
+    """
+
+    user: Identifier
+    account: Identifier
+    left: bool = True
+
+
+Decision: TypeAlias = Unlink | Quarantine | Retract | NewRules | Leave
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +81,7 @@ class Standing:
     """The decisions that hold.
 
     `quarantined` and `released` are what people said; what is quarantined for its degree comes on top.
-    `retracted` are positions of events.
+    `retracted` are positions of events. `left` are who left which organisation, and when (positions).
     """
 
     rules: IdentityRules
@@ -76,6 +89,7 @@ class Standing:
     quarantined: frozenset[Identifier] = frozenset()
     released: frozenset[Identifier] = frozenset()
     retracted: frozenset[bytes] = frozenset()
+    left: frozenset[tuple[Identifier, Identifier, bytes]] = frozenset()
 
 
 def standing(facts: Iterable[Fact], rules: IdentityRules) -> Standing:
@@ -83,6 +97,7 @@ def standing(facts: Iterable[Fact], rules: IdentityRules) -> Standing:
     unlinks: dict[Pair, bool] = {}
     quarantined: dict[Identifier, bool] = {}
     retracted: dict[bytes, bool] = {}
+    left: dict[tuple[Identifier, Identifier], list[bytes]] = defaultdict(list)
     for fact in sorted(facts, key=lambda fact: fact.position):
         match fact.decision:
             case Unlink(one, other, apart) if one != other:
@@ -93,12 +108,17 @@ def standing(facts: Iterable[Fact], rules: IdentityRules) -> Standing:
                 retracted[event] = not counts
             case NewRules(newer):
                 rules = newer
+            case Leave(user, account, True):
+                left[user, account].append(fact.position)
+            case Leave(user, account, False):
+                left[user, account].clear()
     return Standing(
         rules=rules,
         unlinks=frozenset(pair for pair, apart in unlinks.items() if apart),
         quarantined=frozenset(one for one, held in quarantined.items() if held),
         released=frozenset(one for one, held in quarantined.items() if not held),
         retracted=frozenset(event for event, gone in retracted.items() if gone),
+        left=frozenset((*pair, position) for pair, positions in left.items() for position in positions),
     )
 
 
