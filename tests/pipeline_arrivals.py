@@ -14,13 +14,14 @@ from profilelake.identity import facts
 from profilelake.identity.tables import IDENTITY_UPDATES
 from profilelake.landing._documents import envelope_of
 from profilelake.pipeline.publish import waiting_rows
+from profilelake.semantics import consent, identity, last_write, memberships
 from profilelake.semantics import facts as semantics
-from profilelake.semantics import identity, last_write
 from profilelake.semantics.events import Event, parse_record
 from profilelake.semantics.identifiers import Identifier, ident_id, set_id
-from profilelake.semantics.identity import Sighting
+from profilelake.semantics.identity import IdentityGraph, Sighting
 from profilelake.semantics.positions import Position
 from profilelake.semantics.rules import COLLECTIONS, Collection
+from profilelake.state.records import received_at
 
 RULES = tight_rules()
 UNTRUSTED = frozenset({"web"})
@@ -69,6 +70,16 @@ def group(group: str, user: str | None, written: Message) -> Message:
     return _present(type="group", groupId=group, userId=user, traits=written)
 
 
+def consenting(call: Message, consent: object) -> Message:
+    """Return a call that says something about consent, or, with None, nothing."""
+    return call if consent is None else {**call, "context": {"consent": consent}}
+
+
+answers = st.dictionaries(st.sampled_from(["Ads", "Maps"]), st.booleans(), max_size=2)
+consents = st.one_of(
+    st.none(), st.none(), st.just({}), answers.map(lambda told: {"categoryPreferences": told})
+)
+
 identifies = st.builds(identify, _often(people), _often(devices), _often(addresses), traits)
 calls = st.one_of(
     st.builds(track, _often(people), _often(devices)),
@@ -86,7 +97,8 @@ def histories(draw: st.DrawFn, *, size: int = 16, conflicts: bool = False) -> li
     A client's time is often that of another call, so that positions decide; only a call that is
     repeated has a time of its own. With `conflicts`, message ids are used twice now and then.
     """
-    drawn = draw(st.lists(st.tuples(calls, st.integers(0, 3)), min_size=size // 2, max_size=size))
+    told = st.builds(consenting, calls, consents)
+    drawn = draw(st.lists(st.tuples(told, st.integers(0, 3)), min_size=size // 2, max_size=size))
     repeated = draw(st.lists(st.integers(0, len(drawn) - 1), max_size=4))
     messages: list[Message] = []
     for number, (call, time) in enumerate(drawn):
@@ -194,6 +206,8 @@ def decisions(records: Sequence[Record], collection: Collection) -> list[semanti
                 decision: semantics.Decision = semantics.NewRules(fact.rules)
             case facts.Retract():
                 decision = semantics.Retract(bytes.fromhex(fact.position), fact.counts)
+            case facts.Leave():
+                continue
             case _ if fact.collection != collection:
                 continue
             case facts.Unlink():
@@ -214,6 +228,7 @@ def reference(records: Sequence[Record]) -> dict[str, Any]:
     profiles: dict[str, Any] = {}
     owners: dict[bytes, str] = {}
     refusals: set[Any] = set()
+    graphs: list[IdentityGraph] = []
     for collection in COLLECTIONS:
         named = [(event, getattr(event, collection)) for event in events if getattr(event, collection)]
         graph = identity.resolve_facts(
@@ -236,7 +251,8 @@ def reference(records: Sequence[Record]) -> dict[str, Any]:
             members: dict[str, list[str]] = {}
             for member in sorted(profile.members):
                 members.setdefault(member.type, []).append(member.value)
-            profiles[key] = (members, _traits(collection, mine), len(mine))
+            said = _consent(mine) if collection == "users" else None
+            profiles[key] = (members, _traits(collection, mine), said, len(mine))
         for identifier, owner in graph.owners.items():
             if owner is not None:
                 owners[ident_id(KEY, collection, identifier)] = owner
@@ -244,7 +260,64 @@ def reference(records: Sequence[Record]) -> dict[str, Any]:
             (refusal.set_id, ident_id(KEY, collection, refusal.identifier), refusal.profile, refusal.cause, refusal.type)
             for refusal in graph.refusals
         }  # fmt: skip
-    return {"profiles": profiles, "owners": owners, "refusals": refusals}
+        graphs.append(graph)
+    return {
+        "profiles": profiles,
+        "owners": owners,
+        "refusals": refusals,
+        "links": _links(records, events, *graphs),
+    }
+
+
+def _consent(events: Sequence[Event]) -> dict[str, str] | None:
+    """Return what a profile with these events allows, by category; None where it never said."""
+    said: dict[tuple[Identifier, ...], consent.Statement] = {}
+    for event in events:
+        told = consent.stated(event.consent)
+        if told is not None:
+            new = consent.Statement(event.timestamp, event.position.to_bytes(), told)
+            before = said.get(event.users)
+            said[event.users] = new if before is None else consent.joined(before, new)
+    sets = [
+        (told, consent.ties("most_restrictive", [(one.type, one.value) for one in names]))
+        for names, told in said.items()
+    ]
+    chosen = consent.choices(sets, "most_restrictive")
+    return {category: choice.value for category, choice in chosen.items()} if said else None
+
+
+def _links(
+    records: Sequence[Record], events: Sequence[Event], users: IdentityGraph, accounts: IdentityGraph
+) -> dict[tuple[str, str], tuple[int, int | None]]:
+    """Return by person and account when the last spell began and ended."""
+    left = [
+        semantics.Fact(position_of(record, 0), semantics.Leave(_named("users", fact.user), _named("accounts", fact.account), fact.left))
+        for record in records
+        if record.kind is Kind.FACT and isinstance(fact := facts.decode(record.body), facts.Leave)
+    ]  # fmt: skip
+    found = memberships.links(
+        [
+            (frozenset(event.users), frozenset(event.accounts), event.position.to_bytes())
+            for event in events
+            if event.type == "group" and event.users and event.accounts
+        ],
+        semantics.standing(left, RULES).left,
+        people={key: outcome.profile for key, outcome in users.sets.items() if outcome.profile},
+        accounts={key: outcome.profile for key, outcome in accounts.sets.items() if outcome.profile},
+        owners=(_owned(users), _owned(accounts)),
+    )
+    return {
+        pair: (received_at(last.since), None if last.until is None else received_at(last.until))
+        for pair, (*_, last) in found.items()
+    }
+
+
+def _owned(graph: IdentityGraph) -> dict[Identifier, str]:
+    return {identifier: owner for identifier, owner in graph.owners.items() if owner is not None}
+
+
+def _named(collection: Collection, ident: str) -> Identifier:
+    return next(one for one in IDENTIFIERS[collection] if ident_id(KEY, collection, one).hex() == ident)
 
 
 def _traits(collection: Collection, events: Sequence[Event]) -> dict[str, Any]:
@@ -266,13 +339,22 @@ def _traits(collection: Collection, events: Sequence[Event]) -> dict[str, Any]:
 def said(tables: dict[str, Rows]) -> dict[str, Any]:
     """Return what current tables say, in the form of `reference`."""
     return {
-        "profiles": {row[0]: (json.loads(row[2]), json.loads(row[3]), row[6]) for row in tables["profiles"]},
+        "profiles": {
+            row[0]: (
+                json.loads(row[2]),
+                json.loads(row[3]),
+                None if row[4] is None else json.loads(row[4]),
+                row[7],
+            )
+            for row in tables["profiles"]
+        },
         "owners": {row[0]: row[2] for row in tables["identity_map"]},
         "refusals": {
             (row[0], one["ident_id"], one["against_profile_id"], one["cause"], one["limit_type"])
             for row in tables["identity_refusals"]
             for one in row[2]
         },
+        "links": {(row[0], row[1]): (row[2], row[3]) for row in tables["links"]},
     }
 
 

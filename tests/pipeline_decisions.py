@@ -14,6 +14,7 @@ from pipeline_arrivals import (
     IDENTIFIERS,
     LOGS,
     UNTRUSTED,
+    consenting,
     first_events,
     group,
     identify,
@@ -84,7 +85,11 @@ def story(seed: int, *, windows: bool = False, calls: int = CALLS_MAX) -> list[R
 def _messages(rng: random.Random, calls: int) -> list[Message]:
     """Return calls, some of them twice; client times are often equal, so that positions decide."""
     messages: list[Message] = [
-        {**_call(rng), "messageId": f"m{number}", "timestamp": f"2026-01-01T00:00:0{rng.randint(0, 3)}Z"}
+        {
+            **consenting(_call(rng), _consent(rng)),
+            "messageId": f"m{number}",
+            "timestamp": f"2026-01-01T00:00:0{rng.randint(0, 3)}Z",
+        }
         for number in range(calls)
     ]
     for repeated in rng.sample(messages, rng.randint(0, 3)):
@@ -92,6 +97,13 @@ def _messages(rng: random.Random, calls: int) -> list[Message]:
         repeated["timestamp"] = f"2026-01-02T00:00:{repeated['messageId'][1:].zfill(2)}Z"
         messages.insert(rng.randint(0, len(messages)), repeated)
     return messages
+
+
+def _consent(rng: random.Random) -> Any:
+    if rng.random() < 0.6:
+        return None
+    told = {name: rng.random() < 0.6 for name in ("Ads", "Maps") if rng.random() < 0.6}
+    return {"categoryPreferences": told}
 
 
 def _call(rng: random.Random) -> Message:
@@ -113,7 +125,14 @@ def _decision(
     """Return the facts that one request leads to, most of them about what was seen."""
     collection: Collection = rng.choice(("users", "users", "users", "accounts"))
     about = _often_seen(rng, events, collection)
-    match rng.choice(("unlink", "unlink", "quarantine", "retract", "retract", "rules")):
+    match rng.choice(("unlink", "unlink", "quarantine", "retract", "retract", "rules", "leave", "leave")):
+        case "leave":
+            user = rng.choice(_often_seen(rng, events, "users"))
+            ends = {
+                "user": _hex("users", user),
+                "account": _hex("accounts", rng.choice(IDENTIFIERS["accounts"])),
+            }
+            return [facts.Leave(by=BY, left=rng.random() < 0.75, **ends)]
         case "unlink":
             apart = rng.random() < 0.75
             ends = {"one": _hex(collection, about[0]), "other": _hex(collection, about[1])}

@@ -26,11 +26,14 @@ from profilelake.pipeline.history import EventHistory
 from profilelake.pipeline.metrics import Stages, Timer
 from profilelake.pipeline.progress import Applied, Published, load_applied, load_published
 from profilelake.pipeline.publish import Publisher, check_epoch, ensure_tables
+from profilelake.profiles.memberships import members_page
 from profilelake.profiles.publish import profile_changes
 from profilelake.profiles.tables import PROFILES
+from profilelake.semantics.identifiers import public_id
 from profilelake.semantics.rules import IdentityRules, TypeRule
 from profilelake.state import activity, recent
-from profilelake.state.store import Db, State
+from profilelake.state.records import collection_name
+from profilelake.state.store import Db, State, Tx
 
 WORKSPACE: Final = "default"
 KEY: Final = b"0123456789abcdef"
@@ -221,7 +224,7 @@ class Desk:
             return load_published(tx, WORKSPACE)
 
     def state_tables(self) -> dict[str, Rows]:
-        """Return the current tables as the state would publish them, whole and sorted."""
+        """Return the current tables as the state would publish them, whole and sorted, and the account links."""
         activity.settle(self.state, WORKSPACE, self.setup.recent_directory)
         with self.state.read(WORKSPACE) as tx:
             sets, idents, profiles = (
@@ -235,7 +238,8 @@ class Desk:
                 IDENTITY_REFUSALS.name: identity_rows.refusal_changes(tx, WORKSPACE, sets, 0, version),
                 PROFILES.name: profile_changes(tx, WORKSPACE, profiles, 0),
             }
-        return {
+            links = _links(tx)
+        return {"links": links} | {
             name: _rows(row for row in table.to_pylist() if row.pop("op") == "upsert" and row.pop("seq") == 0)
             for name, table in changes.items()
         }
@@ -245,6 +249,23 @@ class Desk:
         with duckdb.connect() as connection:
             attach(connection, self.lake, WORKSPACE)
             return {name: _rows(connection.table(name).to_arrow_table().to_pylist()) for name in names}
+
+
+def _links(tx: Tx) -> Rows:
+    """Return person, account, and when their link began and ended; both directions must tell the same."""
+    records = tx.profiles(WORKSPACE, [key for key, _ in tx.items(WORKSPACE, Db.PROFILE)])
+    ways: tuple[Rows, Rows] = ([], [])
+    for key, record in records.items():
+        collection = collection_name(record.collection)
+        after: bytes | None = b""
+        while after is not None:
+            page, after = members_page(tx, WORKSPACE, collection, record, after, 2)
+            for link in page:
+                pair = (key, link.other_profile) if collection == "users" else (link.other_profile, key)
+                row = (public_id("users", pair[0]), public_id("accounts", pair[1]))
+                ways[record.collection].append((*row, link.linked_at, link.unlinked_at))
+    assert sorted(ways[0], key=repr) == sorted(ways[1], key=repr)
+    return sorted(ways[0], key=repr)
 
 
 def _rows(rows: Iterable[Mapping[str, Any]]) -> Rows:

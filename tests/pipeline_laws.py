@@ -17,7 +17,7 @@ from profilelake.profiles.tables import PROFILES
 from profilelake.state.store import Db
 
 CURRENT = (SET_MAP.name, IDENTIFIERS.name, IDENTITY_MAP.name, IDENTITY_REFUSALS.name, PROFILES.name)
-LAST_SEEN = 5
+LAST_SEEN = PROFILES.schema().get_field_index("last_seen_at")
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from typing import Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from profilelake.errors import Corrupt, Invalid, Unavailable
+from profilelake.errors import Corrupt, Internal, Invalid, Unavailable
 from profilelake.eventlog import Damage, Kind, LogEnd, Record, Slice
 from profilelake.identity import facts
 from profilelake.identity.resolve import History, Resolver
@@ -30,8 +30,12 @@ from profilelake.pipeline.metrics import Timer
 from profilelake.pipeline.outcomes import Recording
 from profilelake.pipeline.progress import PROGRESS, TOTALS, Applied, load_applied
 from profilelake.pipeline.publish import outbox_key, pack, run_rows
+from profilelake.profiles.consent import policy_in_force, store_policy
 from profilelake.profiles.fold import fold_traits
-from profilelake.profiles.tables import TRAIT_WRITES
+from profilelake.profiles.fold_consent import fold_consent
+from profilelake.profiles.fold_links import fold_leave, fold_links
+from profilelake.profiles.tables import ACCOUNT_LINKS, CONSENT_WRITES, TRAIT_WRITES
+from profilelake.semantics.consent import DEFAULT_POLICY, Policy
 from profilelake.semantics.identity import common_window
 from profilelake.semantics.positions import Position
 from profilelake.semantics.rules import COLLECTIONS, IdentityRules
@@ -51,6 +55,7 @@ class WorkspaceSetup:
 
     `rules` hold until a decision says others. Without a `tail_directory` nobody can watch; without a
     `history` no event can be retracted. `untrusted` tells which sources are open to strangers.
+    `consent_policy` brings together what the sets of one profile say.
     """
 
     name: str
@@ -62,6 +67,7 @@ class WorkspaceSetup:
     suppressed: Listed = nobody
     history: History | None = None
     untrusted: Callable[[], frozenset[str]] = frozenset
+    consent_policy: Policy = DEFAULT_POLICY
 
 
 class Batcher:
@@ -88,6 +94,7 @@ class Batcher:
             if setup.tail_directory
         }
         self.look()
+        self._take_policies()
         self.reload()
 
     def reload(self) -> None:
@@ -110,6 +117,22 @@ class Batcher:
                 index=self._landings[name].index,
                 suppressed=setup.suppressed,
             )
+
+    def _take_policies(self) -> None:
+        """Let the policies for consent hold; where one has changed, profiles are to be published anew."""
+        for name, setup in self._setups.items():
+            with self._state.read(name) as tx:
+                if policy_in_force(tx, name) == setup.consent_policy:
+                    continue
+            with self._state.write() as tx:
+                applied = load_applied(tx, name, self._epoch)
+                applied.sequence += 1
+                work = Working(tx, name, applied.sequence)
+                for key in tx.keys(name, Db.CONSENT):
+                    work.publish_consent(key, changed=True)
+                work.flush()
+                store_policy(tx, name, setup.consent_policy)
+                tx.put_meta(name, PROGRESS, applied)
 
     def look(self) -> None:
         """See who watches; between micro-batches, so that a newcomer misses nothing of the next one."""
@@ -267,6 +290,14 @@ class Batcher:
         announced = announce(work, rows, landed.events, _pipeline_time(applied, records))
         self._timer.lap("identity")
         writes = fold_traits(work, landed.events)
+        spells = fold_links(
+            work,
+            landed.events,
+            landed.copies,
+            resolver.held.leavings,
+            partial(self._behind, tx, name),
+        )
+        statements = fold_consent(work, landed.events)
         self._timer.lap("profiles")
         work.flush()
         self._timer.lap("flush")
@@ -281,6 +312,8 @@ class Batcher:
             (ID_GRAPH_UPDATES, announced.ids),
             (EXTERNAL_ID_MAPPING_UPDATES, announced.mappings),
             (TRAIT_WRITES, writes),
+            (ACCOUNT_LINKS, spells),
+            (CONSENT_WRITES, statements),
         )
         _put_waiting(tx, name, sequence, waiting)
         reach("state.outbox")
@@ -316,8 +349,18 @@ class Batcher:
         work = Working(tx, name, applied.sequence)
         resolver = self._resolvers[name]
         rows = resolver.decide(work, place, fact)
-        _put_decided(work, rows, _pipeline_time(applied, [record]))
+        spells = ACCOUNT_LINKS.schema().empty_table()
+        if isinstance(fact, facts.Leave):
+            late = partial(self._behind, tx, name, place) if applied.position > place else None
+            spells = fold_leave(work, fact, resolver.held, late)
+        _put_decided(work, rows, spells, _pipeline_time(applied, [record]))
         resolver.note(work)
+
+    def _behind(self, tx: Tx, name: str, position: bytes) -> pa.Table:
+        history = self._setups[name].history
+        if history is None:
+            raise Internal("looking for group events: this process was given no history of events")
+        return history.behind(tx, name, position)
 
     def tend_replays(self, *, wait_seconds: float = 0.0) -> bool:
         """Go on with what waits to be resolved again beside the micro-batches; tell whether more waits.
@@ -342,7 +385,7 @@ class Batcher:
                 applied.sequence += 1
                 work = Working(tx, name, applied.sequence)
                 rows = resolver.finish(work)
-                _put_decided(work, rows, _pipeline_time(applied, ()))
+                _put_decided(work, rows, ACCOUNT_LINKS.schema().empty_table(), _pipeline_time(applied, ()))
                 tx.put_meta(name, PROGRESS, applied)
                 reach("state.before_commit")
             reach("state.committed")
@@ -361,7 +404,7 @@ class Batcher:
                 yield received_at(pending.position)
 
 
-def _put_decided(work: Working, rows: IdentityRows, at: int) -> None:
+def _put_decided(work: Working, rows: IdentityRows, spells: pa.Table, at: int) -> None:
     """Write what a decision or a replay changed, and what is to be published of it."""
     announced = announce(work, rows, EVENTS.schema().empty_table(), at)
     work.flush()
@@ -370,6 +413,7 @@ def _put_decided(work: Working, rows: IdentityRows, at: int) -> None:
         (ID_GRAPH_UPDATES, announced.ids),
         (EXTERNAL_ID_MAPPING_UPDATES, announced.mappings),
         (IDENTITY_FACTS, rows.identity_facts()),
+        (ACCOUNT_LINKS, spells),
     )
     _put_waiting(work.tx, work.workspace, work.sequence, waiting)
     reach("state.outbox")

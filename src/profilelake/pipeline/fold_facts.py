@@ -24,7 +24,7 @@ from profilelake.identity.plan import (
 from profilelake.identity.problem import Identifiers
 from profilelake.kernels import siphash
 from profilelake.kernels.dense import dense_numbers
-from profilelake.profiles.plan import PROFILES__TRAIT_WRITES
+from profilelake.profiles.plan import PROFILES__LINKS, PROFILES__STATEMENTS, PROFILES__TRAIT_WRITES
 from profilelake.semantics.positions import POSITION_BYTES
 from profilelake.semantics.rules import COLLECTIONS, Collection
 
@@ -43,7 +43,8 @@ class Facts:
     (`counts` tells). Set s has the identifiers `numbers[offsets[s]:offsets[s + 1]]`, which are rows of
     `identifiers`; `first_rows` has for each the first place in `numbers`. Its first and last sighting are
     rows of `sightings`. `counted` are all sightings that count, in position order, and `counted_sets`
-    their sets. `traits` are all writes of traits, with the `row` of their set.
+    their sets. `traits` and `statements` are all writes of traits and consent, with the `row` of their set.
+    `links` are the group events of its sets; only people have any.
     """
 
     collection: Collection
@@ -60,6 +61,8 @@ class Facts:
     counted_sets: Rows
     events: Rows
     traits: pa.Table
+    statements: pa.Table
+    links: pa.Table
 
     @cached_property
     def sets(self) -> pa.Table:
@@ -104,6 +107,8 @@ def read(connection: duckdb.DuckDBPyConnection, held: Standing) -> list[Facts]:
         sightings = pa.concat_tables([sightings, _shown(connection, held)])
     sightings = sightings.combine_chunks()
     writes = connection.sql(PROFILES__TRAIT_WRITES).to_arrow_table().combine_chunks()
+    statements = connection.sql(PROFILES__STATEMENTS).to_arrow_table().combine_chunks()
+    links = connection.sql(PROFILES__LINKS).to_arrow_table().combine_chunks()
     identifiers = connection.sql(IDENTITY__IDENTIFIERS).to_arrow_table().combine_chunks()
 
     counts = _counting(sightings, held)
@@ -111,9 +116,10 @@ def read(connection: duckdb.DuckDBPyConnection, held: Standing) -> list[Facts]:
     # Those that count before all others, so that the first of a set counts if any of it does.
     order = np.concatenate([order[counts[order]], order[~counts[order]]])
     seen_ids = words(sightings.column("set_id"))
-    set_ids = np.concatenate([seen_ids[order], words(known.column("set_id")), words(writes.column("set_id"))])
-    numbers, first = dense_numbers(set_ids)
-    seen, listed, written = np.split(numbers, np.cumsum([len(order), known.num_rows]))
+    named = [words(table.column("set_id")) for table in (known, writes, statements)]
+    numbers, first = dense_numbers(np.concatenate([seen_ids[order], *named]))
+    ends = np.cumsum([len(order), known.num_rows, writes.num_rows])
+    seen, listed, written, said = np.split(numbers, ends)
     sets = int(seen.max(initial=-1)) + 1
     first_sighting = order[first[:sets]]
     last_sighting = first_sighting
@@ -139,6 +145,8 @@ def read(connection: duckdb.DuckDBPyConnection, held: Standing) -> list[Facts]:
         identifiers=identifiers,
         writes=writes,
         written=written,
+        statements=statements,
+        said=said,
     )
     found = []
     for number, collection in enumerate(COLLECTIONS):
@@ -164,6 +172,8 @@ def read(connection: duckdb.DuckDBPyConnection, held: Standing) -> list[Facts]:
                 counted_sets=row_of[seen[counting]],
                 events=events[mine].astype(np.int64),
                 traits=everything.traits(row_of),
+                statements=everything.statements_of(row_of),
+                links=links if collection == "users" else links.slice(0, 0),
             )
         )
     return found
@@ -179,6 +189,8 @@ class _Everything:
     identifiers: pa.Table
     writes: pa.Table
     written: Numbers
+    statements: pa.Table
+    said: Numbers
 
     def members(self, sets: Rows) -> tuple[Rows, Numbers, Rows, Identifiers]:
         """Return where each set's identifiers begin, their numbers, where each is first, and which they are."""
@@ -208,12 +220,18 @@ class _Everything:
 
     def traits(self, row_of: Rows) -> pa.Table:
         """Return the writes of traits on the sets that have a row."""
-        rows = row_of[self.written]
-        writes = self.writes
-        if (rows < 0).any():
-            writes = writes.filter(pa.array(rows >= 0))
-            rows = rows[rows >= 0]
-        return writes.append_column("row", pa.array(rows))
+        return _of_rows(self.writes, row_of[self.written])
+
+    def statements_of(self, row_of: Rows) -> pa.Table:
+        """Return what was said of consent by the sets that have a row."""
+        return _of_rows(self.statements, row_of[self.said])
+
+
+def _of_rows(writes: pa.Table, rows: Rows) -> pa.Table:
+    if (rows < 0).any():
+        writes = writes.filter(pa.array(rows >= 0))
+        rows = rows[rows >= 0]
+    return writes.append_column("row", pa.array(rows))
 
 
 def _shown(connection: duckdb.DuckDBPyConnection, held: Standing) -> pa.Table:

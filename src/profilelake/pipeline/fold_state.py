@@ -11,6 +11,8 @@ from profilelake.identity.poison import NEVER
 from profilelake.identity.problem import CAUSES, rules_by_strength
 from profilelake.kernels import siphash
 from profilelake.pipeline.fold_facts import received_at
+from profilelake.pipeline.fold_spells import memberships
+from profilelake.pipeline.fold_statements import last_statements
 from profilelake.pipeline.fold_tables import last_writes
 from profilelake.pipeline.rebuild import Fold
 from profilelake.semantics.identity import common_window
@@ -18,7 +20,9 @@ from profilelake.semantics.rules import COLLECTIONS
 from profilelake.state.records import (
     NOBODY,
     ActivityRecord,
+    ConsentRecord,
     IdentRecord,
+    MembershipRecord,
     ProfileRecord,
     QuarantineRecord,
     RefusalRecord,
@@ -32,7 +36,7 @@ from profilelake.state.records import (
 class Records:
     """The online state of one collection.
 
-    `sightings` are by set and window; none unless rules have windows.
+    `memberships` are by both sets of a pair. `sightings` are by set and window; none unless rules have windows.
     """
 
     idents: dict[bytes, IdentRecord]
@@ -44,6 +48,8 @@ class Records:
     sightings: dict[bytes, SightingRecord]
     quarantine: dict[bytes, QuarantineRecord]
     links: list[tuple[bytes, bytes]]
+    consent: dict[bytes, ConsentRecord]
+    memberships: dict[bytes, MembershipRecord]
 
 
 def records(folded: Fold) -> Records:
@@ -94,6 +100,8 @@ def records(folded: Fold) -> Records:
         sightings=_sightings(folded, set_keys),
         quarantine=_quarantine(folded, number, known),
         links=links,
+        consent=last_statements(folded.facts.statements).records(set_keys),
+        memberships=memberships(folded.facts.links, folded.held),
     )
 
 

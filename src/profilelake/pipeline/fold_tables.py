@@ -17,6 +17,7 @@ from profilelake.identity.tables import IDENTIFIERS, IDENTITY_MAP, IDENTITY_REFU
 from profilelake.kernels import siphash
 from profilelake.kernels.base62 import base62
 from profilelake.pipeline.fold_facts import Rows, one, position_words, received_at
+from profilelake.pipeline.fold_statements import Members, allowed_by_profile, last_statements
 from profilelake.pipeline.rebuild import Fold
 from profilelake.profiles.tables import PROFILES
 from profilelake.semantics.identifiers import PREFIX
@@ -151,6 +152,7 @@ def _profiles(folded: Fold, names: pa.Array, founding: siphash.Words) -> pa.Tabl
             _repeat(folded.collection, len(alive), pa.string()),
             _identifiers_texts(folded, place, len(alive)),
             _traits_texts(folded, place, len(alive)),
+            _consent_texts(folded, place, len(alive)),
             pa.array(first).cast(time),
             pa.array(last).cast(time),
             pa.array(events.astype(np.int64)),
@@ -201,6 +203,32 @@ def _traits_texts(folded: Fold, place: Rows, profiles: int) -> pa.ChunkedArray:
         _chosen(("", "}"), _lasts(first)),
     )
     return _texts(tokens, profile, profiles)
+
+
+def _consent_texts(folded: Fold, place: Rows, profiles: int) -> pa.ChunkedArray:
+    """Return `profiles.consent.consent_text` of every profile, null where it never said."""
+    facts = folded.facts
+    if not facts.statements.num_rows:
+        return pa.chunked_array([pa.nulls(profiles, pa.string())])
+    owner = folded.resolution.set_profile.astype(np.int64)
+    owner[owner >= 0] = place[owner[owner >= 0]]
+    sizes = np.diff(facts.offsets)
+    members = Members(np.repeat(np.arange(len(sizes)), sizes), facts.numbers, facts.identifiers.types)
+    statements = last_statements(facts.statements)
+    profile, category, value = allowed_by_profile(statements, owner, members, folded.policy)
+    first = _firsts(profile)
+    tokens = _joined(
+        _chosen((",", "{"), first),
+        _quoted(category.cast(pa.large_string())),
+        ':"',
+        value.cast(pa.large_string()),
+        _chosen(('"', '"}'), _lasts(first)),
+    )
+    texts = _texts(tokens, profile, profiles)
+    telling = np.zeros(profiles, dtype=np.bool_)
+    said = owner[statements.sets]
+    telling[said[said >= 0]] = True
+    return pc.if_else(pa.array(telling), texts, pa.scalar(None, pa.string()))
 
 
 def last_writes(traits: pa.Table, groups: Rows) -> Rows:

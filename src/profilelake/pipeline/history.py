@@ -37,6 +37,25 @@ _EVENTS: Final = """
     SELECT account_set_id, position, message_id, source_id FROM event_copies
     WHERE account_set_id IS NOT NULL
 """
+_GROUPS: Final = ("set_id", "account_set_id", "position", "message_id", "source_id", "type")
+_BEHIND: Final = """
+    WITH every AS (
+        FROM lake_groups
+        UNION ALL BY NAME
+        FROM recent_groups
+    )
+    SELECT set_id, account_set_id, position, message_id, source_id, type
+    FROM every
+    QUALIFY row_number() OVER (PARTITION BY message_id ORDER BY position) = 1 AND position > $position
+"""
+_GROUPS_IN_LAKE: Final = """
+    CREATE TEMP VIEW lake_groups AS
+    SELECT set_id, account_set_id, position, message_id, source_id, type FROM events WHERE type = 'group'
+    UNION ALL
+    SELECT set_id, account_set_id, position, message_id, source_id, type FROM event_copies
+    WHERE type = 'group'
+"""
+_NO_GROUPS: Final = "CREATE TEMP VIEW lake_groups AS FROM recent_groups LIMIT 0"
 _NO_EVENTS: Final = """
     SELECT ''::BLOB AS key, ''::BLOB AS position, '' AS message_id, '' AS source_id WHERE false
 """
@@ -114,6 +133,29 @@ class EventHistory:
             found = connection.sql(_WINDOWS).fetchall()
         return [(key, number, Sighting(*seen)) for key, number, *seen in found]
 
+    def behind(self, tx: Tx, workspace: str, position: bytes) -> pa.Table:
+        """Return the group events behind a position, each where its first copy stands.
+
+        Raises:
+            Unavailable, Corrupt: the tables cannot be read.
+        """
+        schema = pa.schema([EVENT_COPIES.schema().field(name) for name in _GROUPS])
+        parts = [recent.read_keys(self._recent, run, _GROUPS) for run in recent.load(tx, workspace)]
+        parts.append(waiting_rows(tx, workspace, EVENT_COPIES).select(_GROUPS))
+        groups = pa.concat_tables([schema.empty_table(), *(part.cast(schema) for part in parts)])
+        # After the runs: what left them since is in the lake by now.
+        with duckdb.connect() as connection, damage_told():
+            names = attach(connection, self._opened(), workspace)
+            connection.register("recent_groups", groups.filter(pc.field("type") == "group"))
+            known = "events" in names and "event_copies" in names
+            connection.execute(_GROUPS_IN_LAKE if known else _NO_GROUPS)
+            return connection.execute(_BEHIND, {"position": position}).to_arrow_table().cast(schema)
+
+    def _opened(self) -> Lake:
+        if self._lake is None:
+            self._lake = self._open()
+        return self._lake
+
     @contextmanager
     def _all(self, tx: Tx, workspace: str) -> Iterator[duckdb.DuckDBPyConnection]:
         """Give a connection with the view `all_events`; an event may stand in it twice."""
@@ -125,10 +167,8 @@ class EventHistory:
             keyed = copies.select([column, *_COLUMNS[1:]]).rename_columns(_COLUMNS)
             runs.append(keyed.filter(pc.is_valid(keyed.column("key"))).cast(_SCHEMA))
         # After the runs: what left them since is in the lake by now.
-        if self._lake is None:
-            self._lake = self._open()
         with duckdb.connect() as connection, damage_told():
-            names = attach(connection, self._lake, workspace)
+            names = attach(connection, self._opened(), workspace)
             events = _EVENTS if "events" in names and "event_copies" in names else _NO_EVENTS
             connection.execute(f"CREATE TEMP VIEW lake_events AS {events}")  # one of two constants
             connection.register("recent_events", pa.concat_tables([_SCHEMA.empty_table(), *runs]))

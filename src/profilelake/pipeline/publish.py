@@ -38,7 +38,7 @@ from profilelake.ops.clock import Clock
 from profilelake.ops.failpoints import reach
 from profilelake.pipeline.progress import PROGRESS, PUBLISHED, Published, load_applied, load_published
 from profilelake.profiles.publish import profile_changes, written_profiles
-from profilelake.profiles.tables import PROFILES, TRAIT_WRITES
+from profilelake.profiles.tables import ACCOUNT_LINKS, CONSENT_WRITES, PROFILES, TRAIT_WRITES
 from profilelake.semantics.rules import IdentityRules
 from profilelake.state import activity, recent
 from profilelake.state.heads import decode_set_head
@@ -54,6 +54,8 @@ APPENDED: Final = (
     IDENTITY_UPDATES,
     IDENTITY_FACTS,
     TRAIT_WRITES,
+    ACCOUNT_LINKS,
+    CONSENT_WRITES,
     *SYNC_TABLES,
 )
 """Tables whose rows wait in the outbox as they are."""
@@ -70,7 +72,15 @@ PROFILES_SHARE: Final = 0.05
 waits, but never longer than `publish_age`."""
 
 
-_PROFILE_MARKS: Final = frozenset(kind.encode() for kind in (Dirty.PROFILE, Dirty.TRAITS, Dirty.AGAIN))
+_WRITTEN: Final = (
+    (Db.TRAITS, Dirty.TRAITS, Dirty.AGAIN),
+    (Db.CONSENT, Dirty.CONSENT, Dirty.CONSENT_AGAIN),
+)
+"""What hangs on sets, with the marks of new values and of old ones that were written again."""
+
+_PROFILE_MARKS: Final = frozenset(
+    kind.encode() for kind in (Dirty.PROFILE, *(kind for _, *kinds in _WRITTEN for kind in kinds))
+)
 """Marks of what only the `profiles` table shows."""
 
 
@@ -322,8 +332,11 @@ class Publisher:
                 continue
             keys = _marked(tx, workspace, kind, held)
             if definition is PROFILES:
-                changed, again = (_marked(tx, workspace, kind, held) for kind in (Dirty.TRAITS, Dirty.AGAIN))
-                keys = sorted(active.union(keys, written_profiles(tx, workspace, changed, again)))
+                shown = active.union(keys)
+                for db, *kinds in _WRITTEN:
+                    changed, again = (_marked(tx, workspace, kind, held) for kind in kinds)
+                    shown |= written_profiles(tx, workspace, db, changed, again)
+                keys = sorted(shown)
             if keys:
                 table.append_changes(make(keys), progress)
 

@@ -21,6 +21,7 @@ from profilelake.identity.problem import Cleaned, Translated, is_among, numbered
 from profilelake.kernels import identity as kernel
 from profilelake.kernels import siphash
 from profilelake.pipeline.fold_facts import Bools, Facts, Numbers, Rows, read, received_at
+from profilelake.semantics.consent import DEFAULT_POLICY, Policy
 from profilelake.semantics.identity import common_window
 from profilelake.semantics.rules import Collection, IdentityRules
 
@@ -47,11 +48,13 @@ class Fold:
     its first entry. `refusal_profile` has for each refusal the profile that its entry ended in.
     `owners[i]` is the profile of identifier i, -1 for none, `linked_at[i]` when it came to have one (in
     microseconds, 0 unless rules have windows). `degrees` are those that may be past the limit; their
-    types are numbers into `types`, all types ever sent.
+    types are numbers into `types`, all types ever sent. `held` are the decisions in force, `policy` brings
+    together what the sets of a profile say of consent.
     """
 
     facts: Facts
-    rules: IdentityRules
+    held: Standing
+    policy: Policy
     by_identifier: Translated
     entries: Entries
     resolution: kernel.Resolution
@@ -60,6 +63,11 @@ class Fold:
     linked_at: Rows
     types: pa.Array
     degrees: Degrees
+
+    @property
+    def rules(self) -> IdentityRules:
+        """The rules in force."""
+        return self.held.rules
 
     @property
     def collection(self) -> Collection:
@@ -108,16 +116,21 @@ def decisions(connection: duckdb.DuckDBPyConnection) -> list[tuple[bytes, Fact]]
 
 
 def fold(
-    connection: duckdb.DuckDBPyConnection, held: Standing, untrusted: frozenset[str] = frozenset()
+    connection: duckdb.DuckDBPyConnection,
+    held: Standing,
+    untrusted: frozenset[str] = frozenset(),
+    policy: Policy = DEFAULT_POLICY,
 ) -> list[Fold]:
     """Resolve and fold everything the attached tables hold under `held`, collection by collection.
 
     `untrusted` are the sources whose sets quarantine nobody that a trusted source attests.
     """
-    return [fold_facts(known, held, untrusted) for known in read(connection, held)]
+    return [fold_facts(known, held, untrusted, policy) for known in read(connection, held)]
 
 
-def fold_facts(known: Facts, held: Standing, untrusted: frozenset[str]) -> Fold:
+def fold_facts(
+    known: Facts, held: Standing, untrusted: frozenset[str], policy: Policy = DEFAULT_POLICY
+) -> Fold:
     """Return the fold of one collection's facts, read with the retractions of `held`."""
     identifiers = known.identifiers
     types = pa.array(sorted(pc.unique(identifiers.types).to_pylist()), pa.string())
@@ -147,7 +160,8 @@ def fold_facts(known: Facts, held: Standing, untrusted: frozenset[str]) -> Fold:
         linked_at[by_identifier.ident_row] = _linked_at(problem, found)
     return Fold(
         facts=known,
-        rules=held.rules,
+        held=held,
+        policy=policy,
         by_identifier=by_identifier,
         entries=entries,
         resolution=_by_sets(found, by_identifier.problem, entries),

@@ -21,6 +21,7 @@ from profilelake.identity import background, facts
 from profilelake.identity.plan import IDENTITY__MISSING
 from profilelake.identity.standing import store, store_rules
 from profilelake.identity.tables import IDENTIFIERS, IDENTITY_MAP, IDENTITY_REFUSALS, SET_MAP, SET_SIGHTINGS
+from profilelake.kernels.siphash import HASH_BYTES as SET_BYTES
 from profilelake.lake.catalog import Lake
 from profilelake.lake.progress import Progress
 from profilelake.lake.reading import attach
@@ -30,6 +31,7 @@ from profilelake.landing.tables import EVENT_COPIES, EVENTS
 from profilelake.ops.failpoints import reach
 from profilelake.pipeline.announcing import take_up_journals
 from profilelake.pipeline.batch import Batcher, WorkspaceSetup
+from profilelake.pipeline.fold_spells import left
 from profilelake.pipeline.fold_state import Records, records
 from profilelake.pipeline.fold_tables import tables
 from profilelake.pipeline.metrics import Stages, Timer
@@ -44,11 +46,19 @@ from profilelake.pipeline.progress import (
 )
 from profilelake.pipeline.publish import APPENDED, CURRENT, Publisher, run_rows
 from profilelake.pipeline.rebuild import Fold, decisions, fold, standing_of
+from profilelake.profiles.consent import policy_in_force, store_policy
 from profilelake.profiles.tables import PROFILES
 from profilelake.semantics.positions import POSITION_BYTES
 from profilelake.state import activity, recent
 from profilelake.state.activity import Settled
-from profilelake.state.records import ProfileRecord, SetRecord, decode_quarantine, encode
+from profilelake.state.records import (
+    ProfileRecord,
+    SetRecord,
+    decode_consent,
+    decode_positions,
+    decode_quarantine,
+    encode,
+)
 from profilelake.state.store import Db, State, Tx
 
 DIFFERENCES_MAX: Final = 20
@@ -75,11 +85,12 @@ def verify(setup: WorkspaceSetup, state: State, lake: Lake) -> list[Difference]:
         attach(connection, lake, setup.name)
         found += _conservation(connection, load_published(tx, setup.name))
         standing = standing_of(connection, setup.rules)
-        folds = fold(connection, standing, setup.untrusted())
+        folds = fold(connection, standing, setup.untrusted(), policy_in_force(tx, setup.name))
         held = [records(folded) for folded in folds]
         for name, wanted in whole_tables(folds).items():
             found += _compare_table(connection, name, wanted)
         found += _compare_state(tx, setup.name, held)
+        found += _compare_rows("state of leavings", _left(tx, setup.name), left(standing))
         waiting = background.load(tx, setup.name)
         if waiting:
             found.append(
@@ -117,7 +128,7 @@ def rebuild(setup: WorkspaceSetup, state_path: Path, lake: Lake, now: int) -> di
         _check_whole(connection)
         decided = decisions(connection)
         standing = facts.standing(decided, setup.rules)
-        folds = fold(connection, standing, setup.untrusted())
+        folds = fold(connection, standing, setup.untrusted(), setup.consent_policy)
         clock.done("identity")
         whole = whole_tables(folds)
         clock.done("tables")
@@ -141,6 +152,10 @@ def rebuild(setup: WorkspaceSetup, state_path: Path, lake: Lake, now: int) -> di
                 store(tx, setup.name, position, fact)
             if any(isinstance(fact, facts.NewRules) for _, fact in decided):
                 store_rules(tx, setup.name, standing.rules)
+            tx.put_many(
+                setup.name, Db.LEFT, [(pair, encode(ended)) for pair, ended in left(standing).items()]
+            )
+            store_policy(tx, setup.name, setup.consent_policy)
         clock.done("state")
         _load_events(state, setup, connection, progress, now)
         take_up_journals(state, setup.name, lake, now)
@@ -260,7 +275,7 @@ def _conservation(connection: duckdb.DuckDBPyConnection, published: Published) -
 
 def _compare_table(connection: duckdb.DuckDBPyConnection, name: str, wanted: pa.Table) -> list[Difference]:
     key = {d.name: d.key for d in (SET_MAP, IDENTIFIERS, IDENTITY_MAP, IDENTITY_REFUSALS, PROFILES)}[name]
-    found = connection.table(name).to_arrow_table()
+    found = connection.table(name).to_arrow_table().select(wanted.column_names)
     return _compare_rows(f"table {name}", _by_key(found, key), _by_key(wanted, key))
 
 
@@ -299,6 +314,8 @@ def _compare_state(tx: Tx, workspace: str, held: Sequence[Records]) -> list[Diff
     wanted_traits = {key: writes for part in held for key, writes in part.traits.items()}
     wanted_refusals = {key: encode(refusals) for part in held for key, refusals in part.refusals.items()}
     wanted_sightings = {key: encode(seen) for part in held for key, seen in part.sightings.items()}
+    wanted_consent = {key: record for part in held for key, record in part.consent.items()}
+    wanted_memberships = {key: encode(record) for part in held for key, record in part.memberships.items()}
     wanted_activity = {key: encode(record) for part in held for key, record in part.activity.items()}
     every = [key for key, _ in tx.items(workspace, Db.SET)]
     return [
@@ -320,6 +337,15 @@ def _compare_state(tx: Tx, workspace: str, held: Sequence[Records]) -> list[Diff
             wanted_profiles,
         ),
         *_compare_rows("state of traits", tx.set_traits(workspace, every), wanted_traits),
+        *_compare_rows(
+            "state of consent", tx.decoded(workspace, Db.CONSENT, every, decode_consent), wanted_consent
+        ),
+        *_compare_rows("state of memberships", dict(tx.items(workspace, Db.ACCOUNTS_OF)), wanted_memberships),
+        *_compare_rows(
+            "state of members",
+            dict(tx.items(workspace, Db.MEMBERS)),
+            {pair[SET_BYTES:] + pair[:SET_BYTES]: b"" for pair in wanted_memberships},
+        ),
         *_compare_rows("state of sightings", dict(tx.items(workspace, Db.SIGHTING)), wanted_sightings),
         *_compare_rows(
             "state of quarantine",
@@ -332,6 +358,10 @@ def _compare_state(tx: Tx, workspace: str, held: Sequence[Records]) -> list[Diff
         ),
         *_compare_rows("state of refusals", dict(tx.items(workspace, Db.REFUSALS)), wanted_refusals),
     ]
+
+
+def _left(tx: Tx, workspace: str) -> dict[bytes, list[bytes]]:
+    return {pair: decode_positions(value) for pair, value in tx.items(workspace, Db.LEFT)}
 
 
 def _set_facts(record: SetRecord) -> tuple[Any, ...]:
@@ -368,6 +398,8 @@ def _load(state: State, workspace: str, part: Records) -> None:
         (Db.SET, part.sets),
         (Db.PROFILE, part.profiles),
         (Db.TRAITS, part.traits),
+        (Db.CONSENT, part.consent),
+        (Db.ACCOUNTS_OF, part.memberships),
         (Db.ACTIVITY, part.activity),
         (Db.REFUSALS, part.refusals),
         (Db.SIGHTING, part.sightings),
@@ -377,6 +409,9 @@ def _load(state: State, workspace: str, part: Records) -> None:
         for chunk in _chunks(sorted(values)):
             with state.write() as tx:
                 tx.put_many(workspace, db, [(key, encode(values[key])) for key in chunk])
+    for pairs in _chunks(sorted(pair[SET_BYTES:] + pair[:SET_BYTES] for pair in part.memberships)):
+        with state.write() as tx:
+            tx.put_many(workspace, Db.MEMBERS, [(pair, b"") for pair in pairs])
     for links in _chunks(sorted(part.links)):
         with state.write() as tx:
             tx.put_links(workspace, links)

@@ -1,6 +1,6 @@
 """What a profile allows, read from the online state. The meaning is `semantics.consent`."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
 import msgspec
@@ -14,6 +14,7 @@ from profilelake.state.store import Db, Tx
 POLICY: Final = "consent_policy"
 """Name under which the policy in force is kept."""
 _HASH_BYTES: Final = 16
+_encode: Final = msgspec.json.Encoder().encode
 decode_policy: Final = msgspec.msgpack.Decoder(Policy).decode
 
 
@@ -32,6 +33,11 @@ def policy_in_force(tx: Tx, workspace: str) -> Policy:
     return DEFAULT_POLICY if held is None else decode_policy(held)
 
 
+def store_policy(tx: Tx, workspace: str, policy: Policy) -> None:
+    """Note which policy is in force."""
+    tx.put_meta(workspace, POLICY, policy)
+
+
 def profile_consent(
     tx: Tx, workspace: str, profile: ProfileRecord, policy: Policy
 ) -> dict[str, ConsentValue]:
@@ -44,6 +50,38 @@ def profile_consent(
         members = {ident for head in heads.values() for ident in _split(head.idents)}
         idents = tx.decoded(workspace, Db.IDENT, members, decode_ident_head)
     return chosen(statements, heads, idents, policy)
+
+
+def consents(
+    tx: Tx, workspace: str, profiles: Sequence[ProfileRecord], heads: Mapping[bytes, SetHead]
+) -> list[str | None]:
+    """Return what profiles allow under the policy in force, as JSON; None of those that never said.
+
+    `heads` has their sets.
+    """
+    nobody = not tx.count(workspace, Db.CONSENT)
+    said = {} if nobody else tx.decoded(workspace, Db.CONSENT, sorted(heads), decode_consent)
+    if not said:
+        return [None] * len(profiles)
+    policy = policy_in_force(tx, workspace)
+    by_profile = [{key: said[key] for key in profile.sets if key in said} for profile in profiles]
+    members = {
+        ident
+        for statements in by_profile
+        if len(statements) > 1
+        for key in statements
+        for ident in _split(heads[key].idents)
+    }
+    idents = tx.decoded(workspace, Db.IDENT, members, decode_ident_head)
+    return [
+        consent_text(chosen(statements, heads, idents, policy)) if statements else None
+        for statements in by_profile
+    ]
+
+
+def consent_text(found: Mapping[str, ConsentValue]) -> str:
+    """Return what a profile allows as `{category: value}` in JSON, categories sorted."""
+    return _encode({category: found[category].value for category in sorted(found)}).decode()
 
 
 def chosen(

@@ -7,3 +7,12 @@ PROFILES__TRAIT_WRITES: Final = """
     FROM trait_writes
 """
 """Every write of a trait, in no order."""
+
+PROFILES__LINKS: Final = "SELECT set_id, account_set_id, position, message_id, source_id FROM account_links"
+"""Every sighting of a person's and an account's set that began a spell when it came, in no order."""
+
+PROFILES__STATEMENTS: Final = """
+    SELECT set_id, category, allowed, epoch_us(timestamp) AS timestamp, position, source_id, message_id
+    FROM consent_writes
+"""
+"""What was said of consent, one row for each category; in no order."""

@@ -6,6 +6,7 @@ from typing import Final
 import pyarrow as pa
 
 from profilelake.identity.publish import DELETE, change_rows, collections_of, public_ids, slots_of
+from profilelake.profiles.consent import consents
 from profilelake.profiles.fold import identifiers_text, traits_text
 from profilelake.profiles.tables import PROFILES
 from profilelake.state.heads import (
@@ -56,6 +57,7 @@ def _changes(tx: Tx, workspace: str, keys: Sequence[bytes], sequence: int) -> pa
         collections_of(collections),
         [identifiers_text(profile, named) for profile in profiles.values()],
         [_traits(profile, writes) for profile in profiles.values()],
+        consents(tx, workspace, list(profiles.values()), sets),
         first,
         last,
         counts,
@@ -69,6 +71,7 @@ def _changes(tx: Tx, workspace: str, keys: Sequence[bytes], sequence: int) -> pa
     deleted = [
         public_ids(of_gone, gone),
         collections_of(of_gone),
+        nothing,
         nothing,
         nothing,
         never,
@@ -89,11 +92,14 @@ def _traits(profile: ProfileRecord, writes: Mapping[bytes, bytes]) -> str:
     return traits_text(joined_traits(profile, {key: decode_traits(writes[key]) for key in writing}))
 
 
-def written_profiles(tx: Tx, workspace: str, changed: Sequence[bytes], again: Sequence[bytes]) -> set[bytes]:
-    """Return the profiles that show other traits now than before sets were written.
+def written_profiles(
+    tx: Tx, workspace: str, db: Db, changed: Sequence[bytes], again: Sequence[bytes]
+) -> set[bytes]:
+    """Return the profiles that show other traits or consent now than before sets were written.
 
-    `changed` are sets with new values. Those written `again` had their values before; that shows only
-    where another set of the profile has written traits too, and the later write is now this one's.
+    `db` says what of the sets. `changed` are those with new values. Those written `again` had their values
+    before; that shows only where another set of the profile has written too, and the later write is now
+    this one's.
     """
     found = {record.profile for record in tx.decoded(workspace, Db.SET, changed, decode_set_head).values()}
     of_again = (
@@ -103,6 +109,6 @@ def written_profiles(tx: Tx, workspace: str, changed: Sequence[bytes], again: Se
     )
     profiles = tx.profiles(workspace, of_again)
     rivals = {key: profile.sets for key, profile in profiles.items() if len(profile.sets) > 1}
-    writing = tx.get_many(workspace, Db.TRAITS, {key for keys in rivals.values() for key in keys}).keys()
+    writing = tx.get_many(workspace, db, {key for keys in rivals.values() for key in keys}).keys()
     found |= {profile for profile, sets in rivals.items() if sum(key in writing for key in sets) > 1}
     return found - {NOBODY}

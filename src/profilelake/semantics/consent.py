@@ -76,7 +76,7 @@ def stated(consent: str | None) -> dict[str, bool] | None:
     preferences = told.get("categoryPreferences") if isinstance(told, dict) else None
     if not isinstance(preferences, dict):
         return None
-    return {category: value is True for category, value in preferences.items()}
+    return {category: preferences[category] is True for category in sorted(preferences)}
 
 
 def joined(one: Statement, other: Statement) -> Statement:
@@ -103,7 +103,7 @@ def ties(policy: Policy, identifiers: Iterable[tuple[str, Hashable]]) -> frozens
         case "most_restrictive":
             return frozenset(one for one in everything if one[0] in DEVICE_TYPES) or frozenset((None,))
         case "conflict":
-            return everything
+            return everything or frozenset((None,))
 
 
 def holding(sets: Sequence[tuple[Statement, frozenset[Hashable]]]) -> list[Statement]:

@@ -13,7 +13,7 @@ where its event was retracted: that is about who is who, and the event itself st
 
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -34,7 +34,7 @@ class Spell:
     until: bytes | None
 
 
-def interval(position: bytes, cuts: list[bytes]) -> int:
+def interval(position: bytes, cuts: Sequence[bytes]) -> int:
     """Return in which interval between `cuts` (ascending) a position lies."""
     return bisect_right(cuts, position)
 

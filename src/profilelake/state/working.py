@@ -26,6 +26,10 @@ class Dirty(StrEnum):
     """of this set, with a value that was not there before"""
     AGAIN = "a"
     """traits of this set, written again with the values they had"""
+    CONSENT = "c"
+    """what this set allows, with a category or an answer that was not there before"""
+    CONSENT_AGAIN = "d"
+    """what this set allows, said again"""
 
 
 _RECORDS: Final = (Db.SET, Db.IDENT, Db.PROFILE, Db.TRAITS)
@@ -100,6 +104,10 @@ class Working:
         """Show this set's refusals anew in the published tables."""
         self._dirty[Dirty.REFUSALS].add(key)
 
+    def publish_consent(self, key: bytes, *, changed: bool) -> None:
+        """Show what this set allows; `changed` tells new answers from the old ones said again."""
+        self._dirty[Dirty.CONSENT if changed else Dirty.CONSENT_AGAIN].add(key)
+
     def written(self, db: Db) -> set[bytes]:
         """Return the keys of all records that were written, or removed, so far."""
         return self._written[db]
@@ -126,7 +134,8 @@ class Working:
                 # What is to be published has changed, so it is in the order already.
                 self._mark(kind, [key for key in ordered if key in self._dirty[kind]])
             changed.clear()
-        self._mark(Dirty.REFUSALS, sorted(self._dirty[Dirty.REFUSALS]))
+        for kind in (Dirty.REFUSALS, Dirty.CONSENT, Dirty.CONSENT_AGAIN):
+            self._mark(kind, sorted(self._dirty[kind]))
         self.flush_links()
 
     def _mark(self, kind: Dirty, keys: Iterable[bytes]) -> None:
