@@ -90,7 +90,8 @@ def test_a_token_is_issued_and_revoked(served: Served) -> None:
     assert secret not in str(listed)
     assert ask(served, "DELETE", f"/api/tokens/{token['id']}").json["data"]["token"]["revoked"] is True
     assert within_a_second(lambda: served.get("/api/sources", secret).status == 401)
-    read = ask(served, "POST", "/api/tokens", {"kind": "read"}).json["data"]["token"]
+    read = ask(served, "POST", "/api/tokens", {"kind": "read", "scope": "trait:plan"}).json["data"]["token"]
+    assert read["scope"] == "trait:plan"
     assert served.get("/api/sources", read["secret"]).status == 403
 
 
@@ -153,6 +154,9 @@ def test_pages_hold_every_source_once(served: Served) -> None:
         ("POST", "/api/tokens", {"kind": "root"}, 400, "invalid_request"),
         ("POST", "/api/tokens", {"kind": "read", "expiresAt": "soon"}, 400, "invalid_request"),
         ("POST", "/api/tokens", {"kind": "read", "expiresAt": "2001-01-01"}, 400, "invalid_request"),
+        ("POST", "/api/tokens", {"kind": "read", "scope": "resource:secrets"}, 400, "invalid_request"),
+        ("POST", "/api/tokens", {"kind": "read", "scope": "rate:0"}, 400, "invalid_request"),
+        ("POST", "/api/tokens", {"kind": "admin", "scope": "trait:plan"}, 400, "invalid_request"),
         ("GET", "/api/sources?limit=0", b"", 400, "invalid_request"),
         ("GET", "/api/sources?cursor=%ff", b"", 400, "invalid_request"),
         ("GET", "/api/tokens?limit=9999999999", b"", 400, "invalid_request"),

@@ -20,6 +20,9 @@ _DAY: Final = 86_400 * 1_000_000
 def issue(
     kind: Annotated[str, typer.Argument(metavar="KIND", help="read (profiles) or admin (management).")],
     days: Annotated[int | None, typer.Option(help="Days until it expires; never, if not given.")] = None,
+    scope: Annotated[
+        str, typer.Option(help="What a read token may read, such as 'collection:users trait:email'.")
+    ] = "",
     directory: Directory = DEFAULT_DIRECTORY,
     as_json: Json = False,
 ) -> None:
@@ -34,7 +37,11 @@ def issue(
     now = wall()
     with control_of(directory) as control:
         token, secret = control.issue_token(
-            TokenKind(kind), "default", now=now, expires_at=None if days is None else now + days * _DAY
+            TokenKind(kind),
+            "default",
+            now=now,
+            scope=scope,
+            expires_at=None if days is None else now + days * _DAY,
         )
     if as_json:
         print_json(_document(token, now) | {"secret": secret})
@@ -83,6 +90,7 @@ def _document(token: Token, now: int) -> dict[str, object]:
     return {
         "id": token.id,
         "kind": token.kind.value,
+        "scope": token.scope,
         "state": "revoked" if token.revoked else "expired" if expired else "live",
         "created_at": format_time(token.created_at),
         "expires_at": None if token.expires_at is None else format_time(token.expires_at),

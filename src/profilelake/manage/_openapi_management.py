@@ -69,6 +69,7 @@ def schemas() -> dict[str, Json]:
             id=text(),
             kind=text(enum=["read", "admin"]),
             workspaceId=text(),
+            scope=text("What a read token may read, as words; empty is everything."),
             createdAt=TIME,
             expiresAt=nullable(TIME),
             revoked={"type": "boolean"},

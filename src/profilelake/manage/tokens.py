@@ -19,10 +19,11 @@ from profilelake.workspaces.control import Control
 
 
 class NewToken(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
-    """A token to issue. `expires_at` is an ISO 8601 time; none means never."""
+    """A token to issue. `expires_at` is an ISO 8601 time, none means never; `scope` narrows a read token."""
 
     kind: Literal["read", "admin"]
     expires_at: str | None = None
+    scope: str = ""
 
 
 def token_routes(guard: Guard, changes: Changes) -> list[Route]:
@@ -56,7 +57,11 @@ class _Tokens:
 
         def act(control: Control, now: int) -> dict[str, Any]:
             token, secret = control.issue_token(
-                TokenKind(new.kind), self.changes.workspace, now=now, expires_at=expires_at
+                TokenKind(new.kind),
+                self.changes.workspace,
+                now=now,
+                scope=new.scope,
+                expires_at=expires_at,
             )
             shown["secret"] = secret
             return _shape(token)
@@ -88,6 +93,7 @@ def _shape(token: Token) -> dict[str, Any]:
         "id": token.id,
         "kind": token.kind.value,
         "workspaceId": token.workspace,
+        "scope": token.scope,
         "createdAt": format_time(token.created_at),
         "expiresAt": None if token.expires_at is None else format_time(token.expires_at),
         "revoked": token.revoked,

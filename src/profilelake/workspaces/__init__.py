@@ -46,7 +46,7 @@ class TokenKind(StrEnum):
 class Token:
     """What is known of a token besides its secret, which is stored only as a digest.
 
-    `scope` narrows a token within its kind; "" is everything. Times are microseconds UTC.
+    `scope` narrows a read token, as `scopes.Scope` reads it; "" is everything. Times are microseconds UTC.
     """
 
     id: str

@@ -17,6 +17,7 @@ from typing import Final, Self
 from profilelake.errors import Conflict, Corrupt, Invalid, NotFound, Unavailable
 from profilelake.workspaces import Source, Token, TokenKind, WriteKey, once, suppressions
 from profilelake.workspaces.identifier_key import create_identifier_key, key_fingerprint
+from profilelake.workspaces.scopes import SCOPE_CHARACTERS_MAX, Scope
 
 CONTROL_FILE: Final = "control.sqlite"
 DEFAULT_WORKSPACE: Final = "default"
@@ -24,7 +25,7 @@ DEFAULT_SOURCE: Final = "default"
 KEY_CHARACTERS_MAX: Final = 512
 """Characters of a write key or token."""
 NAME_CHARACTERS_MAX: Final = 200
-"""Characters of a source's name, an id or a scope."""
+"""Characters of a source's name or an id."""
 LIVE_KEYS_MAX: Final = 100
 """Write keys of one source that are good at the same time."""
 EVENTS_PER_SECOND_MAX: Final = 1_000_000
@@ -344,9 +345,14 @@ class Control:
 
         Raises:
             NotFound: there is no such workspace.
-            Invalid: it would have expired already.
+            Invalid: the scope means nothing or is not one of a read token, or it would have expired already.
         """
-        _check_text(scope, "the scope of a token", NAME_CHARACTERS_MAX, empty=True)
+        _check_text(scope, "the scope of a token", SCOPE_CHARACTERS_MAX, empty=True)
+        Scope.parse(scope)
+        if scope and kind is not TokenKind.READ:
+            raise Invalid(
+                f"issuing a token: {kind} tokens have no scope; leave it out, or issue a read token"
+            )
         if expires_at is not None and expires_at <= now:
             raise Invalid(f"issuing a token: it expires at {expires_at}, which is not after now ({now})")
         with self._transaction():

@@ -87,6 +87,18 @@ def test_a_token_is_shown_once_listed_and_revoked(directory: Path) -> None:
     assert ring.token(issued["secret"], now=2) is None
 
 
+def test_a_read_token_is_issued_for_less_than_everything(directory: Path) -> None:
+    scope = "collection:users trait:plan rate:50"
+    issued = run("token", "issue", "read", "--scope", scope, "--dir", directory, "--json").json
+    assert issued["scope"] == scope
+    listed = run("token", "list", "--dir", directory, "--json").json
+    assert sorted(token["scope"] for token in listed) == ["", "", scope]
+    told(run("token", "issue", "read", "--scope", "traits:plan", "--dir", directory), 2, "means nothing")
+    told(
+        run("token", "issue", "admin", "--scope", scope, "--dir", directory), 2, "admin tokens have no scope"
+    )
+
+
 def test_what_cannot_be_is_told_in_words(directory: Path) -> None:
     told(run("source", "add", "default", "--dir", directory), 4, "exists")
     told(run("source", "add", "a b", "--dir", directory), 2, "letters, digits")

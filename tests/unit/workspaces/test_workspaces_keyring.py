@@ -74,7 +74,9 @@ def test_nothing_is_loaded_again_while_nothing_changes(path: Path, control: Cont
 
 def test_expired_and_revoked_tokens_open_nothing(path: Path, control: Control) -> None:
     ring = KeyRing(path)
-    token, secret = control.issue_token(TokenKind.READ, "default", now=1, scope="profiles", expires_at=10)
+    token, secret = control.issue_token(
+        TokenKind.READ, "default", now=1, scope="resource:profiles", expires_at=10
+    )
     assert ring.token(secret, now=9) == token
     assert ring.token(secret, now=10) is None
     control.revoke_token(token.id, now=5)
