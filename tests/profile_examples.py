@@ -1,6 +1,7 @@
 """Profiles in a real state, and the Profile API over them: called directly, or on a real server."""
 
 import asyncio
+import base64
 import http.client
 import json
 import os
@@ -22,9 +23,12 @@ from profilelake.serve.profile_api import ProfileApi
 from profilelake.state import recent
 from profilelake.state.records import (
     ActivityRecord,
+    ConsentRecord,
     IdentRecord,
+    MembershipRecord,
     ProfileRecord,
     SetRecord,
+    SpellRecord,
     TraitRecord,
     encode,
 )
@@ -37,6 +41,7 @@ KEY = b"0123456789abcdef"
 RULES = segment_defaults()
 TOKEN = "rk_test"
 OTHER_TOKEN = "rk_other"
+SCOPED = "rk_scoped "
 SECOND = 1_000_000
 DAY = 86_400 * SECOND
 BEGIN = 1_767_225_600 * SECOND
@@ -53,6 +58,11 @@ ROWS = pa.schema(
 
 def position(received_at: int, offset: int = 0) -> bytes:
     return Position(received_at, "here", "00" * 8, offset, 0).to_bytes()
+
+
+def basic(token: str) -> dict[str, str]:
+    """Return the header of a client that gives its token as user name, as Segment's do."""
+    return {"Authorization": "Basic " + base64.b64encode(f"{token}:".encode()).decode()}
 
 
 def row(key: bytes, received_at: int, message_id: str, offset: int = 0, **values: Any) -> dict[str, Any]:
@@ -149,6 +159,36 @@ class Profiles:
             tx.put(self.space, Db.PROFILE, founder, encode(profile))
         return public_id(collection, founder), keys
 
+    def merge_away(self, text: str, into: bytes) -> str:
+        """Store a set that founded a profile of its own before it was merged; return that profile's id."""
+        type, _, value = text.partition(":")
+        key = set_id(KEY, "users", [ident_id(KEY, "users", Identifier(type, value))])
+        with self.state.write() as tx:
+            tx.put(self.space, Db.SET, key, encode(SetRecord(0, b"", b"", into, key, bytes(32), "", "")))
+        return public_id("users", key)
+
+    def link(self, person_set: bytes, account_set: bytes, at: int = BEGIN, offset: int = 0) -> None:
+        """Store that a person's set was seen with an account's."""
+        seen = MembershipRecord([SpellRecord(position(at, offset), f"group-{offset}", "src_crm")])
+        with self.state.write() as tx:
+            tx.put(self.space, Db.ACCOUNTS_OF, person_set + account_set, encode(seen))
+            tx.put(self.space, Db.MEMBERS, account_set + person_set, b"")
+
+    def part(self, person: str, account: str, at: int) -> None:
+        """Store that a decision ended what two identifiers (`type:value`) had with each other."""
+        keys = []
+        for collection, text in zip(COLLECTIONS, (person, account), strict=True):
+            type, _, value = text.partition(":")
+            keys.append(ident_id(KEY, collection, Identifier(type, value)))
+        with self.state.write() as tx:
+            tx.put(self.space, Db.LEFT, b"".join(keys), encode([position(at)]))
+
+    def say(self, key: bytes, allowed: dict[str, bool], at: int = BEGIN) -> None:
+        """Store what a set says about consent."""
+        with self.state.write() as tx:
+            said = ConsentRecord(at, position(at), "src_web", "consent-1", allowed)
+            tx.put(self.space, Db.CONSENT, key, encode(said))
+
     def remember(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Store events as one run."""
         self.sequence += 1
@@ -169,20 +209,24 @@ class JsonText(str):
 
 
 class FixedTokens:
-    """One read token for each of the two spaces."""
+    """One read token for each of the two spaces, and `SCOPED` with a scope behind it for any scope."""
 
     def __init__(self) -> None:
-        self._tokens = {
+        self.version = 1
+        self.tokens = {
             TOKEN: Token("tok_1", TokenKind.READ, SPACE, "", None, revoked=False),
             OTHER_TOKEN: Token("tok_2", TokenKind.READ, OTHER_SPACE, "", None, revoked=False),
-            "rk_narrow": Token("tok_3", TokenKind.READ, SPACE, "traits:age", None, revoked=False),
         }
 
     def poll(self) -> int:
-        return 1
+        return self.version
 
-    def token(self, secret: str, *, now: int) -> Token | None:  # noqa: ARG002 - as key rings have it
-        return self._tokens.get(secret)
+    def token(self, secret: str, *, now: int) -> Token | None:
+        if secret.startswith(SCOPED):
+            scope = secret.removeprefix(SCOPED)
+            return Token(f"tok_{scope}", TokenKind.READ, SPACE, scope, None, revoked=False)
+        found = self.tokens.get(secret)
+        return None if found is None or (found.expires_at or now + 1) <= now else found
 
 
 def profile_api(profiles: Profiles, **changes: Any) -> ProfileApi:
@@ -195,7 +239,8 @@ def profile_api(profiles: Profiles, **changes: Any) -> ProfileApi:
         **changes,
     }
     state = options.pop("state", lambda: profiles.state)
-    return ProfileApi(state, profiles.recent, lambda _: KEY, FixedTokens(), **options)
+    tokens = options.pop("tokens", None) or FixedTokens()
+    return ProfileApi(state, profiles.recent, lambda _: KEY, tokens, **options)
 
 
 @dataclass(frozen=True)
@@ -216,6 +261,7 @@ def call(
     method: str = "GET",
     token: str | None = TOKEN,
     body: Sequence[bytes] = (b"",),
+    if_none_match: str | None = None,
 ) -> Response:
     """Send one request to the ASGI callable; anything it raises is raised here."""
     raw = target if isinstance(target, bytes) else target.encode("latin-1")
@@ -223,6 +269,8 @@ def call(
     headers = [(b"host", b"x")]
     if token is not None:
         headers.append((b"authorization", b"Bearer " + token.encode()))
+    if if_none_match is not None:
+        headers.append((b"if-none-match", if_none_match.encode()))
     scope = {
         "type": "http",
         "method": method,
@@ -246,7 +294,7 @@ def call(
     asyncio.run(api(scope, receive, send))
     start, finish = sent
     names = {name.decode(): value.decode() for name, value in start["headers"]}
-    assert int(names["content-length"]) == len(finish["body"])
+    assert int(names.get("content-length", "0")) == len(finish["body"])
     return Response(start["status"], names, finish["body"])
 
 
@@ -276,12 +324,20 @@ class ProfileServer:
         await serve_app(self._api, sock, HttpLimits(), stop=self._stop, on_ready=self._ready.set)
 
     def get(self, target: str, headers: Mapping[str, str] | None = None, *, method: str = "GET") -> Response:
+        return self.get_all([(target, headers or {})], method=method)[0]
+
+    def get_all(
+        self, requests: Iterable[tuple[str, Mapping[str, str]]], *, method: str = "GET"
+    ) -> list[Response]:
+        """Send requests one after another on one connection."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        answers = []
         try:
-            connection.request(method, target, headers=dict(headers or {}))
-            answer = connection.getresponse()
-            return Response(
-                answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read()
-            )
+            for target, headers in requests:
+                connection.request(method, target, headers=dict(headers))
+                answer = connection.getresponse()
+                names = {name.lower(): value for name, value in answer.getheaders()}
+                answers.append(Response(answer.status, names, answer.read()))
         finally:
             connection.close()
+        return answers

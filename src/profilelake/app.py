@@ -305,7 +305,7 @@ def http_process(settings: Settings, *, parent: int, ready: int, host: str, port
     from profilelake.manage.limits_hit import REPORT
     from profilelake.ops import http
     from profilelake.serve.latest_state import LatestState
-    from profilelake.serve.profile_api import ProfileApi
+    from profilelake.serve.profile_api import ProfileApi, request_ids
     from profilelake.workspaces.identifier_key import identifier_key
     from profilelake.workspaces.keyring import KeyRing
     from profilelake.workspaces.suppressions import SuppressionRing
@@ -341,9 +341,10 @@ def http_process(settings: Settings, *, parent: int, ready: int, host: str, port
             keys,
             rules=rules,
             registry=registry,
-            request_id=lambda: secrets.token_hex(8),
+            request_id=request_ids(secrets.token_bytes(8)),
             now=wall,
             requests_per_second=settings.http.profile_requests_per_second or None,
+            processes=settings.http.processes,
         )
         guard = Guard(keys, WORKSPACE, wall)
         management = Management(

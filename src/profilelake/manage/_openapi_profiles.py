@@ -1,5 +1,6 @@
 """The Profile API in the OpenAPI document."""
 
+from collections.abc import Sequence
 from typing import Final
 
 from profilelake.manage._openapi_parts import (
@@ -19,7 +20,15 @@ from profilelake.manage._openapi_parts import (
 )
 
 _PROFILES: Final = "/collections/{collection}/profiles"
-_RESOURCES: Final = ("traits", "external_ids", "events", "metadata")
+_RESOURCES: Final = ("traits", "external_ids", "events", "metadata", "links", "consent")
+_OF_MANY: Final = tuple(name for name in _RESOURCES if name != "events")
+"""What can be read of many profiles at once."""
+_KNOWN: Final[Json] = {
+    "name": "If-None-Match",
+    "in": "header",
+    "description": "`ETag` of an answer the client has kept.",
+    "schema": {"type": "string"},
+}
 _SWITCH: Final = text(enum=["true", "false"])
 
 
@@ -41,6 +50,16 @@ def schemas() -> dict[str, Json]:
         "last_source_id": text(),
     }
     identifier = {"collection": text(), "type": text(), "id": text(), "encoding": text()}
+    shown = {
+        "segment_id": text(),
+        "collection": text(),
+        "traits": ref("Traits"),
+        "external_ids": ref("ExternalIds"),
+        "events": ref("Events"),
+        "metadata": ref("Metadata"),
+        "links": ref("Links"),
+        "consent": ref("Consent"),
+    }
     return {
         "Cursor": cursor,
         "Traits": closed(
@@ -52,9 +71,10 @@ def schemas() -> dict[str, Json]:
             cursor=ref("Cursor"),
         ),
         "ExternalIds": closed(
-            data=array(closed(**identifier, source_id=text(), created_at=TIME, first_message_id=text())),
+            data=array(ref("ExternalId")),
             cursor=ref("Cursor"),
         ),
+        "ExternalId": closed(**identifier, source_id=text(), created_at=TIME, first_message_id=text()),
         "Events": closed(
             data=array(
                 closed(
@@ -72,23 +92,42 @@ def schemas() -> dict[str, Json]:
             cursor=ref("Cursor"),
         ),
         "Metadata": closed(**seen, segment_id=text(), metadata=closed(**seen)),
+        "Links": closed(
+            data=array(
+                closed(
+                    to_collection=text(enum=["users", "accounts"]),
+                    segment_id=text(),
+                    linked_at=TIME,
+                    unlinked_at=nullable(TIME),
+                    external_ids=array(ref("ExternalId")),
+                )
+            ),
+            cursor=ref("Cursor"),
+        ),
+        "Consent": closed(
+            consent={
+                "description": "By category.",
+                "type": "object",
+                "additionalProperties": closed(
+                    value=text(enum=["true", "false", "conflict"]),
+                    updated_at=TIME,
+                    source_id=text(),
+                    message_id=text(),
+                ),
+            },
+            policy=text(enum=["most_restrictive", "latest", "conflict"]),
+        ),
+        "Profiles": closed(data=array(ref("Profile")), cursor=ref("Cursor")),
         "Profile": {
             "type": "object",
-            "properties": {
-                "segment_id": text(),
-                "collection": text(),
-                "traits": ref("Traits"),
-                "external_ids": ref("ExternalIds"),
-                "events": ref("Events"),
-                "metadata": ref("Metadata"),
-            },
+            "properties": shown,
             "required": ["collection", "segment_id"],
         },
         "Lookup": {
             "type": "object",
             "properties": {
                 "ids": {"type": "array", "maxItems": 100, "items": text("As it would stand in a path.")},
-                "expand": array(text(enum=["traits", "external_ids", "metadata"])),
+                "expand": array(text(enum=list(_OF_MANY))),
             },
             "required": ["ids"],
             "additionalProperties": False,
@@ -143,16 +182,32 @@ def _paths_under(root: str, names: str) -> dict[str, Json]:
             query_parameter("end", "Before this time.", TIME),
         ],
         "metadata": [query_parameter("verbose", "Changes nothing.", _SWITCH)],
+        "links": [
+            pages[0],
+            _limit(20),
+            query_parameter("ended", "Show links that have ended as well.", _SWITCH),
+        ],
+        "consent": [],
     }
-    shapes = {"traits": "Traits", "external_ids": "ExternalIds", "events": "Events", "metadata": "Metadata"}
     found: dict[str, Json] = {
+        root: {
+            "parameters": place,
+            "get": _reading(
+                f"listProfiles{names}",
+                "List all profiles of a collection",
+                "Profiles",
+                [pages[0], _limit(1000), _expand(_OF_MANY)],
+                about="With `expand` a page has at most 100 profiles. A page may hold fewer than asked for;"
+                " the last one is the one without `has_more`.",
+            ),
+        },
         f"{root}/{{id}}": {
             "parameters": [*place, profile],
             "get": _reading(
                 f"getProfile{names}",
                 "Read several resources of a profile in one answer",
                 "Profile",
-                [query_parameter("expand", f"Some of {', '.join(_RESOURCES)}, separated by commas.")],
+                [_expand(_RESOURCES)],
             ),
         },
         f"{root}/lookup": {
@@ -173,11 +228,15 @@ def _paths_under(root: str, names: str) -> dict[str, Json]:
             "get": _reading(
                 f"get{name}{names}",
                 f"Read {resource.replace('_', ' ')} of a profile",
-                shapes[resource],
+                name,
                 parameters[resource],
             ),
         }
     return found
+
+
+def _expand(resources: Sequence[str]) -> Json:
+    return query_parameter("expand", f"Some of {', '.join(resources)}, separated by commas.")
 
 
 def _limit(most: int) -> Json:
@@ -187,20 +246,37 @@ def _limit(most: int) -> Json:
 
 
 def _reading(
-    name: str, summary: str, shape: str, parameters: list[Json], *, body: Json | None = None
+    name: str,
+    summary: str,
+    shape: str,
+    parameters: list[Json],
+    *,
+    body: Json | None = None,
+    about: str = "",
 ) -> Json:
     refused = ref("ProfileRefusal")
     answers = {
         "200": answer("What was asked for.", ref(shape)),
         "400": answer("The request cannot be answered as it is.", refused),
         "401": answer("There is no good token for this space.", refused),
+        "403": answer("The scope of the token leaves this out.", refused),
         "404": answer("There is no such profile.", refused),
         "429": answer("The space asks for more than it may: retry after `Retry-After` seconds.", refused),
         "500": answer("A fault of ours.", refused),
         "503": answer("Profiles cannot be read now: retry after `Retry-After` seconds.", refused),
     }
-    if body is not None:
+    if body is None:
+        answers["304"] = answer("The answer still is the one with the tag given in `If-None-Match`.")
+        parameters = [*parameters, _KNOWN]
+    else:
         answers["413"] = answer("The body is larger than is read.", refused)
     return operation(
-        name, summary, tag="profiles", security=READ, answers=answers, parameters=parameters, body=body
+        name,
+        summary,
+        tag="profiles",
+        security=READ,
+        answers=answers,
+        parameters=parameters,
+        body=body,
+        about=about,
     )

@@ -94,6 +94,33 @@ def answer(status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes, con
     return Answer(start, {"type": "http.response.body", "body": body, "more_body": False})
 
 
+class AnswerForm:
+    """What many answers have in common, checked and put together once: status, content type, some headers."""
+
+    __slots__ = ("_headers", "_lines", "_status")
+
+    def __init__(
+        self, status: int, headers: Sequence[tuple[bytes, bytes]], content_type: bytes | None
+    ) -> None:
+        """Without a content type its answers have no body at all. Raises Internal as `answer` does."""
+        made = answer(status, headers, b"", content_type or b"").start["headers"]
+        self._status = status
+        self._headers = made[2:] if content_type is None else [made[0], *made[2:]]
+        self._lines = b"".join([name + b": " + value + b"\r\n" for name, value in self._headers])
+
+    def answer(self, headers: Sequence[tuple[bytes, bytes]], body: bytes = b"") -> Answer:
+        """Return an answer with a few more headers; the caller made those, so they are not checked."""
+        own = [*headers, (b"content-length", b"%d" % len(body))] if body else headers
+        lines = b"".join([b"%b: %b\r\n" % header for header in own])
+        start: Message = {
+            "type": "http.response.start",
+            "status": self._status,
+            "headers": [*self._headers, *own],
+            _PREPARED: b"%b%b\r\n%b" % (self._lines, lines, body),
+        }
+        return Answer(start, {"type": "http.response.body", "body": body, "more_body": False})
+
+
 _PREPARED: Final = "profilelake.prepared"
 """Key of a start message for headers and body as they go over the wire."""
 

@@ -3,12 +3,12 @@
 Plain and slow, for single values and as the reference of `kernels.siphash`.
 """
 
+import struct
 from typing import Final
 
 from profilelake.errors import Invalid
 
 _MASK: Final = 0xFFFFFFFFFFFFFFFF
-_State = tuple[int, int, int, int]
 
 
 def siphash128(key: bytes, data: bytes) -> bytes:
@@ -27,37 +27,29 @@ def siphash128(key: bytes, data: bytes) -> bytes:
     v3 = k1 ^ 0x7465646279746573
 
     # The last word holds the bytes that do not fill eight, and the length in its top byte.
-    whole = len(data) // 8 * 8
-    last = data[whole:].ljust(7, b"\0") + bytes([len(data) & 0xFF])
-    for start in range(0, whole + 8, 8):
-        block = data[start : start + 8] if start < whole else last
-        word = int.from_bytes(block, "little")
+    padded = data + bytes(7 - len(data) % 8) + bytes([len(data) & 0xFF])
+    words = struct.unpack(f"<{len(padded) // 8}Q", padded)
+    low = high = 0
+    # Each turn: what goes into v1, v2 and v3 before, and the rounds. The last two turns give the digest.
+    for first, second, word, rounds in [
+        *((0, 0, word, 2) for word in words),
+        (0, 0xEE, 0, 4),
+        (0xDD, 0, 0, 4),
+    ]:
+        v1 ^= first
+        v2 ^= second
         v3 ^= word
-        v0, v1, v2, v3 = _rounds((v0, v1, v2, v3), 2)
+        # Written out, rotations too: half of the time would go into calls.
+        for _ in range(rounds):
+            v0 = (v0 + v1) & _MASK
+            v1 = ((v1 << 13 | v1 >> 51) & _MASK) ^ v0
+            v2 = (v2 + v3) & _MASK
+            v3 = ((v3 << 16 | v3 >> 48) & _MASK) ^ v2
+            v0 = ((v0 << 32 | v0 >> 32) + v3) & _MASK
+            v3 = ((v3 << 21 | v3 >> 43) & _MASK) ^ v0
+            v2 = (v2 + v1) & _MASK
+            v1 = ((v1 << 17 | v1 >> 47) & _MASK) ^ v2
+            v2 = (v2 << 32 | v2 >> 32) & _MASK
         v0 ^= word
-
-    v0, v1, v2, v3 = _rounds((v0, v1, v2 ^ 0xEE, v3), 4)
-    low = v0 ^ v1 ^ v2 ^ v3
-    v0, v1, v2, v3 = _rounds((v0, v1 ^ 0xDD, v2, v3), 4)
-    high = v0 ^ v1 ^ v2 ^ v3
+        low, high = high, v0 ^ v1 ^ v2 ^ v3
     return low.to_bytes(8, "little") + high.to_bytes(8, "little")
-
-
-def _rounds(state: _State, count: int) -> _State:
-    v0, v1, v2, v3 = state
-    for _ in range(count):
-        v0 = (v0 + v1) & _MASK
-        v1 = _rotate(v1, 13) ^ v0
-        v0 = _rotate(v0, 32)
-        v2 = (v2 + v3) & _MASK
-        v3 = _rotate(v3, 16) ^ v2
-        v0 = (v0 + v3) & _MASK
-        v3 = _rotate(v3, 21) ^ v0
-        v2 = (v2 + v1) & _MASK
-        v1 = _rotate(v1, 17) ^ v2
-        v2 = _rotate(v2, 32)
-    return v0, v1, v2, v3
-
-
-def _rotate(word: int, bits: int) -> int:
-    return (word << bits | word >> (64 - bits)) & _MASK

@@ -7,7 +7,7 @@ from typing import Final
 import msgspec
 
 from profilelake.semantics.times import TIME_MAX, TIME_MIN
-from profilelake.serve._answer import invalid, time_text
+from profilelake.serve._answer import not_a_cursor, time_text
 from profilelake.serve._profile import Cursor, Found, cursor
 from profilelake.serve._request import Query
 from profilelake.state import recent
@@ -124,7 +124,7 @@ def _parse_next(text: str) -> EventKey | None:
             return EventKey(int(nanos) // 1_000, message_id)
     except (binascii.Error, ValueError):
         pass
-    raise invalid("The parameter `next` is not a cursor of this resource.")
+    raise not_a_cursor()
 
 
 _STANDARD: Final = str.maketrans("-_", "+/")

@@ -10,21 +10,25 @@ from profilelake.semantics.identifiers import Identifier, ident_id, normalised, 
 from profilelake.semantics.rules import Collection, IdentityRules
 from profilelake.serve._answer import invalid, profile_not_found
 from profilelake.serve._request import Query
-from profilelake.state.records import NOBODY, ProfileRecord, TraitRecord, joined_traits
-from profilelake.state.store import Tx
+from profilelake.state.records import NOBODY, ProfileRecord, TraitRecord, decode_traits, joined_traits
+from profilelake.state.store import Db, Tx
+from profilelake.workspaces.scopes import Scope
 
 SEGMENT_ID: Final = "segment_id"
+EVERYTHING: Final = Scope()
+_NO_TRAITS: Final[dict[str, TraitRecord]] = {}
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """One profile inside one read transaction. `key` is its founding set."""
+    """One profile inside one read transaction. `key` is its founding set, `scope` what may be read of it."""
 
     tx: Tx
     space: str
     collection: Collection
     key: bytes
     record: ProfileRecord
+    scope: Scope = EVERYTHING
 
     @property
     def segment_id(self) -> str:
@@ -33,7 +37,11 @@ class Found:
 
     def traits(self) -> dict[str, TraitRecord]:
         """Return the last write of each trait."""
-        return joined_traits(self.record, self.tx.set_traits(self.space, self.record.sets))
+        sets = self.record.sets
+        if len(sets) == 1:
+            value = self.tx.get(self.space, Db.TRAITS, sets[0])
+            return _NO_TRAITS if value is None else decode_traits(value)
+        return joined_traits(self.record, self.tx.set_traits(self.space, sets))
 
 
 class Cursor(msgspec.Struct):
@@ -46,17 +54,28 @@ class Cursor(msgspec.Struct):
 
 
 def cursor(found: Found, resource: str, query: Query, limit: int, start: str | None) -> Cursor:
-    """Return the cursor of a page; `start` says where the next one begins, None that there is none."""
+    """Return the cursor of a page of a profile; `start` says where the next one begins, None that there is none."""
     if start is None:
         return Cursor("", False, "", limit)
-    path = f"/v1/spaces/{quote(found.space, safe='')}/collections/{found.collection}/profiles"
-    return Cursor(f"{path}/{found.segment_id}/{resource}?{query.onward(start, limit)}", True, start, limit)
+    return onward(found.space, found.collection, f"/{found.segment_id}/{resource}", query, limit, start)
+
+
+def onward(space: str, collection: Collection, below: str, query: Query, limit: int, start: str) -> Cursor:
+    """Return the cursor of a page that is followed by another one; `below` is its path below the profiles."""
+    path = f"/v1/spaces/{quote(space, safe='')}/collections/{collection}/profiles{below}"
+    return Cursor(f"{path}?{query.onward(start, limit)}", True, start, limit)
 
 
 def find(
-    tx: Tx, space: str, collection: Collection, id: str, identifier_key: bytes, rules: IdentityRules
+    tx: Tx,
+    space: str,
+    collection: Collection,
+    id: str,
+    identifier_key: bytes,
+    rules: IdentityRules,
+    scope: Scope = EVERYTHING,
 ) -> Found:
-    """Return the profile an id stands for today; `rules` are those in force.
+    """Return the profile an id stands for today; `rules` are those in force, `scope` what may be read.
 
     Raises:
         Refused: there is none, or the id cannot be one.
@@ -67,7 +86,7 @@ def find(
     record = tx.profile(space, key)
     if record is None or COLLECTION_NUMBER[collection] != record.collection:
         raise profile_not_found()
-    return Found(tx, space, collection, key, record)
+    return Found(tx, space, collection, key, record, scope)
 
 
 COLLECTION_NUMBER: Final[dict[Collection, int]] = {"users": 0, "accounts": 1}
@@ -77,16 +96,16 @@ def _founding_set(
     tx: Tx, space: str, collection: Collection, id: str, identifier_key: bytes, rules: IdentityRules
 ) -> bytes:
     type, colon, value = id.partition(":")
-    public = parse_public_id(value if colon and type == SEGMENT_ID else id)
-    if public is not None:
+    if not colon or type == SEGMENT_ID:
+        public = parse_public_id(value if colon else id)
+        if public is None:
+            return NOBODY
         key = public[1]
         if tx.profile(space, key) is not None:
             return key
         # The set founded a profile once, or could have; it lives on in the profile it leads to.
         known = tx.set(space, key)
         return NOBODY if known is None else known.profile
-    if not colon:
-        return NOBODY
     if "\0" in type:
         raise invalid("The parameter `id` has invalid character(s) in its type.")
     identifier = Identifier(type, normalised(rules, collection, type, value))

@@ -1,4 +1,4 @@
-"""How many requests a space may send in a second."""
+"""How many requests a space, or a token with a rate of its own, may send in a second."""
 
 import math
 from collections import deque
@@ -8,36 +8,44 @@ from typing import Final
 from profilelake.errors import Invalid
 from profilelake.serve._answer import Refused
 
-SPACES_MAX: Final = 4_096
-"""Spaces whose requests are remembered; idle ones are forgotten beyond that."""
+SENDERS_MAX: Final = 4_096
+"""Senders whose requests are remembered; idle ones are forgotten beyond that."""
 
 
 class RateLimit:
-    """Lets `per_second` requests of a space pass in any stretch of one second, refused ones not counted.
+    """Lets so many requests of a sender pass in any stretch of one second, refused ones not counted.
 
-    None means no limit. Each process counts for itself: `app` gives every one its share.
+    `per_second` is for those that have no rate of their own, None for no limit. Each process counts for
+    itself: of a rate for the whole server it grants its share.
     """
 
-    def __init__(self, per_second: int | None, monotonic: Callable[[], float]) -> None:
+    def __init__(self, per_second: int | None, monotonic: Callable[[], float], *, processes: int = 1) -> None:
         if per_second is not None and per_second < 1:
             raise Invalid(
                 f"limiting requests: {per_second} per second; give at least 1, or none for no limit"
             )
         self._per_second = per_second
         self._monotonic = monotonic
+        self._processes = processes
         self._passed: dict[str, deque[float]] = {}
 
-    def check(self, space: str) -> None:
-        """Count a request, or refuse it and say when the next one may pass."""
-        limit = self._per_second
-        if limit is None:
-            return
+    def check(self, space: str, token: str, rate: int | None) -> None:
+        """Count a request, or refuse it and say when the next one may pass.
+
+        `rate` is what the whole server takes from that token, None where it counts as its space does.
+        """
+        if rate is not None:
+            self._count(token, math.ceil(rate / self._processes))
+        elif self._per_second is not None:
+            self._count(space, self._per_second)
+
+    def _count(self, sender: str, limit: int) -> None:
         now = self._monotonic()
-        passed = self._passed.get(space)
-        if passed is None:
-            if len(self._passed) >= SPACES_MAX:
+        passed = self._passed.get(sender)
+        if passed is None or passed.maxlen != limit:
+            if len(self._passed) >= SENDERS_MAX:
                 self._passed = {name: times for name, times in self._passed.items() if times[-1] > now - 1}
-            passed = self._passed[space] = deque(maxlen=limit)
+            passed = self._passed[sender] = deque(maxlen=limit)
         if len(passed) == limit:
             wait = passed[0] + 1 - now
             if wait > 0:

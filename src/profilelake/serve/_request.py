@@ -15,6 +15,7 @@ TARGET_BYTES_MAX: Final = 8_192
 PARAMETERS_MAX: Final = 64
 
 _BAD_ESCAPE: Final = re.compile(rb"%(?![0-9A-Fa-f]{2})")
+_NO_NAMES: Final[frozenset[str]] = frozenset()
 _COLLECTION_CHARACTERS: Final = re.compile(r"[A-Za-z0-9_-]")
 
 
@@ -143,7 +144,7 @@ class Query:
         """Return the entries of a comma list; the parameter may be repeated."""
         values = self._values.get(name)
         if not values:
-            return frozenset()
+            return _NO_NAMES
         return frozenset(entry for value in values for entry in value.split(",") if entry)
 
     def time(self, name: str, default: int) -> int:
@@ -161,3 +162,6 @@ class Query:
         pairs = [(n, v) for n, values in self._values.items() if n not in ("next", "limit") for v in values]
         pairs += [("limit", str(limit)), ("next", start)]
         return "&".join(f"{quote(name, safe='')}={quote(value, safe='')}" for name, value in pairs)
+
+
+NO_QUERY: Final = Query()

@@ -1,16 +1,17 @@
-"""What can be read of a profile: traits, external ids, metadata. Events have a module of their own."""
+"""What a profile is: its traits, external ids, metadata. Events and links have modules of their own."""
 
 from typing import Final
 
 import msgspec
 
 from profilelake.semantics.identifiers import parse_public_id, public_id
-from profilelake.serve._answer import invalid, time_text
+from profilelake.semantics.rules import Collection
+from profilelake.serve._answer import not_a_cursor, time_text
 from profilelake.serve._profile import Cursor, Found, cursor
 from profilelake.serve._request import Query
 from profilelake.state import activity
 from profilelake.state.recent import RunReader
-from profilelake.state.records import received_at
+from profilelake.state.records import IdentRecord, received_at
 
 TRAITS_DEFAULT: Final = 10
 TRAITS_MAX: Final = 200
@@ -42,26 +43,31 @@ def traits(found: Found, query: Query) -> TraitsPage:
     Values are the JSON text that was stored, so numbers come out digit by digit as they came in.
     """
     limit = query.limit(TRAITS_DEFAULT, TRAITS_MAX)
-    wanted = query.names("include")
     start = query.text("next")
+    verbose = query.flag("verbose")
     # No audience and no computed trait is kept in a profile's own traits.
     written = {} if query.choice("class", ("audience", "computed_trait")) else found.traits()
-    names = sorted(
+    chosen = _chosen(query.names("include"), found.scope.traits)
+    names = [
         name
-        for name, write in written.items()
-        if write.value is not None
-        and name >= start
-        and (not wanted or name in wanted)
-        and not name.startswith(_CONSENT)
-    )
+        for name in (written if chosen is None else written.keys() & chosen)
+        if written[name].value is not None and name >= start and not name.startswith(_CONSENT)
+    ]
+    names.sort()
     page: dict[str, msgspec.Raw | VerboseTrait] = {}
-    verbose = query.flag("verbose")
     for name in names[:limit]:
         write = written[name]
         value = msgspec.Raw(write.value or "null")
         page[name] = VerboseTrait(value, write.source_id, time_text(write.timestamp)) if verbose else value
     following = names[limit] if len(names) > limit else None
     return TraitsPage(page, cursor(found, "traits", query, limit, following))
+
+
+def _chosen(wanted: frozenset[str], allowed: frozenset[str] | None) -> frozenset[str] | None:
+    """Return the traits that are asked for and may be read, None where that is all of them."""
+    if allowed is None:
+        return wanted or None
+    return wanted & allowed if wanted else allowed
 
 
 class ExternalId(msgspec.Struct):
@@ -83,6 +89,19 @@ class ExternalIdsPage(msgspec.Struct):
     cursor: Cursor
 
 
+def external_id(collection: Collection, record: IdentRecord) -> ExternalId:
+    """Return an identifier as it is shown."""
+    return ExternalId(
+        record.source_id,
+        collection,
+        record.value,
+        record.type,
+        time_text(record.created_at),
+        "none",
+        record.message_id,
+    )
+
+
 def external_ids(found: Found, query: Query) -> ExternalIdsPage:
     """Return one page of identifiers in the order of their mapping ids, which cursors carry."""
     limit = query.limit(EXTERNAL_IDS_DEFAULT, EXTERNAL_IDS_MAX)
@@ -91,18 +110,7 @@ def external_ids(found: Found, query: Query) -> ExternalIdsPage:
     keys = sorted(key for key, type in found.record.idents if key >= start and (not types or type in types))
     page = keys[:limit]
     records = found.tx.idents(found.space, page)
-    data = [
-        ExternalId(
-            record.source_id,
-            found.collection,
-            record.value,
-            record.type,
-            time_text(record.created_at),
-            "none",
-            record.message_id,
-        )
-        for record in (records[key] for key in page if key in records)
-    ]
+    data = [external_id(found.collection, records[key]) for key in page if key in records]
     following = _mapping(keys[limit]) if len(keys) > limit else None
     return ExternalIdsPage(data, cursor(found, "external_ids", query, limit, following))
 
@@ -163,5 +171,5 @@ def _parse_mapping(text: str) -> bytes:
         return b""
     parsed = parse_public_id("use_" + text.removeprefix(_MAPPING)) if text.startswith(_MAPPING) else None
     if parsed is None:
-        raise invalid("The parameter `next` is not a cursor of this resource.")
+        raise not_a_cursor()
     return parsed[1]

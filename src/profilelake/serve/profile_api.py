@@ -1,33 +1,39 @@
 """The Profile API: one ASGI callable from a request to the profile it asks for.
 
-Paths, shapes, paging and errors are those clients of Segment know. Beyond them: several resources in
-one answer (`expand`), and a look-up of many profiles with the ids in the body instead of the URL.
+Paths, shapes, paging and errors are those clients of Segment know. Beyond them: the list of all
+profiles, several resources in one answer (`expand`), a look-up of many profiles with the ids in the
+body instead of the URL, scopes of tokens, and entity tags.
 """
 
+import itertools
 import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final, NamedTuple, Protocol, cast
+from typing import Final, NamedTuple, cast
 from urllib.parse import quote
 
 import msgspec
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry
 
 from profilelake.errors import Invalid, NotFound, Unavailable
 from profilelake.ops import http
 from profilelake.semantics.rules import Collection, IdentityRules
-from profilelake.serve._answer import Refused, encode, invalid
+from profilelake.serve._answer import Refused, encode, entity_tag, invalid, matches
+from profilelake.serve._consent import consent
 from profilelake.serve._events import EVENTS_MAX, EventsPage, events
+from profilelake.serve._links import LINKS_MAX, OTHER, links
+from profilelake.serve._listing import Listing, listed
+from profilelake.serve._metrics import ApiMetrics
 from profilelake.serve._profile import Found, find
 from profilelake.serve._rate import RateLimit
 from profilelake.serve._request import (
+    NO_QUERY,
     TARGET_BYTES_MAX,
     Query,
     Route,
     check_collection,
     route,
-    secret,
 )
 from profilelake.serve._resources import (
     EXTERNAL_IDS_MAX,
@@ -37,9 +43,9 @@ from profilelake.serve._resources import (
     metadata,
     traits,
 )
+from profilelake.serve.admission import Admissions, Admitted, Tokens
 from profilelake.state.recent import RunReader
 from profilelake.state.store import State, Tx
-from profilelake.workspaces import Token
 
 REQUESTS_PER_SECOND: Final = 100
 """What a space may ask for in a second."""
@@ -53,21 +59,19 @@ _EXPANDED: Final = {
     "traits": Query(b"limit=%d" % TRAITS_MAX),
     "external_ids": Query(b"limit=%d" % EXTERNAL_IDS_MAX),
     "events": Query(b"limit=%d" % EVENTS_MAX),
-    "metadata": Query(),
+    "metadata": NO_QUERY,
+    "links": Query(b"limit=%d" % LINKS_MAX),
+    "consent": NO_QUERY,
 }
-_LATENCIES: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
-
-
-class Tokens(Protocol):
-    """Knows which tokens are good; `workspaces.keyring.KeyRing` is one."""
-
-    def poll(self) -> int:
-        """Take note of changes, if it is time to look."""
-        ...
-
-    def token(self, secret: str, *, now: int) -> Token | None:
-        """Return what a token opens, None where it opens nothing."""
-        ...
+_LIST: Final = "profiles"
+"""What the list of all profiles is called in scopes and metrics."""
+_HEADERS: Final = [
+    # Whoever keeps an answer asks again before it is used: what a profile says changes at any time.
+    (b"cache-control", b"private, no-cache"),
+    (b"vary", b"authorization"),
+]
+_FOUND: Final = http.AnswerForm(200, _HEADERS, b"application/json")
+_UNCHANGED: Final = http.AnswerForm(304, _HEADERS, None)
 
 
 class Lookup(msgspec.Struct, forbid_unknown_fields=True):
@@ -77,12 +81,12 @@ class Lookup(msgspec.Struct, forbid_unknown_fields=True):
     expand: list[str] = msgspec.field(default_factory=lambda: ["traits"])
 
 
-class Answer(NamedTuple):
-    """What goes back: status, JSON body, and the headers that are not always there."""
+class Asked(NamedTuple):
+    """A request that was let in: what it asks for, and who asks."""
 
-    status: int
-    body: bytes
-    headers: tuple[tuple[bytes, bytes], ...] = ()
+    place: Route
+    admitted: Admitted
+    if_none_match: bytes | None
 
 
 class ProfileApi:
@@ -105,22 +109,24 @@ class ProfileApi:
         now: Callable[[], int],
         monotonic: Callable[[], float] = time.monotonic,
         requests_per_second: int | None = REQUESTS_PER_SECOND,
+        processes: int = 1,
     ) -> None:
         """Serve what `state` gives (it may raise Unavailable while there is none).
 
         `recent` names the folder of a workspace's run files, `identifier_key` the key its identifiers
         are hashed with, `rules` its identity rules; `now` is in microseconds UTC. `requests_per_second`
-        is this process's share of what a space may ask for, None for no limit.
+        is what a space may ask of this process, None for no limit; a token with a rate of its own may
+        ask for a share of it, as one of so many `processes`.
         """
         self._state = state
         self._recent = recent
         self._identifier_key = identifier_key
-        self._tokens = tokens
+        self._admissions = Admissions(tokens, now)
         self._rules = rules
         self._request_id = request_id
-        self._now = now
         self._monotonic = monotonic
-        self._rate = RateLimit(requests_per_second, monotonic)
+        self._rate = RateLimit(requests_per_second, monotonic, processes=processes)
+        self._metrics = ApiMetrics(registry)
         self._keys: dict[str, bytes] = {}
         self._readers: dict[str, RunReader] = {}
         self._read: dict[str, Callable[[Found, Query], msgspec.Struct]] = {
@@ -128,84 +134,92 @@ class ProfileApi:
             "external_ids": external_ids,
             "events": self._events,
             "metadata": self._metadata,
+            "links": links,
+            "consent": consent,
         }
-        self._requests = Counter(
-            "profilelake_profile_api_requests",
-            "Requests answered by the Profile API",
-            ("resource", "status"),
-            registry=registry,
-        )
-        self._seconds = Histogram(
-            "profilelake_profile_api_seconds",
-            "Seconds from the request's head to its answer",
-            ("resource",),
-            buckets=_LATENCIES,
-            registry=registry,
-        )
-        self._counted: dict[tuple[str, int], Callable[[], None]] = {}
-        self._timed: dict[str, Callable[[float], None]] = {}
 
     async def __call__(self, scope: http.Scope, receive: http.Receive, send: http.Send) -> None:
         """Answer one HTTP request."""
         began = self._monotonic()
+        own = [(b"request-id", self._request_id().encode())]
         place: Route | None = None
+        status = 200
         try:
-            place = self._admitted(scope)
+            asked = self._admitted(scope)
+            place = asked.place
             if _is_lookup(place, scope["method"]):
-                answer = Answer(200, encode(self._lookup(place, await _body(receive))))
+                ready = _FOUND.answer(own, encode(self._lookup(asked, await _body(receive))))
             else:
-                answer = Answer(200, encode(self._get(place, scope)))
+                body = encode(self._get(asked, scope["query_string"]))
+                own.append((b"etag", entity_tag(body)))
+                if asked.if_none_match is not None and matches(asked.if_none_match, own[-1][1]):
+                    status = 304
+                    ready = _UNCHANGED.answer(own)
+                else:
+                    ready = _FOUND.answer(own, body)
         except Exception as error:  # noqa: BLE001 - it is logged and answered
-            answer = _failed(error)
-        headers = [
-            (b"cache-control", b"no-store"),
-            (b"request-id", self._request_id().encode()),
-            *answer.headers,
-        ]
-        ready = http.answer(answer.status, headers, answer.body, b"application/json")
-        self._measure(_label(place), answer.status, self._monotonic() - began)
+            refused = _refused(error)
+            status = refused.status
+            ready = _refusal(refused, own)
+        self._metrics.answered(_label(place), status, self._monotonic() - began)
         await send(ready.start)
         await send(ready.body)
 
-    def _admitted(self, scope: http.Scope) -> Route:
+    def _admitted(self, scope: http.Scope) -> Asked:
         """Return what a request asks for, if it may ask.
 
         Raises:
-            Refused: no such path, no good token for that space, or too many requests.
+            Refused: no such path, no good token for that space, too many requests, or the scope of the
+                token leaves it out.
         """
         raw_path: bytes = scope.get("raw_path") or quote(scope["path"]).encode()
         if len(raw_path) + len(scope["query_string"]) > TARGET_BYTES_MAX:
             raise invalid(f"Path and query are longer than {TARGET_BYTES_MAX} bytes.")
         place = route(raw_path)
-        self._tokens.poll()
-        given = secret(next((value for name, value in scope["headers"] if name == b"authorization"), None))
-        token = None if given is None else self._tokens.token(given, now=self._now())
-        # A token with a scope was made for less than all profiles, and nothing less is served here yet.
-        if token is None or token.workspace != place.space or token.scope:
-            raise Refused(
-                401, "authentication_error", "The access token is missing or not valid for this space."
-            )
-        self._rate.check(place.space)
+        authorization = if_none_match = None
+        for name, value in scope["headers"]:
+            if name == b"authorization":
+                authorization = value
+            elif name == b"if-none-match":
+                if_none_match = value
+        admitted = self._admissions.of(authorization, place.space)
+        token = admitted.token
+        self._rate.check(token.workspace, token.id, admitted.scope.rate)
         method = scope["method"]
         if method not in ("GET", "HEAD") and not _is_lookup(place, method):
             raise Refused(405, "invalid_request_error", f"The method {method} is not allowed here; use GET.")
         check_collection(place.collection)
-        return place
+        admitted.check_collection(place.collection)
+        return Asked(place, admitted, if_none_match)
 
-    def _get(self, place: Route, scope: http.Scope) -> object:
-        query = Query(scope["query_string"])
-        if not place.resource:
-            wanted = query.names("expand")
-            _check_expand(wanted)
+    def _get(self, asked: Asked, query_string: bytes) -> object:
+        place = asked.place
+        query = Query(query_string) if query_string else NO_QUERY
+        name = place.resource
+        if name:
+            read = self._read.get(name)
+            if read is None:
+                raise Refused(404, "not_found", f"There is no resource `{name}` of a profile.")
+            _check_resource(asked, name)
+            return self._reading(place.space, lambda tx: read(self._found(tx, asked, place.profile), query))
+        wanted = query.names("expand")
+        _check_expand(asked, wanted)
+        if place.profile:
             return self._reading(
-                place.space, lambda tx: self._expanded(self._found(tx, place, place.profile), wanted)
+                place.space, lambda tx: self._expanded(self._found(tx, asked, place.profile), wanted)
             )
-        read = self._read.get(place.resource)
-        if read is None:
-            raise Refused(404, "not_found", f"There is no resource `{place.resource}` of a profile.")
-        return self._reading(place.space, lambda tx: read(self._found(tx, place, place.profile), query))
+        asked.admitted.check_resource(_LIST)
+        if "events" in wanted:
+            raise _one_at_a_time()
+        listing = Listing(place.space, _collection(place), asked.admitted.scope)
+        return self._reading(
+            place.space,
+            lambda tx: listed(
+                tx, listing, query, expanded=bool(wanted), show=lambda found: self._expanded(found, wanted)
+            ),
+        )
 
-    def _lookup(self, place: Route, body: bytes) -> object:
+    def _lookup(self, asked: Asked, body: bytes) -> object:
         """Return several profiles, each beside the id it was asked by, in the order asked."""
         try:
             wanted = msgspec.json.decode(body, type=Lookup)
@@ -214,17 +228,17 @@ class ProfileApi:
         if len(wanted.ids) > LOOKUP_IDS_MAX:
             raise invalid(f"The body names {len(wanted.ids)} ids, more than {LOOKUP_IDS_MAX}.")
         expand = frozenset(wanted.expand)
-        _check_expand(expand)
+        _check_expand(asked, expand)
         if "events" in expand:
-            raise invalid("Events are read one profile at a time.")
+            raise _one_at_a_time()
 
         def one(tx: Tx, id: str) -> dict[str, object]:
             try:
-                return {"id": id, **self._expanded(self._found(tx, place, id), expand)}
+                return {"id": id, **self._expanded(self._found(tx, asked, id), expand)}
             except Refused as refused:
                 return {"id": id, "error": refused.error()}
 
-        return self._reading(place.space, lambda tx: {"data": [one(tx, id) for id in wanted.ids]})
+        return self._reading(asked.place.space, lambda tx: {"data": [one(tx, id) for id in wanted.ids]})
 
     def _reading(self, space: str, read: Callable[[Tx], object]) -> object:
         """Run `read` inside one read transaction, and once more where a run file went away meanwhile."""
@@ -239,12 +253,12 @@ class ProfileApi:
                 continue
         raise Unavailable(f"reading events of space {space!r}: run files go away faster than they are read")
 
-    def _found(self, tx: Tx, place: Route, id: str) -> Found:
-        key = self._keys.get(place.space)
+    def _found(self, tx: Tx, asked: Asked, id: str) -> Found:
+        space = asked.place.space
+        key = self._keys.get(space)
         if key is None:
-            key = self._keys[place.space] = self._identifier_key(place.space)
-        collection = cast("Collection", place.collection)
-        return find(tx, place.space, collection, id, key, self._rules(place.space))
+            key = self._keys[space] = self._identifier_key(space)
+        return find(tx, space, _collection(asked.place), id, key, self._rules(space), asked.admitted.scope)
 
     def _expanded(self, found: Found, wanted: frozenset[str]) -> dict[str, object]:
         """Return a profile with each wanted resource as its own route gives it, pages at their longest."""
@@ -266,57 +280,79 @@ class ProfileApi:
             reader = self._readers[space] = RunReader(self._recent(space))
         return reader
 
-    def _measure(self, resource: str, status: int, seconds: float) -> None:
-        counted = self._counted.get((resource, status))
-        if counted is None:
-            counted = self._counted[resource, status] = self._requests.labels(resource, str(status)).inc
-            self._timed.setdefault(resource, self._seconds.labels(resource).observe)
-        counted()
-        self._timed[resource](seconds)
+
+def request_ids(start: bytes) -> Callable[[], str]:
+    """Return what gives each request of a process an id; `start` is eight random bytes."""
+    numbers = itertools.count(int.from_bytes(start, "big"))
+    return lambda: f"{next(numbers) & _ID_MASK:016x}"
+
+
+_ID_MASK: Final = (1 << 64) - 1
 
 
 def _is_lookup(place: Route, method: str) -> bool:
     return method == "POST" and place.profile == "lookup" and not place.resource
 
 
+def _collection(place: Route) -> Collection:
+    return cast("Collection", place.collection)
+
+
 def _label(place: Route | None) -> str:
     """Return what a request is counted under: a small fixed set of names, whatever clients send."""
     if place is None:
         return "refused"
-    return place.resource if place.resource in _EXPANDED else "profile" if not place.resource else "other"
+    if place.resource:
+        return place.resource if place.resource in _EXPANDED else "other"
+    return "profile" if place.profile else _LIST
 
 
-def _check_expand(names: frozenset[str]) -> None:
+def _check_resource(asked: Asked, name: str) -> None:
+    """Refuse a resource that the token does not open, be it for what it shows of the other collection."""
+    asked.admitted.check_resource(name)
+    if name == "links":
+        asked.admitted.check_collection(OTHER[_collection(asked.place)])
+
+
+def _check_expand(asked: Asked, names: frozenset[str]) -> None:
     unknown = sorted(names - _EXPANDED.keys())
     if unknown:
         raise invalid(f"`expand` names `{unknown[0]}`; it takes: {', '.join(_EXPANDED)}.")
+    for name in names:
+        _check_resource(asked, name)
 
 
-def _failed(error: Exception) -> Answer:
-    """Return the answer that stands for an error, in the shape clients know."""
-    headers: tuple[tuple[bytes, bytes], ...] = ()
+def _one_at_a_time() -> Refused:
+    return invalid("Events are read one profile at a time.")
+
+
+def _refused(error: Exception) -> Refused:
+    """Return the refusal that stands for an error, with a code clients know."""
     if isinstance(error, Refused):
-        refused = error
-    elif isinstance(error, Invalid):
-        refused = invalid(f"{str(error).capitalize()}.")
-    elif isinstance(error, Unavailable):
-        refused = Refused(
+        return error
+    if isinstance(error, Invalid):
+        return invalid(f"{str(error).capitalize()}.")
+    if isinstance(error, Unavailable):
+        return Refused(
             503,
             "service_unavailable",
             "Profiles cannot be read now; try again.",
             retry_after_seconds=error.retry_after_seconds,
         )
-    else:
-        # One profile that cannot be read must not take the connections of all others with it.
-        _LOG.error("answering a Profile API request", exc_info=error)
-        refused = Refused(500, "internal_error", "The request could not be answered.")
+    # One profile that cannot be read must not take the connections of all others with it.
+    _LOG.error("answering a Profile API request", exc_info=error)
+    return Refused(500, "internal_error", "The request could not be answered.")
+
+
+def _refusal(refused: Refused, own: list[tuple[bytes, bytes]]) -> http.Answer:
+    headers = [(b"cache-control", b"no-store"), *own]
     if refused.retry_after_seconds is not None:
-        headers += ((b"retry-after", b"%d" % refused.retry_after_seconds),)
+        headers.append((b"retry-after", b"%d" % refused.retry_after_seconds))
     if refused.status == 401:
-        headers += ((b"www-authenticate", b'Basic realm="profiles"'),)
+        headers.append((b"www-authenticate", b'Basic realm="profiles"'))
     if refused.status == 405:
-        headers += ((b"allow", b"GET, HEAD"),)
-    return Answer(refused.status, encode({"error": refused.error()}), headers)
+        headers.append((b"allow", b"GET, HEAD"))
+    return http.answer(refused.status, headers, encode({"error": refused.error()}), b"application/json")
 
 
 async def _body(receive: http.Receive) -> bytes:

@@ -121,6 +121,7 @@ def of_profiles() -> dict[str, set[str]]:
     found = {}
     for word in ("spaces", "namespaces"):
         root = f"/v1/{word}/{{space}}/collections/{{collection}}/profiles"
+        found[root] = {"get"}
         found[f"{root}/lookup"] = {"post"}
         found[f"{root}/{{id}}"] = {"get"}
         found |= {f"{root}/{{id}}/{resource}": {"get"} for resource in profile_api._EXPANDED}
