@@ -301,6 +301,7 @@ def http_process(settings: Settings, *, parent: int, ready: int, host: str, port
     from profilelake.eventlog.metrics import LogMetrics, LogSize
     from profilelake.identity.rules_now import RulesNow
     from profilelake.manage.app import Management
+    from profilelake.manage.external_ids import is_deletion
     from profilelake.manage.guard import Guard
     from profilelake.manage.limits_hit import REPORT
     from profilelake.ops import http
@@ -363,7 +364,7 @@ def http_process(settings: Settings, *, parent: int, ready: int, host: str, port
 
         async def otherwise(scope: http.Scope, receive: http.Receive, send: http.Send) -> None:
             path = scope["path"]
-            if path.startswith(("/v1/spaces/", "/v1/namespaces/")):
+            if path.startswith(("/v1/spaces/", "/v1/namespaces/")) and not is_deletion(path):
                 await profiles(scope, receive, send)
             else:
                 await management(scope, receive, send)

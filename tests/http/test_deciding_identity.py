@@ -9,7 +9,7 @@ import pytest
 
 from command_line import run_process
 from identity_served import person, together
-from served import ADMIN_TOKEN, READ_TOKEN, Answer, Served, serving
+from served import ADMIN_TOKEN, READ_TOKEN, Answer, Served, basic, serving
 
 pytestmark = pytest.mark.timeout(400)
 
@@ -59,6 +59,56 @@ def test_a_decision_is_recorded_applied_and_taken_back(served: Served) -> None:
     after = served.get(f"{DECISIONS}?limit=1").json["data"]
     following = served.get(f"{DECISIONS}?limit=1&cursor={after['pagination']['next']}").json["data"]
     assert following["decisions"] == [made | {"in_force": False}]
+
+
+def delete(served: Served, path: str, *named: dict[str, str], token: str = ADMIN_TOKEN) -> Answer:
+    return served.request(
+        "POST",
+        f"/v1/spaces/default/collections/{path}/external_ids/delete",
+        {"delete_external_ids": list(named)},
+        authorization=basic(token),
+        headers=JSON,
+    )
+
+
+def test_an_external_id_is_deleted_as_clients_of_segment_do_and_stays_so(served: Served) -> None:
+    user, device, _ = person(served)
+    path, named = f"users/profiles/user_id:{user}", {"id": device, "type": "anonymous_id"}
+    answer = delete(served, path, named)
+    assert (answer.status, answer.json["code"]) == (200, "success")
+    served.committed()
+    assert not together(served, user, device)
+    assert delete(served, path, named).json["error"]["code"] == "eid_not_found"
+    # The same event once more, as a replay would send it.
+    again = {"userId": user, "anonymousId": device, "messageId": uuid.uuid4().hex}
+    assert served.post("/v1/identify", again).status == 200
+    served.committed()
+    assert not together(served, user, device)
+    shown = served.get(f"/v1/spaces/default/collections/{path}/external_ids", READ_TOKEN).json["data"]
+    assert [one["type"] for one in shown] == ["user_id"]
+    (newest,) = served.get(f"{DECISIONS}?limit=1").json["data"]["decisions"]
+    assert (newest["decision"], newest["note"]) == ("unlink", "deleted over the Profile API")
+
+
+def test_what_cannot_be_deleted_is_told_in_codes_of_segment(served: Served) -> None:
+    user, device, _ = person(served)
+    other, _, _ = person(served)
+    path, named = f"users/profiles/user_id:{user}", {"id": device, "type": "anonymous_id"}
+    for refused, status, code in (
+        (delete(served, path, named, token="nobody"), 401, "unauthorized"),
+        (delete(served, path, named, token=READ_TOKEN), 403, "forbidden"),
+        (delete(served, f"accounts/profiles/user_id:{user}", named), 400, "bad_request"),
+        (delete(served, f"users/profiles/anonymous_id:{device}", named), 400, "bad_request"),
+        (delete(served, path), 400, "bad_request"),
+        (delete(served, path, named, named), 400, "bad_request"),
+        (delete(served, path, {"id": user, "type": "user_id"}), 400, "bad_request"),
+        (delete(served, path, {"id": "g", "type": "group_id"}), 400, "unsupported_eid_type"),
+        (delete(served, "users/profiles/user_id:nobody", named), 404, "not_found"),
+        (delete(served, path, {"id": "nothing", "type": "email"}), 404, "eid_not_found"),
+        (delete(served, path, {"id": other, "type": "user_id"}), 404, "eid_not_found"),
+    ):
+        assert (refused.status, refused.json["error"]["code"]) == (status, code), refused.body
+    assert together(served, user, device)
 
 
 def test_an_event_is_retracted_and_restored(served: Served) -> None:

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from typing import Final
 
 from profilelake.manage._openapi_parts import (
+    ADMIN,
+    ONCE,
     READ,
     TIME,
     Json,
@@ -142,6 +144,23 @@ def schemas() -> dict[str, Json]:
                 }
             )
         ),
+        "Deletion": {
+            "type": "object",
+            "properties": {
+                "delete_external_ids": {
+                    "type": "array",
+                    "minItems": 1,
+                    "maxItems": 1,
+                    "items": {
+                        "type": "object",
+                        "properties": {"id": text(), "type": text()},
+                        "required": ["id", "type"],
+                    },
+                }
+            },
+            "required": ["delete_external_ids"],
+        },
+        "Deleted": closed(code=text(enum=["success"]), message=text()),
         "ProfileError": closed(code=text(), message=text()),
         "ProfileRefusal": closed(error=ref("ProfileError")),
     }
@@ -221,6 +240,10 @@ def _paths_under(root: str, names: str) -> dict[str, Json]:
             ),
         },
     }
+    found[f"{root}/{{id}}/external_ids/delete"] = {
+        "parameters": [*place, profile],
+        "post": _deleting(f"deleteExternalId{names}"),
+    }
     for resource in _RESOURCES:
         name = "".join(word.capitalize() for word in resource.split("_"))
         found[f"{root}/{{id}}/{resource}"] = {
@@ -233,6 +256,34 @@ def _paths_under(root: str, names: str) -> dict[str, Json]:
             ),
         }
     return found
+
+
+def _deleting(name: str) -> Json:
+    refused = ref("ProfileRefusal")
+    return operation(
+        name,
+        "Take one identifier off a person, for good",
+        tag="profiles",
+        security=ADMIN,
+        answers={
+            "200": answer("It is taken off, and applied within seconds.", ref("Deleted")),
+            "400": answer(
+                "The request cannot be carried out (`bad_request`, `unsupported_eid_type`).", refused
+            ),
+            "401": answer("There is no good token.", refused),
+            "403": answer("The token does not administer this space.", refused),
+            "404": answer(
+                "There is no such profile (`not_found`), or not this identifier in it (`eid_not_found`).",
+                refused,
+            ),
+            "413": answer("The body is larger than is read.", refused),
+            "503": answer("It cannot be recorded now: retry after `Retry-After` seconds.", refused),
+        },
+        parameters=ONCE,
+        body=json_body(ref("Deletion")),
+        about="The profile is named by its user id. The identifier is unlinked from that user id, in all"
+        " that was and will be; `POST /api/identity/decisions` takes it back.",
+    )
 
 
 def _expand(resources: Sequence[str]) -> Json:

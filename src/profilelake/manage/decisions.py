@@ -35,6 +35,7 @@ from profilelake.identity.decisions import Decision, idents_of, listed, shown
 from profilelake.identity.facts import Fact, decode, encode
 from profilelake.manage.answers import cursor_after, json_answer, page_asked
 from profilelake.manage.changes import Changes
+from profilelake.manage.external_ids import deletion_routes
 from profilelake.manage.guard import Guard, asked_by
 from profilelake.manage.requests import decoded, read_body
 from profilelake.manage.status import accepted_ends
@@ -86,6 +87,7 @@ def decision_routes(
         guard.route("/api/identity/decisions", GET=answers.newest, POST=answers.add),
         guard.route("/api/identity/plan", POST=answers.plan),
         guard.route("/api/identity/rules", GET=answers.rules),
+        *deletion_routes(guard, deciding, answers.decided),
     ]
 
 
@@ -118,7 +120,17 @@ class _Answers:
         query = request.query_params
         seconds = wait_asked(query.get("wait_for"), query.get("timeout"))
         body = await read_body(request, bytes_max=BODY_BYTES_MAX)
-        asked = _asked(body)
+        done = await self.decided(request, body, _asked(body))
+        answer = {"changed": done["changed"], "decisions": await asyncio.to_thread(self._shown, done["made"])}
+        if not answer["changed"]:
+            return json_answer(200, {"data": answer})
+        if seconds is None:
+            return json_answer(202, {"data": answer})
+        in_time = await self._committed(seconds)
+        return json_answer(200 if in_time else 504, {"data": answer})
+
+    async def decided(self, request: Request, body: bytes, asked: Asked) -> dict[str, Any]:
+        """Record what a request asks for, once for its Idempotency-Key; return whether anything changed, and what."""
         seen = await self._event(asked)
         loop = asyncio.get_running_loop()
         by = asked_by(request)
@@ -136,13 +148,7 @@ class _Answers:
         # What is kept for repeated requests names nobody; identifiers get their values only for the answer.
         async with self._in_turn():
             done, _ = await self.changes.once(request, body, act)
-        answer = {"changed": done["changed"], "decisions": await asyncio.to_thread(self._shown, done["made"])}
-        if not answer["changed"]:
-            return json_answer(200, {"data": answer})
-        if seconds is None:
-            return json_answer(202, {"data": answer})
-        in_time = await self._committed(seconds)
-        return json_answer(200 if in_time else 504, {"data": answer})
+        return done
 
     async def plan(self, request: Request) -> Response:
         examples = _examples(request.query_params.get("examples"))
