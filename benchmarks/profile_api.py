@@ -22,45 +22,24 @@ from typing import Final
 import pyarrow as pa
 from prometheus_client import CollectorRegistry
 
+import _profiles
 from _machine import machine
+from _profiles import BEGIN, TRAITS_EACH, position
 from profilelake.landing.tables import EVENTS
 from profilelake.ops import http
-from profilelake.semantics.identifiers import Identifier, ident_id, set_id
-from profilelake.semantics.positions import Position
 from profilelake.semantics.rules import segment_defaults
 from profilelake.serve.latest_state import LatestState
 from profilelake.serve.profile_api import ProfileApi
 from profilelake.state import recent
-from profilelake.state.records import (
-    ActivityRecord,
-    IdentRecord,
-    ProfileRecord,
-    SetRecord,
-    TraitRecord,
-    encode,
-)
-from profilelake.state.store import Db, State
+from profilelake.state.store import State
 from profilelake.workspaces.control import CONTROL_FILE, Control
 from profilelake.workspaces.identifier_key import identifier_key
 from profilelake.workspaces.keyring import KeyRing
 
 SPACE: Final = "default"
 TOKEN: Final = "rk_benchmark"
-BEGIN: Final = 1_767_225_600_000_000
 EVENTS_EACH: Final = 5
 RUNS: Final = 20
-BATCH: Final = 10_000
-TRAITS: Final = {
-    "first_name": '"Ana"',
-    "last_name": '"Benedetti"',
-    "plan": '"club"',
-    "visits": "421",
-    "revenue": "1024.50",
-    "locale": '"en-GB"',
-    "newsletter": "true",
-    "address": '{"city":"Torino","country":"IT","zip":"10121"}',
-    "tags": '["vip","returning"]',
-}
 LUA: Final = """
 local count, seed = %d, %d
 local threads = 0
@@ -82,54 +61,16 @@ class Figures:
 
 
 def fill(directory: Path, profiles: int) -> None:
-    """Write profiles of one user id, one e-mail and one device each, and a few events of each."""
+    """Write profiles and a few events of each."""
     with Control.open(directory / CONTROL_FILE, os.urandom) as control:
         control.ensure_default(now=BEGIN, read_token=TOKEN)
         control.bind_identifier_key(directory / "secrets")
-    key = identifier_key(directory / "secrets", SPACE)
     state = State.open(directory / "state", writable=True)
-    state.ensure([SPACE])
-    sets: list[bytes] = []
-    for start in range(0, profiles, BATCH):
-        items: dict[Db, list[tuple[bytes, bytes]]] = {
-            db: [] for db in (Db.IDENT, Db.SET, Db.PROFILE, Db.TRAITS, Db.ACTIVITY)
-        }
-        sets += [_profile(key, number, items) for number in range(start, min(start + BATCH, profiles))]
-        with state.write() as tx:
-            for db, stored in items.items():
-                tx.put_many(SPACE, db, stored)
+    sets = _profiles.fill(state, SPACE, identifier_key(directory / "secrets", SPACE), profiles)
     runs = [_run(directory, sets, number) for number in range(RUNS)]
     with state.write() as tx:
         recent.store(tx, SPACE, runs)
     state.close()
-
-
-def _position(number: int) -> bytes:
-    return Position(BEGIN + number, "here", "00" * 8, number, 0).to_bytes()
-
-
-def _profile(key: bytes, number: int, items: dict[Db, list[tuple[bytes, bytes]]]) -> bytes:
-    identifiers = (
-        Identifier("user_id", f"u{number:07}"),
-        Identifier("email", f"u{number:07}@example.org"),
-        Identifier("anonymous_id", f"a-{number:07}"),
-    )
-    ids = [ident_id(key, "users", identifier) for identifier in identifiers]
-    founder = set_id(key, "users", ids)
-    place = _position(number)
-    for ident, identifier in zip(ids, identifiers, strict=True):
-        record = IdentRecord(0, identifier.type, identifier.value, "web", f"m{number}", BEGIN, place, founder)
-        items[Db.IDENT].append((ident, encode(record)))
-    joined = b"".join(sorted(ids))
-    seen = SetRecord(0, joined, ids[0], founder, founder, place, f"m{number}", "web")
-    items[Db.SET].append((founder, encode(seen)))
-    items[Db.ACTIVITY].append((founder, encode(ActivityRecord(5, place, f"m{number}", "web"))))
-    traits = {name: TraitRecord(value, BEGIN, place, "web", f"m{number}") for name, value in TRAITS.items()}
-    traits["email"] = TraitRecord(f'"{identifiers[1].value}"', BEGIN, place, "web", f"m{number}")
-    pairs = [(ident, identifier.type) for ident, identifier in zip(ids, identifiers, strict=True)]
-    items[Db.PROFILE].append((founder, encode(ProfileRecord(0, place, pairs, [founder]))))
-    items[Db.TRAITS].append((founder, encode(traits)))
-    return founder
 
 
 def _run(directory: Path, sets: list[bytes], number: int) -> recent.Run:
@@ -144,7 +85,7 @@ def _run(directory: Path, sets: list[bytes], number: int) -> recent.Run:
     columns: dict[str, pa.Array] = {
         "key": pa.array(chosen, pa.binary(16)),
         "copy": pa.array([False] * count),
-        "position": pa.array([_position(number * 1_000_000 + n) for n in range(count)], pa.binary(32)),
+        "position": pa.array([position(number * 1_000_000 + n) for n in range(count)], pa.binary(32)),
         "received_at": at,
         "message_id": pa.array([f"{number}-{n}" for n in range(count)]),
         "type": pa.array(["track"] * count),
@@ -246,7 +187,7 @@ def main() -> int:
         began = time.perf_counter()
         fill(directory, options.profiles)
         print(
-            f"{options.profiles} profiles of 3 identifiers, {len(TRAITS) + 1} traits and {EVENTS_EACH} events in"
+            f"{options.profiles} profiles of 3 identifiers, {TRAITS_EACH} traits and {EVENTS_EACH} events in"
             f" {RUNS} runs, written in {time.perf_counter() - began:.1f} s; seed {options.seed}"
         )
         command = [sys.executable, __file__, "--serve", name]
@@ -265,20 +206,23 @@ def _report(port: int, pid: int, profiles: int, seed: int, seconds: int) -> None
     paths = {
         "constant": "/constant/%d",
         "traits": f"{users}/traits",
+        "traits verbose": f"{users}/traits?verbose=true",
         "traits include=plan": f"{users}/traits?include=plan",
         "external_ids": f"{users}/external_ids",
         "metadata": f"{users}/metadata",
         "events": f"{users}/events",
+        "consent": f"{users}/consent",
+        "list of 10, with traits": f"/v1/spaces/{SPACE}/collections/users/profiles?expand=traits&limit=10#%d",
         "constant again": "/constant/%d",
     }
     baseline = 0.0
-    print(f"{'':<22}{'requests/s':>12}{'CPU us':>10}{'p99 ms':>10}{'ratio':>8}")
+    print(f"{'':<24}{'requests/s':>12}{'CPU us':>10}{'p99 ms':>10}{'ratio':>8}")
     for label, path in paths.items():
         measure(port, pid, path, profiles=profiles, seed=seed + 1, seconds=1)
         found = measure(port, pid, path, profiles=profiles, seed=seed, seconds=seconds)
         baseline = baseline or found.cpu_us
         print(
-            f"{label:<22}{found.per_second:>12.0f}{found.cpu_us:>10.1f}{found.p99_ms:>10.2f}"
+            f"{label:<24}{found.per_second:>12.0f}{found.cpu_us:>10.1f}{found.p99_ms:>10.2f}"
             f"{found.cpu_us / baseline:>8.2f}"
         )
 

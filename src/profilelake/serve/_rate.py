@@ -52,7 +52,7 @@ class RateLimit:
                 raise Refused(
                     429,
                     "rate_limit_error",
-                    f"More than {limit} requests in one second; wait before the next one.",
+                    "Too many requests in one second; wait before the next one.",
                     retry_after_seconds=math.ceil(wait),
                 )
         passed.append(now)
