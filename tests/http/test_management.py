@@ -95,6 +95,21 @@ def test_a_token_is_issued_and_revoked(served: Served) -> None:
     assert served.get("/api/sources", read["secret"]).status == 403
 
 
+def test_a_scoped_token_reads_what_it_was_issued_for_until_it_is_revoked(served: Served) -> None:
+    user = name()
+    body = {"userId": user, "traits": {"plan": "club", "email": f"{user}@example.org"}}
+    assert served.post("/v1/identify", body).status == 200
+    served.committed()
+    scope = {"kind": "read", "scope": "collection:users trait:plan", "expiresAt": "2100-01-01T00:00:00Z"}
+    token = ask(served, "POST", "/api/tokens", scope).json["data"]["token"]
+    profile = f"/v1/spaces/default/collections/users/profiles/user_id:{user}"
+    secret = token["secret"]
+    assert served.get(f"{profile}/traits", secret).json["traits"] == {"plan": "club"}
+    assert served.get(f"{profile}/events", secret).json["error"]["code"] == "forbidden"
+    assert ask(served, "DELETE", f"/api/tokens/{token['id']}").status == 200
+    assert within_a_second(lambda: served.get(f"{profile}/traits", secret).status == 401)
+
+
 def test_a_repeated_request_is_carried_out_once(served: Served) -> None:
     slug, key = name(), name()
     first = ask(served, "POST", "/api/sources", {"slug": slug}, Idempotency_Key=key)
