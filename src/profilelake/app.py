@@ -205,7 +205,7 @@ def _supervise(settings: Settings, layout: Layout, holder: socket.socket) -> int
         )
         for number in range(settings.http.processes)
     ]
-    children += _workers(settings)
+    children += [_reader(settings), *_workers(settings)]
     shown = f"[{host}]" if ":" in host else host
     url = f"http://{shown}:{port}"
 
@@ -250,6 +250,11 @@ def _workers(settings: Settings) -> list[Child]:
         Child(name="pipeline", arguments=["process", "pipeline", *common], stop_stage=1),
         Child(name="lake", arguments=["process", "lake", *common], stop_stage=2),
     ]
+
+
+def _reader(settings: Settings) -> Child:
+    """Return the process that reads the lake for the HTTP processes; it drains as they do."""
+    return Child(name="query", arguments=["process", "query", *_arguments(settings)])
 
 
 def apply_only(settings: Settings, *, parent: int) -> int:
@@ -508,6 +513,33 @@ def ask_lake(layout: Layout, question: "LakeQuestion") -> bytes:
         return msgspec.json.encode(plan(layout, state, question.plan, question.by, question.examples))
     lake = Lake.open(layout.catalog_uri, layout.warehouse)
     return msgspec.json.encode(find_event(lake, WORKSPACE, question.message_id or ""))
+
+
+def query_process(settings: Settings, *, parent: int, ready: int) -> int:
+    """Read the lake for the HTTP processes, which have checked who asks, until told to stop."""
+    from profilelake.manage.query_app import query_application
+    from profilelake.ops import forward, http
+
+    die_with_parent(parent)
+    logs.configure("query")
+    layout = Layout(settings.directory)
+    reserve_metric_files(layout.run / _METRICS, os.getpid())
+
+    async def main() -> None:
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        await http.serve_app(
+            query_application([]),
+            forward.listen(layout.query_socket),
+            http.HttpLimits(),
+            stop=stop,
+            on_ready=lambda: say_ready(ready),
+        )
+
+    http.run(main())
+    return 0
 
 
 def pipeline_process(settings: Settings, *, parent: int, ready: int) -> int:

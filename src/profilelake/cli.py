@@ -256,6 +256,15 @@ def process_pipeline(directory: Directory, parent: Parent, ready: Ready) -> int:
     return application.pipeline_process(settings, parent=parent, ready=ready)
 
 
+@process_commands.command("query")
+def process_query(directory: Directory, parent: Parent, ready: Ready) -> int:
+    """Run the process that reads the lake; the supervisor starts it."""
+    from profilelake import app as application
+
+    settings = Settings.load(directory, os.environ)
+    return application.query_process(settings, parent=parent, ready=ready)
+
+
 @process_commands.command("apply")
 def process_apply(directory: Directory, parent: Parent) -> int:
     """Apply what is in the log, with no server; the import starts it."""

@@ -278,6 +278,11 @@ class Layout:
         return self.run / "server.json"
 
     @property
+    def query_socket(self) -> Path:
+        """Where the process that reads the lake listens."""
+        return self.run / "query.sock"
+
+    @property
     def flush_request(self) -> Path:
         """Touched by whoever waits for a commit."""
         return self.run / "flush"

@@ -61,7 +61,7 @@ class Management:
                 self.guard.route("/api/status", GET=self._status),
                 *routes,
             ],
-            exception_handlers=_HANDLERS,
+            exception_handlers=HANDLERS,
         )
         # A redirect would be built from what the client says our name is.
         application.router.redirect_slashes = False
@@ -165,7 +165,7 @@ def _telling(status: int, code: str) -> ExceptionHandler:
     return tell
 
 
-_HANDLERS: Final[Mapping[Any, ExceptionHandler]] = {
+HANDLERS: Final[Mapping[Any, ExceptionHandler]] = {
     404: _no_route,
     405: _not_allowed,
     500: _failed,
