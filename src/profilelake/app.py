@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from profilelake.identity.decide import Asked, Deciding
     from profilelake.manage.decisions import LakeQuestion, Place
     from profilelake.manage.guard import Guard
+    from profilelake.manage.sql_answers import SqlAnswers
     from profilelake.pipeline.batch import WorkspaceSetup
     from profilelake.state.store import State
     from profilelake.workspaces.suppressions import SuppressionRing
@@ -254,7 +255,8 @@ def _workers(settings: Settings) -> list[Child]:
 
 def _reader(settings: Settings) -> Child:
     """Return the process that reads the lake for the HTTP processes; it drains as they do."""
-    return Child(name="query", arguments=["process", "query", *_arguments(settings)])
+    arguments = ["process", "query", *_arguments(settings), "--sql-jail", settings.sql.jail]
+    return Child(name="query", arguments=arguments)
 
 
 def apply_only(settings: Settings, *, parent: int) -> int:
@@ -309,7 +311,9 @@ def http_process(settings: Settings, *, parent: int, ready: int, host: str, port
     from profilelake.manage.external_ids import is_deletion
     from profilelake.manage.guard import Guard
     from profilelake.manage.limits_hit import REPORT
+    from profilelake.manage.sql import SqlDoor
     from profilelake.ops import http
+    from profilelake.ops.forward import Forward
     from profilelake.serve.latest_state import LatestState
     from profilelake.serve.profile_api import ProfileApi, request_ids
     from profilelake.workspaces.identifier_key import identifier_key
@@ -365,7 +369,12 @@ def http_process(settings: Settings, *, parent: int, ready: int, host: str, port
             trouble=lambda: writer.trouble,
             clock=wall,
             collectors=[LogSize(layout.log, settings.log.bytes_max)],
-        ).application(management_routes(layout, guard, state, suppressed, rules, writer.place))
+        ).application(
+            [
+                *management_routes(layout, guard, state, suppressed, rules, writer.place),
+                *SqlDoor(keys, WORKSPACE, wall, Forward(layout.query_socket)).routes(),
+            ]
+        )
 
         async def otherwise(scope: http.Scope, receive: http.Receive, send: http.Send) -> None:
             path = scope["path"]
@@ -524,22 +533,77 @@ def query_process(settings: Settings, *, parent: int, ready: int) -> int:
     logs.configure("query")
     layout = Layout(settings.directory)
     reserve_metric_files(layout.run / _METRICS, os.getpid())
+    sql = sql_answers(settings, layout)
 
     async def main() -> None:
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
-        await http.serve_app(
-            query_application([]),
-            forward.listen(layout.query_socket),
-            http.HttpLimits(),
-            stop=stop,
-            on_ready=lambda: say_ready(ready),
-        )
+        sql.jobs.start()
+        try:
+            await http.serve_app(
+                query_application([*sql.routes()]),
+                forward.listen(layout.query_socket),
+                http.HttpLimits(),
+                stop=stop,
+                on_ready=lambda: say_ready(ready),
+            )
+        finally:
+            await sql.jobs.stop()
+            sql.queries.nursery.stop()
 
     http.run(main())
     return 0
+
+
+def sql_answers(settings: Settings, layout: Layout) -> "SqlAnswers":
+    """Return what answers SQL over HTTP, closed where there is no jail and the operator wants one."""
+    from profilelake.lake.catalog import Lake
+    from profilelake.manage.sql_answers import SqlAnswers
+    from profilelake.query import jail
+    from profilelake.query.asking import Queries, QueryLimits
+    from profilelake.query.inputs import Inputs
+    from profilelake.query.jobs import Jobs
+    from profilelake.query.nursery import Nursery
+
+    limits = settings.sql
+    closed, jailed = None, limits.jail == "required"
+    if not jailed:
+        _log.warning("SQL over HTTP runs without a jail (sql.jail = off): whoever may ask can do what we can")
+    elif reason := jail.unavailable():
+        closed = (
+            f"SQL over HTTP is not answered: there is no jail for queries: {reason}; "
+            'to run them without one, set sql.jail = "off" or start with --unsafe-sql'
+        )
+        _log.warning("%s", closed)
+    nursery = Nursery()
+    if closed is None:
+        nursery.start()
+    lake = Lake.open(layout.catalog_uri, layout.warehouse)
+    queries = Queries(
+        Inputs(lake, WORKSPACE, layout.sql_results),
+        nursery,
+        QueryLimits(
+            queries_max=limits.queries_max,
+            queries_per_token_max=limits.queries_per_token_max,
+            memory_bytes=limits.memory_bytes,
+            threads=limits.threads,
+            rows_max=limits.rows_max,
+            bytes_max=limits.result_bytes_max,
+        ),
+        jailed=jailed,
+    )
+    jobs = Jobs(
+        queries,
+        layout.sql_results,
+        wall,
+        spool_bytes_max=limits.spool_bytes_max,
+        keep_seconds=limits.keep_hours * 3600,
+    )
+    return SqlAnswers(
+        queries, jobs, seconds_max=limits.seconds_max, job_seconds_max=limits.job_seconds_max, closed=closed
+    )
 
 
 def pipeline_process(settings: Settings, *, parent: int, ready: int) -> int:

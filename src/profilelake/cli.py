@@ -89,11 +89,19 @@ def serve(
     directory: Directory = DEFAULT_DIRECTORY,
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.")] = None,
+    unsafe_sql: Annotated[
+        bool, typer.Option("--unsafe-sql", help="Answer SQL over HTTP without a jail around it.")
+    ] = False,
 ) -> int:
     """Collect events, build profiles, serve them."""
     from profilelake import app as application
 
-    settings = Settings.load(directory, os.environ, http={"host": host, "port": port})
+    settings = Settings.load(
+        directory,
+        os.environ,
+        http={"host": host, "port": port},
+        sql={"jail": "off" if unsafe_sql else None},
+    )
     return application.serve(settings, os.environ)
 
 
@@ -257,11 +265,13 @@ def process_pipeline(directory: Directory, parent: Parent, ready: Ready) -> int:
 
 
 @process_commands.command("query")
-def process_query(directory: Directory, parent: Parent, ready: Ready) -> int:
+def process_query(
+    directory: Directory, parent: Parent, ready: Ready, sql_jail: Annotated[str, typer.Option()] = "required"
+) -> int:
     """Run the process that reads the lake; the supervisor starts it."""
     from profilelake import app as application
 
-    settings = Settings.load(directory, os.environ)
+    settings = Settings.load(directory, os.environ, sql={"jail": sql_jail})
     return application.query_process(settings, parent=parent, ready=ready)
 
 

@@ -20,6 +20,8 @@ FORMAT: Final = 1
 """Version of everything below the data directory."""
 UNKNOWN_KEY: Final = ("reject", "accept_and_drop")
 """What may become of events whose write key is not good."""
+JAIL: Final = ("required", "off")
+"""Whether SQL over HTTP needs a jail to run in."""
 REGION_BYTES_MAX: Final = 64
 """Bytes of a region's name; it is written into every log segment."""
 
@@ -80,6 +82,35 @@ class LogSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class SqlSettings:
+    """What SQL over HTTP may take."""
+
+    jail: str = "required"
+    """Whether a query must run where the kernel lets it do nothing but compute. `required` answers none
+    on systems without Landlock; `off` runs them with no more than the database's own promises."""
+    queries_max: int = 4
+    """Queries that run at the same time."""
+    queries_per_token_max: int = 2
+    """Of these, queries of one token."""
+    memory_bytes: int = 1024 * 1024 * 1024
+    """Memory of one query."""
+    threads: int = 2
+    """Threads of one query."""
+    seconds_max: float = 60.0
+    """How long a query may take whose result is waited for."""
+    job_seconds_max: float = 3_600.0
+    """How long a query may take that runs as a job."""
+    rows_max: int = 100_000_000
+    """Rows of one result."""
+    result_bytes_max: int = 16 * 1024 * 1024 * 1024
+    """Bytes of one result."""
+    spool_bytes_max: int = 8 * 1024 * 1024 * 1024
+    """Bytes of all results of jobs that wait to be read."""
+    keep_hours: float = 1.0
+    """How long the result of a job waits to be read."""
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """All settings of one data directory."""
 
@@ -89,6 +120,7 @@ class Settings:
     http: HttpSettings = field(default_factory=HttpSettings)
     pipeline: PipelineSettings = field(default_factory=PipelineSettings)
     log: LogSettings = field(default_factory=LogSettings)
+    sql: SqlSettings = field(default_factory=SqlSettings)
 
     @classmethod
     def load(cls, directory: Path, environment: Mapping[str, str], **overrides: dict[str, Any]) -> Self:
@@ -105,6 +137,7 @@ class Settings:
             "http": HttpSettings(),
             "pipeline": PipelineSettings(),
             "log": LogSettings(),
+            "sql": SqlSettings(),
         }
         for name in sorted(document.keys() - sections.keys()):
             raise Invalid(
@@ -127,6 +160,7 @@ class Settings:
             _check_network(proxy)
         _check_public_url(sections["http"].public_url)
         _check_unknown_key(sections["http"].unknown_key)
+        _check_jail(sections["sql"].jail)
         return cls(directory=directory, region=region, **sections)
 
 
@@ -141,6 +175,16 @@ _RANGES: Final[dict[str, tuple[float, float]]] = {
     "publish_age_seconds": (0, 86_400),
     "log_retention_hours": (0, 24 * 28),
     "bytes_max": (64 * 1024 * 1024, 1 << 50),
+    "queries_max": (1, 1_000),
+    "queries_per_token_max": (1, 1_000),
+    "memory_bytes": (64 * 1024 * 1024, 1 << 44),
+    "threads": (1, 256),
+    "seconds_max": (1, 86_400),
+    "job_seconds_max": (1, 7 * 86_400),
+    "rows_max": (1, 1 << 40),
+    "result_bytes_max": (1024 * 1024, 1 << 50),
+    "spool_bytes_max": (1024 * 1024, 1 << 50),
+    "keep_hours": (0.001, 24 * 28),
 }
 """Least and greatest value of each number."""
 
@@ -187,6 +231,11 @@ def _check_public_url(text: str) -> None:
 def _check_unknown_key(text: str) -> None:
     if text not in UNKNOWN_KEY:
         raise Invalid(f"setting http.unknown_key = {text!r}: give one of {', '.join(UNKNOWN_KEY)}")
+
+
+def _check_jail(text: str) -> None:
+    if text not in JAIL:
+        raise Invalid(f"setting sql.jail = {text!r}: give one of {', '.join(JAIL)}")
 
 
 def _with_values(section: Any, name: str, values: Mapping[str, Any]) -> Any:
@@ -281,6 +330,11 @@ class Layout:
     def query_socket(self) -> Path:
         """Where the process that reads the lake listens."""
         return self.run / "query.sock"
+
+    @property
+    def sql_results(self) -> Path:
+        """Results of SQL jobs, and copies of tables for queries under way; emptied at every start."""
+        return self.run / "sql"
 
     @property
     def flush_request(self) -> Path:

@@ -1,7 +1,8 @@
 """The tables of a workspace as DuckDB views, for any process, while another one commits."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Final
 
 import duckdb
@@ -11,10 +12,19 @@ from profilelake.errors import Corrupt, Unavailable
 from profilelake.lake import sql
 from profilelake.lake.catalog import Lake, PublishedTable, namespace_of
 from profilelake.lake.current import Generation
-from profilelake.lake.schema import KEY, KIND
+from profilelake.lake.schema import KEY, KIND, personal_columns, sql_type
 from profilelake.lake.tables import Part
 
 PLAN_ATTEMPTS_MAX: Final = 5
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnRead:
+    """A column of a table: its name, its type in SQL, and whether it can hold personal data."""
+
+    name: str
+    type: str
+    personal: bool
 
 
 @contextmanager
@@ -61,33 +71,60 @@ def attach(connection: duckdb.DuckDBPyConnection, lake: Lake, workspace: str) ->
 def _show(
     connection: duckdb.DuckDBPyConnection, view: str, lake: Lake, workspace: str, name: str, part: Part = ""
 ) -> None:
+    connection.execute(f"CREATE OR REPLACE VIEW {view} AS {select(lake, workspace, name, part)}")
+
+
+def select(
+    lake: Lake,
+    workspace: str,
+    name: str,
+    part: Part = "",
+    place: Callable[[str], str] = sql.local_place,
+) -> str:
+    """Return the SELECT of a table's rows as the catalog has them now, as `attach` shows them.
+
+    `place` gives the name by which each file is opened, from its location in the table.
+
+    Raises: as `attach`, and NotFound where there is no such table.
+    """
     try:
-        select = _select(lake, workspace, name, part)
+        return _select(lake, workspace, name, part, place)
     except (ValueError, ValidationError) as error:
         # What the library says of metadata and manifests that are not what they should be.
         raise Corrupt(f"reading the tables: {name}: {error}; restore the file from backup") from error
-    connection.execute(f"CREATE OR REPLACE VIEW {view} AS {select}")
 
 
-def _select(lake: Lake, workspace: str, name: str, part: Part) -> str:
+def _select(lake: Lake, workspace: str, name: str, part: Part, place: Callable[[str], str]) -> str:
     published = lake.load(workspace, name, part)
     if published.table.properties.get(KIND) != "current":
-        return sql.select_files(published.table.schema(), published.files)
+        return sql.select_files(published.table.schema(), published.files, place)
     for _ in range(PLAN_ATTEMPTS_MAX):
         # The base first: changes the log has lost since are in a later base, never in neither.
         generation = Generation.of_base(published.table.properties)
         log = lake.load(workspace, f"{name}_changes", part)
         if Generation.cut(log.table.properties) <= generation:
-            return _select_current(published, log, generation)
+            return _select_current(published, log, generation, place)
         published = lake.load(workspace, name, part)
     raise Unavailable(f"reading {name} of workspace {workspace}: it is merged faster than read; retry later")
 
 
-def _select_current(base: PublishedTable, log: PublishedTable, generation: Generation) -> str:
+def _select_current(
+    base: PublishedTable, log: PublishedTable, generation: Generation, place: Callable[[str], str]
+) -> str:
     schema, key = base.table.schema(), base.table.properties[KEY]
-    below = sql.select_files(schema, base.files)
+    below = sql.select_files(schema, base.files, place)
     pending = [f for f in log.files if f.sequence > generation.files_through]
     if not pending:
         return below
-    newest = sql.select_newest(sql.select_files(log.table.schema(), pending), key, generation.through)
+    newest = sql.select_newest(sql.select_files(log.table.schema(), pending, place), key, generation.through)
     return sql.select_current(below, newest, key, [f.name for f in schema.fields])
+
+
+def columns(lake: Lake, workspace: str, name: str, part: Part = "") -> list[ColumnRead]:
+    """Return the columns of a table as queries see them. Raises NotFound where there is no such table."""
+    table = lake.load(workspace, name, part).table
+    personal = personal_columns(table)
+    return [
+        ColumnRead(field.name, sql_type(field.field_type), field.name in personal)
+        for field in table.schema().fields
+    ]

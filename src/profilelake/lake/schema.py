@@ -150,6 +150,19 @@ def metrics_properties(definition: TableDef, schema: Schema) -> dict[str, str]:
     }
 
 
+def personal_columns(table: Table) -> frozenset[str]:
+    """Return the columns of a table that can hold personal data, as its own properties say.
+
+    A table that was not made from a definition says nothing: all of its columns can.
+    """
+    names = (field.name for field in table.schema().fields)
+    if KIND not in table.properties:
+        return frozenset(names)
+    return frozenset(
+        name for name in names if table.properties.get(f"write.metadata.metrics.column.{name}") == "none"
+    )
+
+
 def grow(table: Table, definition: TableDef) -> None:
     """Add the columns the definition has gained; a no-op when table and definition agree.
 

@@ -4,7 +4,7 @@ DuckDB reads the files of exactly one snapshot. Columns are found by Iceberg's f
 written before a column existed reads as null there, and no file has to be opened to plan a query.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import duckdb
@@ -63,8 +63,16 @@ def columns(names: Iterable[str], of: str | None = None) -> str:
     return ", ".join(prefix + identifier(n) for n in names)
 
 
-def select_files(schema: Schema, files: Sequence[LiveFile]) -> str:
-    """Return a SELECT of all columns over the files; of no rows, with types, when there are none."""
+def local_place(location: str) -> str:
+    """Return where a file lies, for who may open it by name."""
+    return str(local_path(location))
+
+
+def select_files(schema: Schema, files: Sequence[LiveFile], place: Callable[[str], str] = local_place) -> str:
+    """Return a SELECT of all columns over the files; of no rows, with types, when there are none.
+
+    `place` gives the name by which a file is opened.
+    """
     if not files:
         empty = (f"CAST(NULL AS {sql_type(f.field_type)}) AS {identifier(f.name)}" for f in schema.fields)
         return f"SELECT {', '.join(empty)} WHERE false"
@@ -72,7 +80,7 @@ def select_files(schema: Schema, files: Sequence[LiveFile]) -> str:
         f"{f.field_id}: {{name: {text(f.name)}, type: {text(sql_type(f.field_type))}, default_value: NULL}}"
         for f in schema.fields
     )
-    paths = ", ".join(text(str(local_path(f.location))) for f in files)
+    paths = ", ".join(text(place(f.location)) for f in files)
     names = columns(f.name for f in schema.fields)
     return f"SELECT {names} FROM read_parquet([{paths}], schema=MAP {{{by_id}}}, hive_partitioning=false)"  # noqa: S608
 

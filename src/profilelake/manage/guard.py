@@ -49,7 +49,7 @@ class Guard:
     def refusal(self, request: Request) -> Response | None:
         """Return the answer for a request that shows no admin token of this workspace."""
         self.keys.poll()
-        secret = _secret(request.headers.get("authorization", ""))
+        secret = secret_of(request)
         token = None
         if secret:
             try:
@@ -75,8 +75,9 @@ def asked_by(request: Request) -> str:
     return f"token {request.state.token.id}"
 
 
-def _secret(header: str) -> str:
+def secret_of(request: Request) -> str:
     """Return the token of an Authorization header: Bearer, or Basic with the token as user name."""
+    header = request.headers.get("authorization", "")
     scheme, _, rest = header.partition(" ")
     if scheme.lower() == "bearer":
         return rest.strip()

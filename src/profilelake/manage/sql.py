@@ -1,0 +1,108 @@
+"""`/api/sql` in the HTTP processes: who may ask, and how much of it; the rest is forwarded.
+
+An admin token sees everything, a read token what its scope says: nothing, tables with personal columns
+as null, or everything.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from profilelake.errors import Invalid, Unavailable
+from profilelake.manage.answers import problem
+from profilelake.manage.guard import secret_of
+from profilelake.ops.clock import Clock
+from profilelake.ops.http import Receive, Scope, Send
+from profilelake.workspaces import Token, TokenKind, scopes
+from profilelake.workspaces.keyring import KeyRing
+
+TOKEN: Final = b"x-profilelake-token"
+SEES: Final = b"x-profilelake-sql"
+"""Headers to the process that reads the lake: the id of the token, `masked` or `whole`."""
+
+
+class Forwarding(Protocol):
+    """Hands a request on; `ops.forward.Forward` is one."""
+
+    async def __call__(
+        self, scope: Scope, receive: Receive, send: Send, trusted: Iterable[tuple[bytes, bytes]] = ()
+    ) -> None:
+        """Answer a request with what the other process says."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class SqlDoor:
+    """Lets requests through whose token may ask in SQL, and tells the other process what it may see."""
+
+    keys: KeyRing
+    workspace: str
+    clock: Clock
+    forward: Forwarding
+
+    def routes(self) -> list[Route]:
+        """Return the routes, all answered by the process that reads the lake."""
+        jobs = "/api/sql/jobs/{job}"
+        return [
+            Route("/api/sql", self._door, methods=["POST"]),
+            Route(jobs, self._door, methods=["GET", "DELETE"]),
+            Route(f"{jobs}/result", self._door, methods=["GET"]),
+        ]
+
+    @property
+    def _door(self) -> Callable[..., object]:
+        return _Door(self)
+
+    def admitted(self, request: Request) -> Response | tuple[Token, str]:
+        """Return the token of a request and what it sees, or the answer that refuses it."""
+        self.keys.poll()
+        secret = secret_of(request)
+        try:
+            token = self.keys.token(secret, now=self.clock()) if secret else None
+        except Unavailable as error:
+            retry = {"Retry-After": str(error.retry_after_seconds)}
+            return problem(503, "unavailable", str(error), headers=retry)
+        if token is None:
+            return problem(
+                401,
+                "authentication_error",
+                "a token is needed: Authorization: Bearer …",
+                headers={"WWW-Authenticate": "Bearer"},
+            )
+        sees = _sees(token)
+        if token.workspace != self.workspace or sees == "no":
+            return problem(
+                403,
+                "forbidden",
+                "this token may not ask in SQL; its scope needs the word sql or sql:personal",
+            )
+        return token, sees
+
+
+def _sees(token: Token) -> str:
+    if token.kind is TokenKind.ADMIN:
+        return "whole"
+    try:
+        return scopes.Scope.parse(token.scope).sql
+    except Invalid:
+        return "no"  # a scope of another version: what is not understood opens nothing
+
+
+class _Door:
+    """An ASGI application, because the answer passes through in pieces."""
+
+    def __init__(self, door: SqlDoor) -> None:
+        self._door = door
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        admitted = self._door.admitted(Request(scope))
+        if isinstance(admitted, Response):
+            await admitted(scope, receive, send)
+            return
+        token, sees = admitted
+        trusted = [(TOKEN, token.id.encode()), (SEES, sees.encode())]
+        await self._door.forward(scope, receive, send, trusted)

@@ -1,0 +1,149 @@
+"""What a query is handed: open files of the snapshots it reads, or copies without personal columns.
+
+Planning happens here, outside the jail: which tables there are, which files hold them now. A worker
+gets descriptors and views over them; names of files never reach it.
+"""
+
+import os
+import secrets
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import duckdb
+
+from profilelake.errors import Unavailable
+from profilelake.lake import reading, sql
+from profilelake.lake.catalog import Lake, namespace_of
+from profilelake.lake.tables import Part
+from profilelake.query.failures import failed
+from profilelake.query.gate import Checked, TableNamed
+from profilelake.query.worker import FILES_AT, View
+
+ATTEMPTS_MAX: Final = 3
+"""Times that tables are planned again because files went away before they were open."""
+COPY_MEMORY: Final = "512MB"
+
+_PARTS: Final[tuple[Part, ...]] = ("", "sync")
+
+
+@dataclass(slots=True)
+class HandedOver:
+    """Views for a worker, and the descriptors they read."""
+
+    views: list[View] = field(default_factory=list)
+    files: list[int] = field(default_factory=list)
+
+    def opened(self, path: Path | str) -> str:
+        """Open a file for the worker and return the name it has there."""
+        self.files.append(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+        return f"/proc/self/fd/{FILES_AT + len(self.files) - 1}"
+
+    def close(self) -> None:
+        """Close the descriptors; the worker has its own by then, or is not wanted."""
+        for file in self.files:
+            os.close(file)
+        self.files.clear()
+        self.views.clear()
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """The tables of one workspace, for queries. `spool` is a private folder on a disk with room."""
+
+    lake: Lake
+    workspace: str
+    spool: Path
+
+    def hand_over(self, query: str, checked: Checked, *, masked: bool) -> HandedOver:
+        """Return what a query may read; close it once the worker has it.
+
+        With `masked`, personal columns are null and their values are in no file the worker can open.
+
+        Raises:
+            Failed: the query names a table that does not exist.
+            Unavailable: tables change faster than they could be opened.
+            Corrupt: a table cannot be read.
+        """
+        tables = [(table, *self._found(query, table)) for table in checked.tables]
+        for _ in range(ATTEMPTS_MAX):
+            handed = HandedOver()
+            try:
+                for table, part, name in tables:
+                    handed.views.append(self._view(handed, table.schema, part, name, masked=masked))
+                if checked.all_tables:
+                    handed.views.extend(self._names({(view.schema, view.name) for view in handed.views}))
+            except (FileNotFoundError, duckdb.IOException):
+                # Merged and expired between the plan and the opening; the next plan names other files.
+                handed.close()
+            except BaseException:
+                handed.close()
+                raise
+            else:
+                return handed
+        raise Unavailable("reading the tables: they change faster than they can be opened; try again")
+
+    def _found(self, query: str, table: TableNamed) -> tuple[Part, str]:
+        schema = table.schema.lower()
+        for part in _PARTS:
+            here = namespace_of(self.workspace, part)
+            if schema in ({"", "main", here.lower()} if part == "" else {here.lower()}):
+                for name in self.lake.names(self.workspace, part):
+                    if name.lower() == table.name.lower():
+                        return part, name
+        shown = f"{table.schema}.{table.name}" if table.schema else table.name
+        raise failed(
+            "table_not_found", f"there is no table {shown}; SHOW TABLES lists all", query, table.offset
+        )
+
+    def _view(self, handed: HandedOver, schema: str, part: Part, name: str, *, masked: bool) -> View:
+        schema = "" if schema.lower() == "main" else schema
+        columns = reading.columns(self.lake, self.workspace, name, part)
+        if not (masked and any(column.personal for column in columns)):
+
+            def place(location: str) -> str:
+                return handed.opened(sql.local_place(location))
+
+            return View(schema, name, reading.select(self.lake, self.workspace, name, part, place))
+        shown = [column for column in columns if not column.personal]
+        path = self._copied(reading.select(self.lake, self.workspace, name, part), shown)
+        try:
+            source = f"read_parquet(['{handed.opened(path)}'])"
+        finally:
+            path.unlink()
+        listed = ", ".join(
+            (f"CAST(NULL AS {column.type}) AS " if column.personal else "") + sql.identifier(column.name)
+            for column in columns
+        )
+        return View(schema, name, f"SELECT {listed} FROM {source}")  # noqa: S608 - quoted
+
+    def _copied(self, select: str, columns: Sequence[reading.ColumnRead]) -> Path:
+        """Write some columns of a table into a file of the spool and return its path."""
+        path = self.spool / f"{secrets.token_hex(16)}.parquet"
+        listed = sql.columns(column.name for column in columns) or "NULL AS nothing"
+        try:
+            with sql.connect(COPY_MEMORY, str(self.spool)) as connection:
+                connection.execute("SET preserve_insertion_order=false")
+                connection.execute(
+                    f"COPY (SELECT {listed} FROM ({select})) TO {sql.text(str(path))} "  # noqa: S608 - quoted
+                    "(FORMAT parquet, COMPRESSION lz4_raw)"
+                )
+        except BaseException:
+            with suppress(FileNotFoundError):
+                path.unlink()
+            raise
+        return path
+
+    def _names(self, known: set[tuple[str, str]]) -> Iterator[View]:
+        """Yield a view without rows for each table that the query does not name, for it to be listed."""
+        for part in _PARTS:
+            schema = namespace_of(self.workspace, part) if part else ""
+            for name in self.lake.names(self.workspace, part):
+                if (schema, name) not in known:
+                    columns = reading.columns(self.lake, self.workspace, name, part)
+                    typed = ", ".join(
+                        f"CAST(NULL AS {column.type}) AS {sql.identifier(column.name)}" for column in columns
+                    )
+                    yield View(schema, name, f"SELECT {typed} WHERE false")

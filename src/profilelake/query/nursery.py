@@ -1,0 +1,226 @@
+"""Start workers for queries, follow and end them, from the process that may read everything.
+
+Nothing a worker says is believed beyond its shape, and what it may take in time is kept from here.
+"""
+
+import asyncio
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Final
+
+import msgspec
+
+from profilelake.errors import Unavailable
+from profilelake.query.failures import Failed, Failure, failed
+from profilelake.query.worker import FILES_MAX, FILES_PER_MESSAGE, Job, Told
+
+START_SECONDS_MAX: Final = 30.0
+"""How long the process that forks workers may take to load its libraries."""
+FORK_SECONDS_MAX: Final = 5.0
+PIPE_BYTES: Final = 1 << 20
+"""What of a result waits in the kernel before the worker has to."""
+PIECE_BYTES: Final = 1 << 20
+TOLD_BYTES_MAX: Final = 1 << 20
+"""Bytes of one thing that a worker says."""
+
+_BOOT: Final = (
+    "import sys; sys.path[:] = sys.argv[2:]; "
+    "from profilelake.query import worker; worker.main(int(sys.argv[1]))"
+)
+
+
+@dataclass(slots=True)
+class Running:
+    """A worker at work. Close it, however it went: that ends it."""
+
+    _pidfd: int
+    _control: asyncio.StreamReader
+    _out: asyncio.StreamReader
+    _transports: list[asyncio.BaseTransport]
+    _last: Told | None = None
+    _ended: Failure | None = None
+
+    async def checked(self) -> Told:
+        """Return what was found in a query that was only looked at. Raises Failed if it may not run."""
+        return await self._told()
+
+    async def begin(self) -> None:
+        """Wait for the first rows, or the end of a result without any.
+
+        Raises:
+            Failed: there will be none.
+        """
+        self._last = await self._told()
+
+    async def pieces(self) -> AsyncIterator[bytes]:
+        """Yield the bytes of the result.
+
+        Raises:
+            Failed: it breaks off here, and what came is not all of it.
+        """
+        while piece := await self._out.read(PIECE_BYTES):
+            yield piece
+        self._last = await self._told() if self._last is None or self._last.rows is None else self._last
+
+    @property
+    def rows(self) -> int:
+        """Rows of the whole result, once all its pieces were taken."""
+        return (self._last.rows if self._last else None) or 0
+
+    def end(self, failure: Failure) -> None:
+        """End the work at once; whoever waits for the result gets `failure`."""
+        self._ended = self._ended or failure
+        with suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+
+    def close(self) -> None:
+        """End the worker, if it has not, and give back what it held here."""
+        self.end(Failure("cancelled", "the query was cancelled"))
+        for transport in self._transports:
+            transport.close()
+        os.close(self._pidfd)
+
+    async def _told(self) -> Told:
+        try:
+            line = await self._control.readuntil(b"\n")
+            told = msgspec.json.decode(line, type=Told)
+        except (asyncio.IncompleteReadError, asyncio.LimitOverrunError, msgspec.MsgspecError):
+            if self._ended is not None:
+                raise Failed(self._ended) from None
+            raise failed(
+                "worker_ended",
+                "the query was ended from outside: it took more memory or processor time than it may have",
+            ) from None
+        if told.failure is not None:
+            raise Failed(told.failure)
+        return told
+
+
+@dataclass(slots=True)
+class Nursery:
+    """Forks a worker for each job. The process that does so is started again when it is gone."""
+
+    _process: subprocess.Popen[bytes] | None = None
+    _socket: socket.socket | None = None
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def start(self) -> None:
+        """Have the process that forks workers ready, so that the first query does not wait for it.
+
+        Raises:
+            Unavailable: it does not start.
+        """
+        with self._lock:
+            self._ready()
+
+    def stop(self) -> None:
+        """End that process, and with it every worker."""
+        with self._lock:
+            self._drop()
+
+    async def run(self, job: Job, files: Sequence[int] = ()) -> Running:
+        """Start a worker with a job and read-only descriptors of the files it reads.
+
+        Raises:
+            Failed: the query reads more files than a worker takes.
+            Unavailable: no worker could be started.
+        """
+        if len(files) > FILES_MAX:
+            raise failed(
+                "too_complex",
+                f"the query reads {len(files):,} files, more than {FILES_MAX:,}; name fewer tables at once",
+            )
+        control, control_write = os.pipe2(os.O_CLOEXEC)
+        out, out_write = os.pipe2(os.O_CLOEXEC)
+        try:
+            pidfd = await asyncio.to_thread(self._fork, job, [control_write, out_write, *files])
+        except BaseException:
+            os.close(control)
+            os.close(out)
+            raise
+        finally:
+            os.close(control_write)
+            os.close(out_write)
+        told, first = await _reader(control, TOLD_BYTES_MAX)
+        result, second = await _reader(out, PIECE_BYTES)
+        return Running(pidfd, told, result, [first, second])
+
+    def _fork(self, job: Job, descriptors: Sequence[int]) -> int:
+        described = os.memfd_create("job", os.MFD_CLOEXEC)
+        try:
+            with open(described, "wb", closefd=False) as sink:
+                sink.write(msgspec.msgpack.encode(job))
+            os.lseek(described, 0, os.SEEK_SET)
+            with self._lock:
+                try:
+                    return self._ask([described, *descriptors])
+                except OSError:
+                    self._drop()  # it was killed; nothing of the job has begun
+                try:
+                    return self._ask([described, *descriptors])
+                except OSError as error:
+                    self._drop()
+                    raise Unavailable("starting a query: its process does not start; try again") from error
+        finally:
+            os.close(described)
+
+    def _ask(self, descriptors: list[int]) -> int:
+        asked = self._ready()
+        for begin in range(0, len(descriptors), FILES_PER_MESSAGE):
+            part = descriptors[begin : begin + FILES_PER_MESSAGE]
+            last = begin + FILES_PER_MESSAGE >= len(descriptors)
+            socket.send_fds(asked, [b"last" if last else b"more"], part)
+        asked.settimeout(FORK_SECONDS_MAX)
+        message, received, _, _ = socket.recv_fds(asked, 16, 1)
+        if message != b"forked" or len(received) != 1:
+            raise OSError("the process that forks workers is gone")
+        return received[0]
+
+    def _ready(self) -> socket.socket:
+        if self._socket is not None and self._process is not None and self._process.poll() is None:
+            return self._socket
+        self._drop()
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            # An empty environment: what is not there cannot be read.
+            self._process = subprocess.Popen(
+                [sys.executable, "-I", "-B", "-c", _BOOT, str(theirs.fileno()), *sys.path],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                env={"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "TZ": "UTC"},
+                cwd="/",
+                process_group=0,
+            )
+        self._socket = ours
+        if not select.select([ours], [], [], START_SECONDS_MAX)[0] or ours.recv(16) != b"ready":
+            self._drop()
+            raise Unavailable(
+                "starting a query: the process that forks its workers does not start; see the log"
+            )
+        return ours
+
+    def _drop(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+
+async def _reader(descriptor: int, limit: int) -> tuple[asyncio.StreamReader, asyncio.BaseTransport]:
+    reader = asyncio.StreamReader(limit=limit)
+    pipe = open(descriptor, "rb", buffering=0)  # noqa: SIM115, ASYNC230 - the transport closes it
+    transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(reader), pipe
+    )
+    return reader, transport
