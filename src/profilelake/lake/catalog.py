@@ -18,9 +18,11 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DatabaseError, OperationalError
 
 from profilelake.errors import Conflict, Corrupt, Invalid, NotFound, Unavailable
+from profilelake.lake import maintenance
 from profilelake.lake.commit import live_entries, manifests_of
 from profilelake.lake.current import CurrentTable
 from profilelake.lake.files import DurableFileIO, remove_files
+from profilelake.lake.progress import Progress
 from profilelake.lake.schema import (
     KIND,
     changes_definition,
@@ -107,14 +109,31 @@ def _configure_connection(connection: sqlite3.Connection, _record: object) -> No
 class PublishedTable:
     """One table as its newest metadata file had it; never changes."""
 
-    def __init__(self, table: Table) -> None:
+    def __init__(self, table: Table, before: "PublishedTable | None" = None) -> None:
+        """Show `table`; what `before`, an earlier state of it, has read need not be read again."""
         self.table = table
+        self.by_manifest: dict[str, tuple[LiveFile, ...]] = {} if before is None else before.by_manifest
 
     @cached_property
     def files(self) -> tuple[LiveFile, ...]:
         """The data files of the newest snapshot."""
+        # A manifest never changes, and a commit adds one: reading all of them again for every look-up
+        # after a commit would cost more than the look-up.
+        known = self.by_manifest
         manifests = manifests_of(self.table, self.table.current_snapshot())
-        return tuple(LiveFile.of(entry) for entry in live_entries(self.table, manifests))
+        self.by_manifest = {
+            manifest.manifest_path: known[manifest.manifest_path]
+            if manifest.manifest_path in known
+            else tuple(LiveFile.of(entry) for entry in live_entries(self.table, [manifest]))
+            for manifest in manifests
+        }
+        return tuple(file for files in self.by_manifest.values() for file in files)
+
+    @cached_property
+    def progress(self) -> Progress | None:
+        """How far the table had come; None where nothing was ever committed."""
+        bearer = maintenance.bearer(self.table.metadata)
+        return None if bearer is None or bearer.summary is None else Progress.from_properties(bearer.summary)
 
 
 class Lake:
@@ -222,7 +241,7 @@ class Lake:
         try:
             published = self._published.get(key)
             if published is None or published.table.metadata_location != self._metadata_location(*key):
-                published = self._published[key] = PublishedTable(self._catalog.load_table(key))
+                published = self._published[key] = PublishedTable(self._catalog.load_table(key), published)
         except NoSuchTableError as error:
             raise NotFound(f"opening table {name} of workspace {workspace}: no such table") from error
         except OperationalError as error:

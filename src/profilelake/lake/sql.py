@@ -46,6 +46,11 @@ class LiveFile:
         bound = (self.entry.data_file.upper_bounds or {}).get(field_id)
         return None if bound is None else int(from_bytes(LongType(), bound))
 
+    def lower_bound(self, field_id: int) -> int | None:
+        """Return the least value of a 64-bit integer column; None when it was not recorded."""
+        bound = (self.entry.data_file.lower_bounds or {}).get(field_id)
+        return None if bound is None else int(from_bytes(LongType(), bound))
+
 
 def identifier(name: str) -> str:
     """Quote a name for use in SQL."""

@@ -40,8 +40,9 @@ from profilelake.pipeline.progress import PROGRESS, PUBLISHED, Published, load_a
 from profilelake.profiles.publish import profile_changes, written_profiles
 from profilelake.profiles.tables import ACCOUNT_LINKS, CONSENT_WRITES, PROFILES, TRAIT_WRITES
 from profilelake.semantics.rules import IdentityRules
-from profilelake.state import activity, recent
+from profilelake.state import activity, outbox, recent
 from profilelake.state.heads import decode_set_head
+from profilelake.state.outbox import pack as pack
 from profilelake.state.recent import Run
 from profilelake.state.records import NOBODY
 from profilelake.state.store import Db, State, Tx
@@ -411,28 +412,12 @@ def _between(runs: Iterable[Run], after: int, through: int) -> list[Run]:
 
 def outbox_key(sequence: int, definition: TableDef) -> bytes:
     """Return the key under which rows of a micro-batch wait for the lake."""
-    return sequence.to_bytes(8, "big") + definition.name.encode()
-
-
-def pack(rows: pa.Table) -> bytes:
-    """Return rows as they wait in the outbox."""
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, rows.schema, options=pa.ipc.IpcWriteOptions(compression="lz4")) as writer:
-        writer.write_table(rows)
-    packed: bytes = sink.getvalue().to_pybytes()
-    return packed
+    return outbox.key_of(sequence, definition.name)
 
 
 def waiting_rows(tx: Tx, workspace: str, definition: TableDef, after: int = -1) -> pa.Table:
     """Return what micro-batches behind `after` have for an append-only table that the lake may not have yet."""
-    name = definition.name.encode()
-    start = (after + 1).to_bytes(8, "big")
-    parts = [
-        pa.ipc.open_stream(tx.get(workspace, Db.OUTBOX, key)).read_all()
-        for key in tx.keys(workspace, Db.OUTBOX, start)
-        if key[8:] == name
-    ]
-    # Rows that an older program left lack the columns that the table has gained since.
+    parts = outbox.parts(tx, workspace, definition.name, after)
     return pa.concat_tables([definition.schema().empty_table(), *parts], promote_options="default")
 
 

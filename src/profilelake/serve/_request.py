@@ -147,6 +147,15 @@ class Query:
             return _NO_NAMES
         return frozenset(entry for value in values for entry in value.split(",") if entry)
 
+    def beginning(self, prefix: str) -> list[tuple[str, str]]:
+        """Return the parameters whose names begin like that, without the beginning, each with its value."""
+        return [
+            (name.removeprefix(prefix), value)
+            for name, values in self._values.items()
+            if name.startswith(prefix)
+            for value in values
+        ]
+
     def time(self, name: str, default: int) -> int:
         """Return a time in microseconds."""
         text = self.text(name)

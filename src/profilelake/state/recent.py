@@ -245,6 +245,28 @@ class RunReader:
             self._opened(run).collect(wanted, best)
         return _read(best.chosen())
 
+    def rows(
+        self, runs: Iterable[Run], keys: Sequence[bytes], columns: Sequence[str], rows_max: int
+    ) -> list[pa.RecordBatch]:
+        """Return some columns of all rows of these sets, as batches of one schema; none where there are none.
+
+        Raises:
+            FileNotFoundError: a run was merged or dropped; read the list of runs again.
+            Invalid: there are more than `rows_max`.
+        """
+        wanted = key_words(keys)
+        found: list[pa.RecordBatch] = []
+        count = 0
+        for run in runs:
+            for batch in self._opened(run).rows(wanted, columns):
+                count += batch.num_rows
+                if count > rows_max:
+                    raise Invalid(
+                        f"reading more than {rows_max:,} recent events of one profile: ask the lake with SQL"
+                    )
+                found.append(batch)
+        return found
+
     def sightings(self, runs: Iterable[Run], keys: Sequence[bytes]) -> Iterator[tuple[Run, bytes, Sighted]]:
         """Yield what each run shows of these sets.
 
@@ -322,6 +344,15 @@ class _OpenRun:
                 best.add(self._candidates(batch, begin, best.query))
                 if _micros(batch.column("received_at").slice(0, 1))[0] < best.floor:
                     break
+
+    def rows(self, keys: Words, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        """Yield the rows of these sets, in the order of the file within a set."""
+        reader = self._file.reader(columns)
+        for first, last in self._file.ranges(keys):
+            for number in range(first // BATCH_ROWS, (last - 1) // BATCH_ROWS + 1):
+                begin = max(first - number * BATCH_ROWS, 0)
+                end = min(last - number * BATCH_ROWS, BATCH_ROWS)
+                yield reader.get_batch(number).slice(begin, end - begin)
 
     def sightings(self, keys: Words) -> Iterator[tuple[bytes, Sighted]]:
         """Yield how often each of these sets is here, with its last row, which has the greatest position."""
