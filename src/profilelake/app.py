@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from profilelake.manage.guard import Guard
     from profilelake.manage.sql_answers import SqlAnswers
     from profilelake.pipeline.batch import WorkspaceSetup
+    from profilelake.serve.history_routes import History
     from profilelake.state.store import State
     from profilelake.workspaces.suppressions import SuppressionRing
 
@@ -355,6 +356,7 @@ def http_process(settings: Settings, *, parent: int, ready: int, host: str, port
             now=wall,
             requests_per_second=settings.http.profile_requests_per_second or None,
             processes=settings.http.processes,
+            past=Forward(layout.query_socket),
         )
         guard = Guard(keys, WORKSPACE, wall)
         management = Management(
@@ -528,6 +530,8 @@ def query_process(settings: Settings, *, parent: int, ready: int) -> int:
     """Read the lake for the HTTP processes, which have checked who asks, until told to stop."""
     from profilelake.manage.query_app import query_application
     from profilelake.ops import forward, http
+    from profilelake.serve.history_routes import history_routes
+    from profilelake.serve.latest_state import LatestState
 
     die_with_parent(parent)
     logs.configure("query")
@@ -540,10 +544,11 @@ def query_process(settings: Settings, *, parent: int, ready: int) -> int:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
+        past = history_routes(history(layout, LatestState(layout.state, threads=True)))
         sql.jobs.start()
         try:
             await http.serve_app(
-                query_application([*sql.routes()]),
+                query_application([*sql.routes(), *past]),
                 forward.listen(layout.query_socket),
                 http.HttpLimits(),
                 stop=stop,
@@ -603,6 +608,31 @@ def sql_answers(settings: Settings, layout: Layout) -> "SqlAnswers":
     )
     return SqlAnswers(
         queries, jobs, seconds_max=limits.seconds_max, job_seconds_max=limits.job_seconds_max, closed=closed
+    )
+
+
+def history(layout: Layout, state: "Callable[[], State]") -> "History":
+    """Return what the past of profiles is read from."""
+    from profilelake.identity.rules_now import RulesNow
+    from profilelake.lake.catalog import Lake
+    from profilelake.serve._past import Past
+    from profilelake.serve.admission import scope_of
+    from profilelake.serve.history_routes import History
+    from profilelake.workspaces.identifier_key import identifier_key
+
+    return History(
+        state=state,
+        past=Past(
+            lambda: Lake.open(layout.catalog_uri, layout.warehouse),
+            layout.recent,
+            layout.run / "spill",
+        ),
+        identifier_key=lambda workspace: identifier_key(layout.secrets, workspace),
+        rules=identity_rules(),
+        rules_now=RulesNow(state, identity_rules()),
+        untrusted=partial(_untrusted, layout),
+        reach=scope_of,
+        now=wall,
     )
 
 
@@ -744,10 +774,6 @@ def _workspace(layout: Layout) -> "WorkspaceSetup":
     from profilelake.workspaces.identifier_key import identifier_key
     from profilelake.workspaces.suppressions import Following
 
-    def untrusted() -> frozenset[str]:
-        with Control.open(layout.control, secrets.token_bytes) as control:
-            return frozenset(source.id for source in control.sources() if not source.trusted)
-
     return WorkspaceSetup(
         name=WORKSPACE,
         rules=identity_rules(),
@@ -759,5 +785,11 @@ def _workspace(layout: Layout) -> "WorkspaceSetup":
         history=EventHistory(
             lambda: Lake.open(layout.catalog_uri, layout.warehouse), layout.recent(WORKSPACE)
         ),
-        untrusted=untrusted,
+        untrusted=partial(_untrusted, layout),
     )
+
+
+def _untrusted(layout: Layout) -> frozenset[str]:
+    """Return the sources that strangers can write to."""
+    with Control.open(layout.control, secrets.token_bytes) as control:
+        return frozenset(source.id for source in control.sources() if not source.trusted)

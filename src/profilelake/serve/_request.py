@@ -20,12 +20,16 @@ _COLLECTION_CHARACTERS: Final = re.compile(r"[A-Za-z0-9_-]")
 
 
 class Route(NamedTuple):
-    """A path taken apart. `profile` is the id as the client wrote it, "" for the collection itself."""
+    """A path taken apart. `profile` is the id as the client wrote it, "" for the collection itself.
+
+    `/traits/{name}/history` is the resource `trait_history` with the name in `trait`.
+    """
 
     space: str
     collection: str
     profile: str
     resource: str
+    trait: str = ""
 
 
 def decode(raw: bytes, parameter: str) -> str:
@@ -51,6 +55,12 @@ def route(raw_path: bytes) -> Route:
         Refused: no resource has such a path, or a part of it cannot be decoded.
     """
     parts = raw_path.split(b"/")
+    trait = b""
+    if len(parts) == 11 and parts[8] == b"traits" and parts[10] == b"history":
+        trait = parts[9]
+        parts[8:] = [b"trait_history"]
+    elif len(parts) == 9 and parts[8] == b"trait_history":
+        parts[8] = b""
     if (
         not 7 <= len(parts) <= 9
         or parts[0]
@@ -65,6 +75,7 @@ def route(raw_path: bytes) -> Route:
         decode(parts[5], "collection"),
         decode(parts[7], "id") if len(parts) > 7 else "",
         decode(parts[8], "resource") if len(parts) > 8 else "",
+        decode(trait, "trait"),
     )
 
 

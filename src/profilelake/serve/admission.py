@@ -33,6 +33,11 @@ class Admitted:
     token: Token
     scope: Scope
 
+    @property
+    def words(self) -> str:
+        """What `scope_of` makes the same scope of, in another process."""
+        return self.token.scope if self.token.kind is TokenKind.READ else ""
+
     def check_collection(self, collection: str) -> None:
         """Refuse a collection that the scope leaves out."""
         allowed = self.scope.collections
@@ -81,7 +86,7 @@ class Admissions:
         token = None if given is None else self._tokens.token(given, now=self._now())
         if token is None or authorization is None:
             return None
-        admitted = Admitted(token, _scope(token))
+        admitted = Admitted(token, scope_of(token.scope if token.kind is TokenKind.READ else ""))
         if len(self._known) >= HEADERS_MAX:
             self._known.clear()
         self._known[authorization] = admitted
@@ -91,11 +96,10 @@ class Admissions:
         return token.expires_at is not None and token.expires_at <= self._now()
 
 
-def _scope(token: Token) -> Scope:
-    if token.kind is not TokenKind.READ:
-        return Scope()
+def scope_of(words: str) -> Scope:
+    """Return what a token of this scope may read; nothing, where the scope cannot be read."""
     try:
-        return Scope.parse(token.scope)
+        return Scope.parse(words)
     except Invalid:
         # A newer program issued it with words that this one does not know: they may narrow anything.
         return Scope(_NOTHING, _NOTHING, _NOTHING, "no")

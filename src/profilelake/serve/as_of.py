@@ -6,7 +6,7 @@ today. A merge that came later has not happened, a write that came later is not 
 
 from collections.abc import Collection, Iterable, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import msgspec
@@ -21,6 +21,7 @@ from profilelake.serve._answer import invalid, profile_not_found
 from profilelake.serve._past import SET_COLUMN, Past
 from profilelake.serve._profile import Found
 from profilelake.serve._request import Query
+from profilelake.serve._visible import Allowed
 from profilelake.state.records import TraitRecord, join_traits, received_at
 from profilelake.state.store import Tx
 
@@ -90,12 +91,18 @@ class AsOf:
 class FoundThen(Found):
     """One profile as it was; what reads a profile of today reads this one too."""
 
-    written: dict[str, TraitRecord]
-    first_seen_at: int
+    written: dict[str, TraitRecord] = field(default_factory=dict)
+    first_seen_at: int = 0
 
     def traits(self) -> dict[str, TraitRecord]:
         """Return the last write of each trait until then."""
         return self.written
+
+    def only(self, allowed: Allowed) -> "FoundThen":
+        """Return the profile with no other traits than these."""
+        if allowed is None:
+            return self
+        return replace(self, written={name: self.written[name] for name in self.written.keys() & allowed})
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +137,7 @@ def find_then(tx: Tx, space: str, collection: Kind, id: str, as_of: AsOf, readin
         raise profile_not_found()
     written = _written(reading.past, tx, space, collection, then, as_of.at)
     first = min(received_at(place) for place in then.first.values())
-    return FoundThen(tx, space, collection, then.key, then.record, written, first)
+    return FoundThen(tx, space, collection, then.key, then.record, written=written, first_seen_at=first)
 
 
 def activity_then(found: FoundThen, at: int, past: Past) -> tuple[int, int]:

@@ -86,7 +86,8 @@ def _reader(connection: duckdb.DuckDBPyConnection, rows: str, wanted: Export) ->
     for name, type in zip(relation.columns, map(str, relation.types), strict=True):
         if name not in _OURS:
             columns.append(f"{_shown(name, type, wanted)} AS {sql.identifier(name)}")
-    conditions, parameters = ["true"], {}
+    conditions = ["true"]
+    parameters: dict[str, Any] = {}
     if wanted.collection is not None:
         conditions.append("collection = $collection")
         parameters["collection"] = wanted.collection

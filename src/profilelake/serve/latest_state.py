@@ -1,5 +1,6 @@
 """The state as readers find it: not there yet, there, or replaced by a rebuilt one."""
 
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +20,12 @@ class LatestState:
     answer from it for ever, erased people included. Opens nothing when made, so it may be made before a fork.
     """
 
-    def __init__(self, path: Path, *, monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, path: Path, *, monotonic: Callable[[], float] = time.monotonic, threads: bool = False
+    ) -> None:
+        """Open what is at `path`. With `threads` several may read: a state that was replaced stays open
+        until none does."""
+        self._lock = threading.Lock() if threads else None
         self._path = path
         self._file = str(path / "data.mdb")
         self._monotonic = monotonic
@@ -33,6 +39,12 @@ class LatestState:
         Raises:
             Unavailable: nothing was written yet.
         """
+        if self._lock is None:
+            return self._latest()
+        with self._lock:
+            return self._latest()
+
+    def _latest(self) -> State:
         now = self._monotonic()
         if self._state is None or now >= self._look_at:
             self._state = self._reopened()
@@ -42,7 +54,8 @@ class LatestState:
     def close(self) -> None:
         """Give the map back; the next call opens it again."""
         if self._state is not None:
-            self._state.close()
+            if self._lock is None:
+                self._state.close()
             self._state = None
 
     def _reopened(self) -> State:

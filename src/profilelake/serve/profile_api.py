@@ -44,6 +44,7 @@ from profilelake.serve._resources import (
     traits,
 )
 from profilelake.serve.admission import Admissions, Admitted, Tokens
+from profilelake.serve.forwarded import ForwardedAnswer, Forwarding, checked, is_past
 from profilelake.state.recent import RunReader
 from profilelake.state.store import State, Tx
 
@@ -110,15 +111,18 @@ class ProfileApi:
         monotonic: Callable[[], float] = time.monotonic,
         requests_per_second: int | None = REQUESTS_PER_SECOND,
         processes: int = 1,
+        past: Forwarding | None = None,
     ) -> None:
         """Serve what `state` gives (it may raise Unavailable while there is none).
 
         `recent` names the folder of a workspace's run files, `identifier_key` the key its identifiers
         are hashed with, `rules` its identity rules; `now` is in microseconds UTC. `requests_per_second`
         is what a space may ask of this process, None for no limit; a token with a rate of its own may
-        ask for a share of it, as one of so many `processes`.
+        ask for a share of it, as one of so many `processes`. `past` answers what
+        only the lake knows; without it there is no such thing.
         """
         self._state = state
+        self._past = past
         self._recent = recent
         self._identifier_key = identifier_key
         self._admissions = Admissions(tokens, now)
@@ -140,6 +144,9 @@ class ProfileApi:
 
     async def __call__(self, scope: http.Scope, receive: http.Receive, send: http.Send) -> None:
         """Answer one HTTP request."""
+        if self._past is not None and is_past(scope):
+            await self._forwarded(self._past, scope, receive, send)
+            return
         began = self._monotonic()
         own = [(b"request-id", self._request_id().encode())]
         place: Route | None = None
@@ -164,6 +171,24 @@ class ProfileApi:
         self._metrics.answered(_label(place), status, self._monotonic() - began)
         await send(ready.start)
         await send(ready.body)
+
+    async def _forwarded(
+        self, past: Forwarding, scope: http.Scope, receive: http.Receive, send: http.Send
+    ) -> None:
+        """Let the process that reads the lake answer, if the request may ask."""
+        own = [(b"request-id", self._request_id().encode())]
+        answer = ForwardedAnswer(send, own[0])
+        began = self._monotonic()
+        try:
+            asked = self._admitted(scope)
+            await past(scope, receive, answer, checked(asked.place, asked.admitted.words))
+        except Exception as error:
+            if answer.status is not None:
+                raise  # the client has a part of the answer: only the connection can say that it ends here
+            ready = _refusal(_refused(error), own)
+            await answer(ready.start)
+            await answer(ready.body)
+        self._metrics.answered("past", answer.status or 0, self._monotonic() - began)
 
     def _admitted(self, scope: http.Scope) -> Asked:
         """Return what a request asks for, if it may ask.
