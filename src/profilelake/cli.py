@@ -20,6 +20,7 @@ from profilelake.commands.common import (
     state_of,
 )
 from profilelake.commands.failed import failed_commands
+from profilelake.commands.history import export_table, profile_history, profile_then
 from profilelake.commands.identity import identity_commands
 from profilelake.commands.imports import import_files
 from profilelake.commands.privacy import privacy_commands
@@ -52,6 +53,8 @@ app.command()(tail)
 app.add_typer(failed_commands, name="failed")
 app.add_typer(identity_commands, name="identity")
 app.command("import")(import_files)
+app.command("export")(export_table)
+profile_commands.command("history")(profile_history)
 app.command()(plan)
 app.command()(apply)
 app.command()(validate)
@@ -140,8 +143,15 @@ def profile_get(
     identifier: Annotated[str, typer.Argument(metavar="TYPE:VALUE", help="such as email:ana@example.org")],
     directory: Directory = DEFAULT_DIRECTORY,
     collection: Annotated[str, typer.Option(help="users or accounts")] = "users",
+    as_of: Annotated[str | None, typer.Option(help="As it was then, such as 2026-01-31T12:00:00Z.")] = None,
+    rules: Annotated[
+        str, typer.Option(help="With --as-of: the identity rules of then, or current.")
+    ] = "then",
 ) -> None:
     """Print one profile as JSON: identifiers, traits, when and how often it was seen."""
+    if as_of is not None:
+        print_json(profile_then(directory, identifier, collection, as_of, rules))
+        return
     from profilelake.semantics.rules import COLLECTIONS
     from profilelake.serve.lookup import whole_profile
     from profilelake.state.recent import RunReader

@@ -24,6 +24,8 @@ COMMANDS: tuple[tuple[str, ...], ...] = (
     ("status",),
     ("profile",),
     ("profile", "get"),
+    ("profile", "history"),
+    ("export",),
     ("sql",),
     ("lake",),
     ("lake", "tables"),
