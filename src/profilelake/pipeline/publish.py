@@ -7,7 +7,7 @@ repeated; what the outbox holds is let go only when every table has it.
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -36,10 +36,12 @@ from profilelake.lake.tables import TableDef
 from profilelake.landing.tables import EVENT_COPIES, EVENTS, FAILED_EVENTS
 from profilelake.ops.clock import Clock
 from profilelake.ops.failpoints import reach
+from profilelake.pipeline.observing import Observing, held_by
 from profilelake.pipeline.progress import PROGRESS, PUBLISHED, Published, load_applied, load_published
 from profilelake.profiles.publish import profile_changes, written_profiles
 from profilelake.profiles.tables import ACCOUNT_LINKS, CONSENT_WRITES, PROFILES, TRAIT_WRITES
 from profilelake.semantics.rules import IdentityRules
+from profilelake.shapes.tables import SCHEMA
 from profilelake.state import activity, outbox, recent
 from profilelake.state.heads import decode_set_head
 from profilelake.state.outbox import pack as pack
@@ -61,6 +63,8 @@ APPENDED: Final = (
 )
 """Tables whose rows wait in the outbox as they are."""
 CURRENT: Final = (SET_MAP, IDENTIFIERS, IDENTITY_MAP, IDENTITY_REFUSALS, PROFILES)
+"""Tables that show what the state holds."""
+EVERY_CURRENT: Final = (*CURRENT, SCHEMA)
 ACTIVITY_EVENTS_MAX: Final = 10_000
 """Events whose counts are shown with every publication; the counts of more wait for `publish_age`."""
 
@@ -89,7 +93,7 @@ def ensure_tables(lake: Lake, workspace: str) -> None:
     """Make the tables that are missing, so that a question finds them empty before the first event."""
     for definition in (EVENTS, SET_SIGHTINGS, *APPENDED):
         lake.table(workspace, definition)
-    for definition in CURRENT:
+    for definition in EVERY_CURRENT:
         lake.current_table(workspace, definition)
 
 
@@ -102,7 +106,7 @@ def check_epoch(state: State, lake: Lake, workspace: str) -> None:
     with state.read(workspace) as tx:
         mine = load_applied(tx, workspace, "").epoch
     reached = [lake.table(workspace, table).progress() for table in (EVENTS, SET_SIGHTINGS, *APPENDED)]
-    reached += [lake.current_table(workspace, table).progress() for table in CURRENT]
+    reached += [lake.current_table(workspace, table).progress() for table in EVERY_CURRENT]
     for progress in reached:
         if progress is not None and progress.epoch != mine:
             raise Conflict(
@@ -123,6 +127,7 @@ class Publisher:
     rules: IdentityRules
     clock: Clock
     publish_age_seconds: float
+    observing: Observing = field(default_factory=Observing)
 
     def publish(self, *, whole: bool) -> bool:
         """Commit what the state has and the lake has not; return False when there was nothing.
@@ -141,17 +146,20 @@ class Publisher:
             if applied.sequence <= published.sequence and not (
                 whole and published.activity_through < applied.sequence
             ):
+                self._publish_waiting_schema(tx, applied.as_progress(), published, whole=whole)
                 return False
             progress = applied.as_progress()
             runs = recent.load(tx, self.workspace)
-            self._publish_facts(tx, runs, progress)
+            fresh = _Fresh(self.recent_directory, runs)
+            self._publish_facts(tx, fresh, progress)
+            self._publish_schema(fresh, progress, published, whole=whole)
             settled = activity.load(tx, self.workspace)
             waiting = activity.pending(settled, runs)
             through = settled.through if waiting else applied.sequence
             profiles = whole or waiting <= ACTIVITY_EVENTS_MAX or self._profiles_due(published)
             # Where an earlier try got as far as this table, it has no room for what was settled since.
             held = self.lake.current_table(self.workspace, PROFILES).progress()
-            profiles = profiles and _held(held, progress) < progress.sequence
+            profiles = profiles and held_by(held, progress) < progress.sequence
             only = CURRENT if profiles else tuple(table for table in CURRENT if table is not PROFILES)
             began = time.monotonic()
             active = self._active(tx, runs, published.activity_through, through) if profiles else set()
@@ -185,13 +193,31 @@ class Publisher:
             progress = load_applied(tx, self.workspace, "").as_progress()
             if progress.sequence <= load_published(tx, self.workspace).sequence:
                 return
-            self._publish_facts(tx, recent.load(tx, self.workspace), progress)
+            fresh = _Fresh(self.recent_directory, recent.load(tx, self.workspace))
+            self._publish_facts(tx, fresh, progress)
             identifiers = self.lake.current_table(self.workspace, IDENTIFIERS).progress()
             if identifiers is None or identifiers.epoch == progress.epoch:
                 self._publish_current(tx, progress, set(), only=(IDENTIFIERS,))
 
-    def _publish_facts(self, tx: Tx, runs: list[Run], progress: Progress) -> None:
-        self._publish_events(runs, progress)
+    def _publish_schema(
+        self, fresh: "_Fresh", progress: Progress, published: Published, *, whole: bool
+    ) -> None:
+        """Look at what events are new, and show it where it is due."""
+        self.observing.look(self.lake, self.workspace, progress, published.sequence, fresh.events)
+        self.observing.show(
+            self.lake, self.workspace, progress, self.clock(), self.publish_age_seconds, whole=whole
+        )
+
+    def _publish_waiting_schema(
+        self, tx: Tx, progress: Progress, published: Published, *, whole: bool
+    ) -> None:
+        """Show counts that waited for their time; nothing was applied since they were made."""
+        if progress.sequence == published.sequence and self.observing.waits(progress):
+            fresh = _Fresh(self.recent_directory, recent.load(tx, self.workspace))
+            self._publish_schema(fresh, progress, published, whole=whole)
+
+    def _publish_facts(self, tx: Tx, fresh: "_Fresh", progress: Progress) -> None:
+        self._publish_events(fresh, progress)
         reach("publish.events")
         for definition in APPENDED:
             self._append(definition, progress, partial(waiting_rows, tx, self.workspace, definition))
@@ -203,7 +229,7 @@ class Publisher:
         with self.state.read(self.workspace) as tx:
             shown = load_published(tx, self.workspace).activity_through
             progress = load_applied(tx, self.workspace, "").as_progress()
-        if shown >= progress.sequence or _held(held, progress) < progress.sequence:
+        if shown >= progress.sequence or held_by(held, progress) < progress.sequence:
             return
         with self.state.write() as tx:
             applied = load_applied(tx, self.workspace, "")
@@ -212,7 +238,7 @@ class Publisher:
 
     def merge(self) -> None:
         """Fold the change logs of current tables into their bases, and recent runs into larger ones."""
-        for definition in CURRENT:
+        for definition in EVERY_CURRENT:
             if self.lake.current_table(self.workspace, definition).merge():
                 reach("publish.merged")
         with self.state.write() as tx:
@@ -227,10 +253,15 @@ class Publisher:
             published = load_published(tx, self.workspace)
             runs = recent.load(tx, self.workspace)
             counted = activity.load(tx, self.workspace)
+            applied = load_applied(tx, self.workspace, "").as_progress()
+        shown = held_by(self.lake.current_table(self.workspace, SCHEMA).progress(), applied)
         settled = [run for run in runs if run.sequence_max <= min(published.sequence, counted.through)]
-        # A run must be counted as a whole or not at all.
+        # A run must be counted as a whole or not at all; its shapes too.
         later = [run for run in runs if counted.through < run.sequence_max <= published.sequence]
-        due = recent.merge_due(settled) or ([] if counted.done else recent.merge_due(later))
+        due: list[Run] = []
+        for part in (settled, [] if counted.done else later):
+            due = due or recent.merge_due([run for run in part if run.sequence_max <= shown])
+            due = due or recent.merge_due([run for run in part if run.sequence_max > shown])
         if due:
             merged = recent.merge(self.recent_directory, due)
             reach("runs.merged")
@@ -260,24 +291,19 @@ class Publisher:
         always: bool = False,
     ) -> None:
         table = self.lake.table(self.workspace, definition)
-        held = _held(table.progress(), progress)
+        held = held_by(table.progress(), progress)
         if held < progress.sequence:
             table.append(rows_after(held), progress, always=always)
 
-    def _publish_events(self, runs: list[Run], progress: Progress) -> None:
+    def _publish_events(self, fresh: "_Fresh", progress: Progress) -> None:
         def events_after(held: int) -> pa.Table:
-            parts = [
-                recent.read_whole(self.recent_directory, run, EVENTS.schema().names)
-                for run in _between(runs, held, progress.sequence)
-            ]
-            if not parts:
-                return EVENTS.schema().empty_table()
-            return pa.concat_tables(parts).sort_by([(name, "ascending") for name in EVENTS.sort])
+            events = fresh.events(held, progress.sequence)
+            return events.sort_by([(name, "ascending") for name in EVENTS.sort]) if len(events) else events
 
         def sightings_after(held: int) -> pa.Table:
             parts = [
                 recent.read_keys(self.recent_directory, run, identity_rows.SIGHTING_COLUMNS)
-                for run in _between(runs, held, progress.sequence)
+                for run in _between(fresh.runs, held, progress.sequence)
             ]
             return (
                 identity_rows.sightings(pa.concat_tables(parts))
@@ -328,7 +354,7 @@ class Publisher:
         for definition in only:
             kind, make = makers[definition.name]
             table = self.lake.current_table(self.workspace, definition)
-            held = _held(table.progress(), progress)
+            held = held_by(table.progress(), progress)
             if held >= progress.sequence:
                 continue
             keys = _marked(tx, workspace, kind, held)
@@ -370,9 +396,25 @@ class Publisher:
         reach("publish.done")
 
 
-def _held(table: Progress | None, wanted: Progress) -> int:
-    """Return the sequence a table has reached in the wanted epoch."""
-    return table.sequence if table is not None and table.epoch == wanted.epoch else -1
+class _Fresh:
+    """The events that a publication brings, read once for all that is made of them."""
+
+    def __init__(self, directory: Path, runs: list[Run]) -> None:
+        self.runs = runs
+        self._directory = directory
+        self._range = (-1, -1)
+        self._events = EVENTS.schema().empty_table()
+
+    def events(self, after: int, through: int) -> pa.Table:
+        """Return the events of the micro-batches behind one up to another, in no order."""
+        if self._range != (after, through):
+            parts = [
+                recent.read_whole(self._directory, run, EVENTS.schema().names)
+                for run in _between(self.runs, after, through)
+            ]
+            self._events = pa.concat_tables([EVENTS.schema().empty_table(), *parts])
+            self._range = (after, through)
+        return self._events
 
 
 def _marked(tx: Tx, workspace: str, kind: Dirty, after: int) -> list[bytes]:

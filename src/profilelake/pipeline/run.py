@@ -21,6 +21,7 @@ from profilelake.ops.clock import Clock
 from profilelake.ops.failpoints import reach
 from profilelake.pipeline.batch import Batcher, WorkspaceSetup
 from profilelake.pipeline.metrics import Stages, Timer
+from profilelake.pipeline.observing import Observing
 from profilelake.pipeline.progress import load_published
 from profilelake.pipeline.publish import Publisher
 from profilelake.settings import PipelineSettings
@@ -141,6 +142,7 @@ class Publishing:
                 rules=setup.rules,
                 clock=self.clock,
                 publish_age_seconds=self.settings.publish_age_seconds,
+                observing=Observing.of(setup.identifier_key),
             )
             for setup in self.workspaces
         ]

@@ -35,6 +35,7 @@ from profilelake.pipeline.fold_spells import left
 from profilelake.pipeline.fold_state import Records, records
 from profilelake.pipeline.fold_tables import tables
 from profilelake.pipeline.metrics import Stages, Timer
+from profilelake.pipeline.observing import whole_schema
 from profilelake.pipeline.progress import (
     PROGRESS,
     PUBLISHED,
@@ -44,11 +45,13 @@ from profilelake.pipeline.progress import (
     load_applied,
     load_published,
 )
-from profilelake.pipeline.publish import APPENDED, CURRENT, Publisher, run_rows
+from profilelake.pipeline.publish import APPENDED, EVERY_CURRENT, Publisher, run_rows
 from profilelake.pipeline.rebuild import Fold, decisions, fold, standing_of
 from profilelake.profiles.consent import policy_in_force, store_policy
 from profilelake.profiles.tables import PROFILES
 from profilelake.semantics.positions import POSITION_BYTES
+from profilelake.semantics.shapes import UNLISTED
+from profilelake.shapes.tables import SCHEMA
 from profilelake.state import activity, recent
 from profilelake.state.activity import Settled
 from profilelake.state.records import (
@@ -89,6 +92,7 @@ def verify(setup: WorkspaceSetup, state: State, lake: Lake) -> list[Difference]:
         held = [records(folded) for folded in folds]
         for name, wanted in whole_tables(folds).items():
             found += _compare_table(connection, name, wanted)
+        found += _compare_schema(connection, whole_schema(connection, setup.identifier_key))
         found += _compare_state(tx, setup.name, held)
         found += _compare_rows("state of leavings", _left(tx, setup.name), left(standing))
         waiting = background.load(tx, setup.name)
@@ -131,6 +135,7 @@ def rebuild(setup: WorkspaceSetup, state_path: Path, lake: Lake, now: int) -> di
         folds = fold(connection, standing, setup.untrusted(), setup.consent_policy)
         clock.done("identity")
         whole = whole_tables(folds)
+        whole[SCHEMA.name] = whole_schema(connection, setup.identifier_key)
         clock.done("tables")
         replace_tables(lake, setup.name, whole, progress)
         for definition in (EVENTS, *_FACTS):
@@ -196,7 +201,7 @@ def whole_tables(folds: Sequence[Fold]) -> dict[str, pa.Table]:
 
 def replace_tables(lake: Lake, workspace: str, whole: Mapping[str, pa.Table], progress: Progress) -> None:
     """Put whole current tables in the place of those that are there, one commit each."""
-    for definition in CURRENT:
+    for definition in EVERY_CURRENT:
         lake.current_table(workspace, definition).replace(whole[definition.name], progress)
         reach("rebuild.replaced")
 
@@ -277,6 +282,30 @@ def _compare_table(connection: duckdb.DuckDBPyConnection, name: str, wanted: pa.
     key = {d.name: d.key for d in (SET_MAP, IDENTIFIERS, IDENTITY_MAP, IDENTITY_REFUSALS, PROFILES)}[name]
     found = connection.table(name).to_arrow_table().select(wanted.column_names)
     return _compare_rows(f"table {name}", _by_key(found, key), _by_key(wanted, key))
+
+
+def _compare_schema(connection: duckdb.DuckDBPyConnection, wanted: pa.Table) -> list[Difference]:
+    """Compare which shapes there are, since when, and in how many events.
+
+    Where a limit was hit, which of the paths are listed depends on what came first: left out here.
+    """
+    found = connection.table(SCHEMA.name).to_arrow_table()
+    crowded = {
+        (row["type"], row["part"])
+        for rows in (found, wanted)
+        for row in rows.filter(
+            pc.or_kleene(pc.equal(rows.column("path"), UNLISTED), pc.equal(rows.column("event"), UNLISTED))
+        ).to_pylist()
+    }
+
+    def facts(rows: pa.Table) -> dict[str, tuple[Any, ...]]:
+        return {
+            row["schema_id"]: (row["path"], row["first_seen_at"], row["last_seen_at"], row["events"])
+            for row in rows.to_pylist()
+            if (row["type"], row["part"]) not in crowded
+        }
+
+    return _compare_rows(f"table {SCHEMA.name}", facts(found), facts(wanted))
 
 
 def _by_key(rows: pa.Table, key: str | None) -> dict[Any, Any]:
