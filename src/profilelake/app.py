@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import profilelake
-from profilelake.errors import Conflict, Corrupt, Unavailable
+from profilelake.errors import Conflict, Corrupt, NotFound, Unavailable
 from profilelake.eventlog.embedded import forget_clock
 from profilelake.ops import logs
 from profilelake.ops.clock import wall
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from profilelake.manage.sql_answers import SqlAnswers
     from profilelake.pipeline.batch import WorkspaceSetup
     from profilelake.serve.history_routes import History
+    from profilelake.shapes.listing import SchemaAsked, ShapeSeen
     from profilelake.state.store import State
     from profilelake.workspaces.suppressions import SuppressionRing
 
@@ -435,6 +436,7 @@ def management_routes(
     from profilelake.manage.decisions import decision_routes
     from profilelake.manage.identity import Explaining, identity_routes, sets_in_lake
     from profilelake.manage.openapi import openapi_route
+    from profilelake.manage.schema import schema_routes
     from profilelake.manage.sources import source_routes
     from profilelake.manage.suppressions import suppression_routes
     from profilelake.manage.tail import tail_routes
@@ -463,6 +465,7 @@ def management_routes(
                 sets_in_lake=sets_in_lake(layout.directory),
             ),
         ),
+        *schema_routes(guard, layout.directory, wall),
         openapi_route(),
     ]
 
@@ -522,6 +525,8 @@ def ask_lake(layout: Layout, question: "LakeQuestion") -> bytes:
     if question.plan is not None:
         state = State.open(layout.state)
         return msgspec.json.encode(plan(layout, state, question.plan, question.by, question.examples))
+    if question.schema is not None:
+        return msgspec.json.encode(schema_page(layout, question.schema))
     lake = Lake.open(layout.catalog_uri, layout.warehouse)
     return msgspec.json.encode(find_event(lake, WORKSPACE, question.message_id or ""))
 
@@ -636,6 +641,29 @@ def history(layout: Layout, state: "Callable[[], State]") -> "History":
     )
 
 
+def schema_page(layout: Layout, asked: "SchemaAsked") -> "list[ShapeSeen]":
+    """Return the shapes of events that are asked for, from the tables.
+
+    Raises:
+        NotFound: the server never started here.
+        Corrupt: a file of a table is missing or damaged.
+    """
+    import duckdb
+
+    from profilelake.lake.catalog import Lake
+    from profilelake.lake.reading import attach, damage_told
+    from profilelake.shapes.listing import listed
+    from profilelake.shapes.tables import SCHEMA
+
+    if not (layout.directory / "catalog.sqlite").exists():
+        raise NotFound(f"schema: no tables in {layout.directory} yet; start the server once")
+    lake = Lake.open(layout.catalog_uri, layout.warehouse)
+    with duckdb.connect() as connection, damage_told():
+        if SCHEMA.name not in attach(connection, lake, WORKSPACE):
+            raise NotFound(f"schema: no table of it in {layout.directory} yet; start the server once")
+        return listed(connection, asked)
+
+
 def pipeline_process(settings: Settings, *, parent: int, ready: int) -> int:
     """Apply what was collected to the state until told to stop."""
     from prometheus_client import CollectorRegistry
@@ -679,12 +707,14 @@ def lake_process(settings: Settings, *, parent: int, ready: int) -> int:
     from profilelake.lake.catalog import Lake
     from profilelake.pipeline.publish import check_epoch, ensure_tables
     from profilelake.pipeline.run import Publishing
+    from profilelake.shapes import observed
     from profilelake.state.store import State
 
     die_with_parent(parent)
     logs.configure("lake")
     layout = Layout(settings.directory)
     reserve_metric_files(layout.run / _METRICS, os.getpid())
+    observed.warm()
     gc.set_threshold(*_GC_THRESHOLDS)
     lake = Lake.open(layout.catalog_uri, layout.warehouse)
     ensure_tables(lake, WORKSPACE)
@@ -719,6 +749,7 @@ def verify_directory(layout: Layout) -> list[dict[str, str]]:
     os.environ.setdefault("NUMBA_CACHE_DIR", str(_kernel_cache(layout)))  # before numba is imported
     from profilelake.lake.catalog import Lake
     from profilelake.lake.reading import damage_told
+    from profilelake.pipeline.observing import Observing
     from profilelake.pipeline.publish import Publisher, ensure_tables
     from profilelake.pipeline.verify import finish_replays, verify
     from profilelake.state.store import State
@@ -739,6 +770,7 @@ def verify_directory(layout: Layout) -> list[dict[str, str]]:
             rules=setup.rules,
             clock=wall,
             publish_age_seconds=0.0,
+            observing=Observing.of(setup.identifier_key),
         ).publish(whole=True)
         with damage_told():
             differences = verify(setup, state, lake)

@@ -24,6 +24,7 @@ from profilelake.commands.history import export_table, profile_history, profile_
 from profilelake.commands.identity import identity_commands
 from profilelake.commands.imports import import_files
 from profilelake.commands.privacy import privacy_commands
+from profilelake.commands.schema import schema
 from profilelake.commands.sources import source_commands
 from profilelake.commands.tail import tail
 from profilelake.commands.tokens import token_commands
@@ -58,6 +59,7 @@ profile_commands.command("history")(profile_history)
 app.command()(plan)
 app.command()(apply)
 app.command()(validate)
+app.command()(schema)
 
 
 def main() -> None:

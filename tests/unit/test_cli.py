@@ -29,6 +29,7 @@ COMMANDS: tuple[tuple[str, ...], ...] = (
     ("sql",),
     ("lake",),
     ("lake", "tables"),
+    ("schema",),
     ("verify",),
     ("rebuild",),
     ("demo",),

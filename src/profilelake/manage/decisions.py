@@ -44,6 +44,7 @@ from profilelake.pipeline.progress import load_published
 from profilelake.pipeline.told_effects import EXAMPLES_MAX
 from profilelake.semantics.positions import Position
 from profilelake.semantics.rules import IdentityRules
+from profilelake.shapes.listing import SchemaAsked
 
 BODY_BYTES_MAX: Final = 1 << 20
 RECORD_SECONDS_MAX: Final = 3.0
@@ -63,12 +64,13 @@ _ERRORS: Final[dict[int, type[ProfilelakeError]]] = {
 
 
 class LakeQuestion(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What a process that reads the lake is asked: where an event stands, or what a decision would do."""
+    """What a process that reads the lake is asked: where an event stands, what a decision would do, or shapes."""
 
     message_id: str | None = None
     plan: Asked | None = None
     by: str = ""
     examples: int = 0
+    schema: SchemaAsked | None = None
 
 
 def decision_routes(
@@ -307,7 +309,7 @@ class LakeReader:
     async def ask(self, question: LakeQuestion) -> bytes:
         """Return the answer, a JSON document. Raises what the process raised."""
         if self._running >= READERS_MAX:
-            raise Unavailable("reading the lake: another plan is being made; retry later")
+            raise Unavailable("reading the lake: another question is being answered; retry later")
         self._running += 1
         try:
             return await self._ask(question)

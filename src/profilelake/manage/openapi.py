@@ -17,6 +17,7 @@ from profilelake.manage import (
     _openapi_explaining,
     _openapi_management,
     _openapi_profiles,
+    _openapi_schema,
     _openapi_tracking,
 )
 from profilelake.manage._openapi_parts import PROBLEMS, Json, answer, query_parameter, ref
@@ -29,6 +30,7 @@ _AREAS: Final = (
     _openapi_management,
     _openapi_explaining,
     _openapi_deciding,
+    _openapi_schema,
 )
 
 

@@ -212,7 +212,7 @@ class Publisher:
         self, tx: Tx, progress: Progress, published: Published, *, whole: bool
     ) -> None:
         """Show counts that waited for their time; nothing was applied since they were made."""
-        if progress.sequence == published.sequence and self.observing.waits(progress):
+        if 0 < progress.sequence == published.sequence and self.observing.waits(progress):
             fresh = _Fresh(self.recent_directory, recent.load(tx, self.workspace))
             self._publish_schema(fresh, progress, published, whole=whole)
 

@@ -263,6 +263,16 @@ class Shapes:
         self._again.append(number)
 
 
+def warm() -> None:
+    """Compile the walk, or load it from numba's cache, before events wait for it."""
+    shapes = Shapes(0)
+    row = {name: [""] for name in COLUMNS[1:]}
+    shapes.observe(pa.table({"received_at": pa.array([0]).cast(TIME)} | row))
+    shapes.load(shapes.rows())
+    keys, numbers = np.zeros(2, dtype=np.uint64), np.zeros(2, dtype=np.int32)
+    kernel.move(keys, numbers, keys, numbers)
+
+
 def _described(
     type: str, event: str | None, part: ShapePart, path: str, json_type: JsonType, value: str
 ) -> tuple[Any, ...]:
