@@ -52,6 +52,7 @@ PUBLISHING = (
     "lake.swapped",
     "publish.events",
     "publish.appended",
+    "publish.schema",
     "publish.current",
     "publish.let_go",
     "publish.done",

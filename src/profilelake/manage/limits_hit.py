@@ -29,6 +29,7 @@ REPORT_SECONDS_MAX: Final = 30
 
 _REFUSED: Final = "profilelake_collect_refused_total"
 _FAILED: Final = "profilelake_failed_events_total"
+_SCHEMA: Final = "profilelake_schema_unlisted_events_total"
 _PROFILES: Final = "profilelake_profile_api_requests_total"
 
 _log = logging.getLogger(__name__)
@@ -101,6 +102,13 @@ LIMITS: Final = (
         ("reason", "nested_too_deeply"),
         "an event has more than 100 levels of brackets, which is fixed; it can be replayed:"
         " profilelake failed list",
+    ),
+    Limit(
+        "schema_unlisted",
+        _SCHEMA,
+        ("limit", "shapes"),
+        "events have more paths or names than are listed, or longer or deeper ones, which is fixed; they are stored"
+        " whole: have senders put what varies into values, not into keys or names; profilelake schema --path …",
     ),
     Limit(
         "profile_requests_per_second",

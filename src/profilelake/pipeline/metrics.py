@@ -35,6 +35,13 @@ class Stages:
         self.suppressed = Counter(
             "profilelake_suppressed_events", "Events of suppressed people", registry=registry
         )
+        self._shapes = _gauge("profilelake_schema_shapes", "Rows of the table of shapes", registry)
+        self._unlisted = Counter(
+            "profilelake_schema_unlisted_events",
+            "Events with a path or name that is not listed, by what there was too much of",
+            ("limit",),
+            registry=registry,
+        ).labels("shapes")
         self._waiting = _gauge(
             "profilelake_identity_replays_waiting",
             "Components to be resolved again in the background",
@@ -46,6 +53,11 @@ class Stages:
         self._quarantined = _gauge(
             "profilelake_identity_quarantined", "Identifiers that link nobody", registry
         )
+
+    def schema(self, listed: int, unlisted: int) -> None:
+        """Tell how many shapes are listed, and in how many events more there was one that is not."""
+        self._shapes.set(listed)
+        self._unlisted.inc(unlisted)
 
     def identity(self, waiting: Sequence[int], now: int, quarantined: int) -> None:
         """Tell since when components wait to be resolved again (microseconds), and how much is quarantined."""

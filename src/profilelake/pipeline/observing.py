@@ -38,6 +38,7 @@ class Observing:
         self._through = -1
         self._at = 0
         self._seconds = 0.0
+        self._told = 0
 
     @classmethod
     def of(cls, key: bytes) -> Self:
@@ -49,10 +50,11 @@ class Observing:
         """How many shapes are listed."""
         return 0 if self._shapes is None else self._shapes.count
 
-    @property
-    def unlisted_events(self) -> int:
-        """In how many events there was something beyond a limit, so that it is not listed."""
-        return 0 if self._shapes is None else self._shapes.unlisted_events
+    def unlisted(self) -> int:
+        """Return in how many more events than at the last call something was beyond a limit."""
+        events = self._told if self._shapes is None else self._shapes.unlisted_events
+        more, self._told = events - self._told, events
+        return max(0, more)
 
     def waits(self, progress: Progress) -> bool:
         """Tell whether there is something to look at, or to show."""
@@ -126,6 +128,7 @@ class Observing:
                 attach(connection, lake, workspace)
                 count_all(shapes, connection)
             self._through = progress.sequence
+        self._told = shapes.unlisted_events
         return shapes
 
 

@@ -146,9 +146,10 @@ class Publishing:
             )
             for setup in self.workspaces
         ]
-        self._publish(publishers, Timer(Stages(self.registry)))
+        stages = Stages(self.registry)
+        self._publish(publishers, Timer(stages), stages)
 
-    def _publish(self, publishers: list[Publisher], timer: Timer) -> None:
+    def _publish(self, publishers: list[Publisher], timer: Timer, stages: Stages) -> None:
         published_at = tended_at = time.monotonic()
         flushed = self._flush_mark()
         while True:
@@ -162,6 +163,10 @@ class Publishing:
                     for publisher in publishers:
                         publisher.publish(whole=asked)
                     timer.lap("publish")
+                    observed = [publisher.observing for publisher in publishers]
+                    stages.schema(
+                        sum(one.listed for one in observed), sum(one.unlisted() for one in observed)
+                    )
                     flushed, published_at = mark, now
                 except (Unavailable, OSError) as error:
                     _log.error("publication not finished, trying again: %s", error)
