@@ -64,7 +64,7 @@ def _parts(connection: duckdb.DuckDBPyConnection, query: str) -> Iterator[pa.Rec
 def _load_ids(state: State, workspace: str, rows: pa.RecordBatch) -> list[bytes]:
     """Remember where ids were announced to be; return those that are elsewhere."""
     places = {
-        _founding_set(segment): _founding_set(profile)
+        founding_set(segment): founding_set(profile)
         for segment, profile in zip(*(column.to_pylist() for column in rows.columns), strict=True)
     }
     moved = {segment: profile for segment, profile in places.items() if segment != profile}
@@ -93,7 +93,7 @@ def _never_announced(state: State, workspace: str) -> list[bytes]:
 def _load_mappings(state: State, workspace: str, rows: pa.RecordBatch) -> list[bytes]:
     """Remember the ids that identifiers were announced with; return those of other profiles by now."""
     last = {
-        ident: None if segment is None else NOBODY if operation == REMOVED else _founding_set(segment)
+        ident: None if segment is None else NOBODY if operation == REMOVED else founding_set(segment)
         for ident, segment, operation in zip(*(column.to_pylist() for column in rows.columns), strict=True)
     }
     wrong = []
@@ -116,7 +116,8 @@ def _load_mappings(state: State, workspace: str, rows: pa.RecordBatch) -> list[b
     return wrong
 
 
-def _founding_set(text: str) -> bytes:
+def founding_set(text: str) -> bytes:
+    """Return the key of the profile that a journal calls so."""
     parsed = parse_public_id(text)
     if parsed is None:
         raise Corrupt(f"reading the journals of Profiles Sync: {text!r} is no profile id; restore the tables")

@@ -34,6 +34,7 @@ from profilelake.profiles.consent import policy_in_force, store_policy
 from profilelake.profiles.fold import fold_traits
 from profilelake.profiles.fold_consent import fold_consent
 from profilelake.profiles.fold_links import fold_leave, fold_links
+from profilelake.profiles.journal import REGROUPED, regrouped
 from profilelake.profiles.tables import ACCOUNT_LINKS, CONSENT_WRITES, TRAIT_WRITES
 from profilelake.semantics.consent import DEFAULT_POLICY, Policy
 from profilelake.semantics.identity import common_window
@@ -314,6 +315,7 @@ class Batcher:
             (TRAIT_WRITES, writes),
             (ACCOUNT_LINKS, spells),
             (CONSENT_WRITES, statements),
+            (REGROUPED, regrouped(work, rows, landed.events)),
         )
         _put_waiting(tx, name, sequence, waiting)
         reach("state.outbox")
@@ -414,6 +416,7 @@ def _put_decided(work: Working, rows: IdentityRows, spells: pa.Table, at: int) -
         (EXTERNAL_ID_MAPPING_UPDATES, announced.mappings),
         (IDENTITY_FACTS, rows.identity_facts()),
         (ACCOUNT_LINKS, spells),
+        (REGROUPED, regrouped(work, rows, EVENTS.schema().empty_table())),
     )
     _put_waiting(work.tx, work.workspace, work.sequence, waiting)
     reach("state.outbox")

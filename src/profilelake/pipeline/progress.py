@@ -55,6 +55,8 @@ class Published(msgspec.Struct):
     profiles_seconds: float = 0.0
     at: int = 0
     merged_at: int = 0
+    traits_told_at: int = 0
+    """`uuid_ts` of the newest rows of the journal of traits."""
 
 
 def load_applied(tx: Tx, workspace: str, epoch: str) -> Applied:

@@ -38,6 +38,7 @@ from profilelake.ops.clock import Clock
 from profilelake.ops.failpoints import reach
 from profilelake.pipeline.observing import Observing, held_by
 from profilelake.pipeline.progress import PROGRESS, PUBLISHED, Published, load_applied, load_published
+from profilelake.profiles.journal import REGROUPED, TRAIT_UPDATES, trait_updates
 from profilelake.profiles.publish import profile_changes, written_profiles
 from profilelake.profiles.tables import ACCOUNT_LINKS, CONSENT_WRITES, PROFILES, TRAIT_WRITES
 from profilelake.semantics.rules import IdentityRules
@@ -62,6 +63,8 @@ APPENDED: Final = (
     *SYNC_TABLES,
 )
 """Tables whose rows wait in the outbox as they are."""
+JOURNALS: Final = (TRAIT_UPDATES,)
+"""Tables whose rows are made when they are published."""
 CURRENT: Final = (SET_MAP, IDENTIFIERS, IDENTITY_MAP, IDENTITY_REFUSALS, PROFILES)
 """Tables that show what the state holds."""
 EVERY_CURRENT: Final = (*CURRENT, SCHEMA)
@@ -91,7 +94,7 @@ _PROFILE_MARKS: Final = frozenset(
 
 def ensure_tables(lake: Lake, workspace: str) -> None:
     """Make the tables that are missing, so that a question finds them empty before the first event."""
-    for definition in (EVENTS, SET_SIGHTINGS, *APPENDED):
+    for definition in (EVENTS, SET_SIGHTINGS, *APPENDED, *JOURNALS):
         lake.table(workspace, definition)
     for definition in EVERY_CURRENT:
         lake.current_table(workspace, definition)
@@ -105,7 +108,8 @@ def check_epoch(state: State, lake: Lake, workspace: str) -> None:
     """
     with state.read(workspace) as tx:
         mine = load_applied(tx, workspace, "").epoch
-    reached = [lake.table(workspace, table).progress() for table in (EVENTS, SET_SIGHTINGS, *APPENDED)]
+    appended = (EVENTS, SET_SIGHTINGS, *APPENDED, *JOURNALS)
+    reached = [lake.table(workspace, table).progress() for table in appended]
     reached += [lake.current_table(workspace, table).progress() for table in EVERY_CURRENT]
     for progress in reached:
         if progress is not None and progress.epoch != mine:
@@ -153,6 +157,8 @@ class Publisher:
             fresh = _Fresh(self.recent_directory, runs)
             self._publish_facts(tx, fresh, progress)
             self._publish_schema(fresh, progress, published, whole=whole)
+            self._append(TRAIT_UPDATES, progress, partial(self._trait_updates, tx, progress.sequence))
+            reach("publish.journals")
             settled = activity.load(tx, self.workspace)
             waiting = activity.pending(settled, runs)
             through = settled.through if waiting else applied.sequence
@@ -222,6 +228,30 @@ class Publisher:
         for definition in APPENDED:
             self._append(definition, progress, partial(waiting_rows, tx, self.workspace, definition))
         reach("publish.appended")
+
+    def _trait_updates(self, tx: Tx, sequence: int, held: int) -> pa.Table:
+        changed, again = (_marked(tx, self.workspace, kind, held) for kind in (Dirty.TRAITS, Dirty.AGAIN))
+        moved = waiting_rows(tx, self.workspace, REGROUPED, held)
+        if not (changed or again or moved.num_rows):
+            return TRAIT_UPDATES.schema().empty_table()
+        return trait_updates(
+            tx,
+            self.workspace,
+            changed=changed,
+            again=again,
+            writes=waiting_rows(tx, self.workspace, TRAIT_WRITES, held),
+            moved=moved,
+            sequence=sequence,
+            loaded_at=self._told_at(),
+        )
+
+    def _told_at(self) -> int:
+        """Return now, or later: whoever reads from the last `uuid_ts` on must not miss a row."""
+        with self.state.write() as tx:
+            published = load_published(tx, self.workspace)
+            published.traits_told_at = max(self.clock(), published.traits_told_at + 1)
+            tx.put_meta(self.workspace, PUBLISHED, published)
+            return published.traits_told_at
 
     def _make_room_for_counts(self) -> None:
         """Begin a new sequence where `profiles` has the present one already, and not all counts."""

@@ -45,7 +45,7 @@ from profilelake.pipeline.progress import (
     load_applied,
     load_published,
 )
-from profilelake.pipeline.publish import APPENDED, EVERY_CURRENT, Publisher, run_rows
+from profilelake.pipeline.publish import APPENDED, EVERY_CURRENT, JOURNALS, Publisher, run_rows
 from profilelake.pipeline.rebuild import Fold, decisions, fold, standing_of
 from profilelake.profiles.consent import policy_in_force, store_policy
 from profilelake.profiles.tables import PROFILES
@@ -69,7 +69,7 @@ DIFFERENCES_MAX: Final = 20
 LOAD_ROWS: Final = 50_000
 RUN_ROWS: Final = 500_000
 
-_FACTS: Final = (SET_SIGHTINGS, *APPENDED)
+_FACTS: Final = (SET_SIGHTINGS, *APPENDED, *JOURNALS)
 _log = logging.getLogger(__name__)
 
 

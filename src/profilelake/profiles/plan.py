@@ -16,3 +16,15 @@ PROFILES__STATEMENTS: Final = """
     FROM consent_writes
 """
 """What was said of consent, one row for each category; in no order."""
+
+PROFILES__TRAITS_TOLD_WRONG: Final = """
+    SELECT profile_id
+    FROM profiles LEFT JOIN (
+        SELECT profile_id, arg_max(traits, seq) AS told FROM trait_updates GROUP BY profile_id
+    ) USING (profile_id)
+    WHERE collection = 'users' AND traits <> coalesce(told, '{}')
+"""
+"""People of whom the journal of traits does not say what is so."""
+
+PROFILES__TRAITS_TOLD_AT: Final = "SELECT coalesce(max(epoch_us(uuid_ts)), 0) FROM trait_updates"
+"""When its last rows were made, in microseconds."""
