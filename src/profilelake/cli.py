@@ -29,6 +29,7 @@ from profilelake.commands.sources import source_commands
 from profilelake.commands.tail import tail
 from profilelake.commands.tokens import token_commands
 from profilelake.commands.validate import validate
+from profilelake.commands.views import duckdb_file, materialize
 from profilelake.errors import Corrupt, Invalid, NotFound, ProfilelakeError, Unavailable
 from profilelake.settings import Settings
 
@@ -60,6 +61,8 @@ app.command()(plan)
 app.command()(apply)
 app.command()(validate)
 app.command()(schema)
+lake_commands.command("duckdb")(duckdb_file)
+lake_commands.command()(materialize)
 
 
 def main() -> None:
@@ -190,10 +193,11 @@ def sql(
 ) -> None:
     """Ask the lake. Reads committed data, whether the server runs or not."""
     from profilelake.query.run import run_query, writer
+    from profilelake.views.attach import attach
 
     layout = layout_of(directory)
     write = writer("json" if as_json else format, output)
-    write(run_query(layout, query))
+    write(run_query(layout, query, attach))
 
 
 @lake_commands.command("tables")

@@ -26,6 +26,7 @@ from profilelake.eventlog import Kind
 from profilelake.eventlog.embedded import LogReader
 from profilelake.query.run import run_query
 from profilelake.settings import Layout
+from profilelake.views.attach import attach
 from server_process import ServerProcess
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -139,7 +140,7 @@ def check(directory: Path, ledger: Ledger, status: dict[str, Any], *, exact: boo
     assert status["balanced"]
     assert status["in_flight"] == 0
     assert status["in_lake"] + status["duplicates"] + status["failed"] == status["accepted"]
-    ids = Counter(run_query(Layout(directory), "SELECT message_id FROM events").column(0).to_pylist())
+    ids = Counter(run_query(Layout(directory), "SELECT message_id FROM events", attach).column(0).to_pylist())
     assert set(ids) == ledger.accepted
     assert max(ids.values()) == 1
     assert status["in_lake"] == len(ids)
@@ -175,7 +176,7 @@ def check_against_undisturbed(directory: Path, scratch: Path) -> None:
     finally:
         reader.close()
         desk.close()
-    found = run_query(Layout(directory), "SELECT identifiers, traits FROM profiles").to_pylist()
+    found = run_query(Layout(directory), "SELECT identifiers, traits FROM profiles", attach).to_pylist()
     assert Counter([(row["identifiers"], row["traits"]) for row in found]) == undisturbed
 
 

@@ -30,6 +30,7 @@ COMMANDS: tuple[tuple[str, ...], ...] = (
     ("lake",),
     ("lake", "tables"),
     ("schema",),
+    *(("lake", name) for name in ("duckdb", "materialize")),
     ("verify",),
     ("rebuild",),
     ("demo",),

@@ -29,6 +29,7 @@ from profilelake.lake.schema import (
     grow,
     iceberg_schema,
     partition_spec,
+    reshape,
     table_properties,
 )
 from profilelake.lake.sql import LiveFile
@@ -135,6 +136,12 @@ class PublishedTable:
         bearer = maintenance.bearer(self.table.metadata)
         return None if bearer is None or bearer.summary is None else Progress.from_properties(bearer.summary)
 
+    @property
+    def progress(self) -> Progress | None:
+        """How far the newest snapshot that says so has come; None for a new table."""
+        bearer = maintenance.bearer(self.table.metadata)
+        return None if bearer is None or bearer.summary is None else Progress.from_properties(bearer.summary)
+
 
 class Lake:
     """The tables of all workspaces under one catalog and one warehouse.
@@ -205,6 +212,14 @@ class Lake:
             )
         return self._open(workspace, definition, "append")
 
+    def replaced_table(self, workspace: str, definition: TableDef) -> LakeTable:
+        """Open a table whose rows are replaced as a whole, made when missing, with the columns it has now.
+
+        What it holds has no value of its own, so columns go, and come anew where their type is another;
+        until the rows are replaced such a column is null.
+        """
+        return self._open(workspace, definition, "replaced", shape=reshape)
+
     def current_table(self, workspace: str, definition: TableDef) -> CurrentTable:
         """Open a current-state table: its base and its log of changes, made when missing.
 
@@ -259,7 +274,13 @@ class Lake:
         with self._catalog.engine.connect() as connection:
             return connection.execute(statement).scalar()
 
-    def _open(self, workspace: str, definition: TableDef, kind: str) -> LakeTable:
+    def _open(
+        self,
+        workspace: str,
+        definition: TableDef,
+        kind: str,
+        shape: Callable[[Table, TableDef], None] = grow,
+    ) -> LakeTable:
         namespace = namespace_of(workspace, definition.part)
         held = self._tables.get((workspace, definition.part, definition.name))
         if held is not None and held.definition == definition:
@@ -274,7 +295,7 @@ class Lake:
                 f"opening table {definition.name} of workspace {workspace}: it is {table.properties.get(KIND)!r} "
                 f"in the lake and {kind!r} in its definition; rebuild it under another name"
             )
-        grow(table, definition)
+        shape(table, definition)
         opened = LakeTable(table, definition, self._clock)
         self._tables[workspace, definition.part, definition.name] = opened
         return opened

@@ -209,6 +209,33 @@ def grow(table: Table, definition: TableDef) -> None:
             transaction.set_properties(changed)
 
 
+def reshape(table: Table, definition: TableDef) -> None:
+    """Give a table the columns of its definition and no others; those of another type begin anew."""
+    held, wanted = table.schema(), iceberg_schema(definition)
+    wanted_types = {f.name: f.field_type for f in wanted.fields}
+    kept = {
+        f.name for f in held.fields if _shape(wanted_types.get(f.name, f.field_type)) == _shape(f.field_type)
+    }
+    kept &= wanted_types.keys()
+    gone = [f.name for f in held.fields if f.name not in kept]
+    added = [column for column in definition.columns if column.name not in kept]
+    metrics = metrics_properties(definition, wanted)
+    changed = {k: v for k, v in metrics.items() if table.properties.get(k) != v}
+    if not gone and not added and not changed:
+        return
+    with table.transaction() as transaction:
+        if gone:
+            with transaction.update_schema(allow_incompatible_changes=True) as update:
+                for name in gone:
+                    update.delete_column(name)
+        if added:
+            with transaction.update_schema() as update:
+                for column in added:
+                    update.add_column(column.name, wanted_types[column.name], doc=column.doc)
+        if changed:
+            transaction.set_properties(changed)
+
+
 def _shape(kind: IcebergType) -> str:
     """Return a type without its field ids, which differ between tables that grew differently."""
     if isinstance(kind, ListType):

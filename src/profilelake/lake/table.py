@@ -204,6 +204,33 @@ class LakeTable:
 
         return self.commit(plan, added)
 
+    def replace(self, parts: Iterable[pa.Table], progress: Progress) -> int:
+        """Put these rows in the place of all there are, in one snapshot; return how many they are.
+
+        Raises:
+            Conflict: another process commits here.
+            Internal: the rows are not those of the definition.
+            Unavailable: the outcome is unknown or the disk is full; the same may be done again.
+        """
+        added: list[DataFile] = []
+        rows = 0
+        try:
+            for part in parts:
+                added += self.write(checked(self.definition, part))
+                rows += part.num_rows
+        except BaseException:
+            remove_files(file.file_path for file in added)
+            raise
+        reach("lake.written")
+
+        def plan() -> Change:
+            gone = frozenset(file.location for file in self.files())
+            operation = Operation.OVERWRITE if gone else Operation.APPEND
+            return Change(operation, added=added, removed=gone, summary=progress.properties())
+
+        self.commit(plan, added)
+        return rows
+
     def compact(self, *, files_min: int = COMPACT_FILES_MIN) -> int:
         """Gather the small files of each partition into larger, sorted ones; return how many went.
 

@@ -6,8 +6,8 @@ from typing import Literal, TypeAlias
 import pyarrow as pa
 
 Kind: TypeAlias = Literal["append", "current"]
-Part: TypeAlias = Literal["", "sync"]
-"""Which namespace of a workspace W: `ws_W`, or `ws_W_sync` with the tables of Profiles Sync."""
+Part: TypeAlias = Literal["", "sync", "warehouse"]
+"""Which namespace of a workspace W: `ws_W`, `ws_W_sync` with the tables of Profiles Sync, or `ws_W_warehouse`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
 from datetime import date, datetime, time
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import duckdb
 import msgspec
@@ -20,7 +20,7 @@ from rich.text import Text
 
 from profilelake.errors import Invalid, NotFound
 from profilelake.lake.catalog import Lake, namespace_of
-from profilelake.lake.reading import attach, damage_told
+from profilelake.lake.reading import damage_told
 from profilelake.lake.tables import Part
 from profilelake.settings import Layout
 
@@ -35,8 +35,12 @@ INTERRUPT_AGAIN_SECONDS: Final = 0.1
 """An interrupt between two steps of a query is lost on it."""
 
 
-def run_query(layout: Layout, query: str) -> pa.Table:
-    """Return the result of a query over the committed tables.
+Attach: TypeAlias = Callable[[duckdb.DuckDBPyConnection, Lake, str, str], list[str]]
+"""Shows a workspace to a connection, as far as a query asks for it; returns the names of its tables."""
+
+
+def run_query(layout: Layout, query: str, show: Attach) -> pa.Table:
+    """Return the result of a query over what `show` makes of the committed tables.
 
     Raises:
         Invalid: the query is wrong; the message says where.
@@ -46,7 +50,7 @@ def run_query(layout: Layout, query: str) -> pa.Table:
     lake = _lake(layout)
     with duckdb.connect() as connection:
         with damage_told():
-            names = attach(connection, lake, WORKSPACE)
+            names = show(connection, lake, WORKSPACE, query)
         if not names:
             raise NotFound(f"sql: no tables in {layout.directory} yet; start the server once")
         try:
@@ -96,6 +100,7 @@ def list_tables(layout: Layout) -> pa.Table:
     rows = []
     listed: list[tuple[Part, str]] = [("", name) for name in lake.names(WORKSPACE)]
     listed += [("sync", name) for name in lake.names(WORKSPACE, "sync")]
+    listed += [("warehouse", name) for name in lake.names(WORKSPACE, "warehouse")]
     for part, name in listed:
         published = lake.load(WORKSPACE, name, part)
         rows.append(
