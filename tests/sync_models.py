@@ -50,3 +50,20 @@ def ask(desk: Desk, *queries: str) -> list[list[tuple[Any, ...]]]:
     with duckdb.connect() as connection:
         attach(connection, desk.lake, WORKSPACE)
         return [connection.sql(query).fetchall() for query in queries]
+
+
+PROFILE_TRAITS: Final = f"""
+    WITH id_graph AS ({LAST_ROWS}), last_rows AS (
+        SELECT * FROM ws_default_sync.profile_traits_updates WHERE seq > '{{after}}'
+        QUALIFY row_number() OVER (PARTITION BY segment_id ORDER BY coalesce(seq, '0') DESC) = 1
+    ), folded AS (
+        SELECT coalesce(canonical_segment_id, segment_id) AS canonical_segment_id,
+               arg_max({{trait}}, seq) AS {{trait}}
+        FROM last_rows LEFT JOIN id_graph USING (segment_id)
+        GROUP BY ALL
+    )
+    SELECT ids.segment_id, CASE WHEN ids.segment_id = ids.canonical_segment_id THEN {{trait}} END AS {{trait}},
+           CASE WHEN ids.segment_id <> ids.canonical_segment_id THEN ids.canonical_segment_id END AS merged_to
+    FROM id_graph AS ids LEFT JOIN folded ON folded.canonical_segment_id = ids.segment_id
+"""  # noqa: S608 - names of ours
+"""A trait of each profile: of the last rows of its ids after a `seq`, the last value that there is."""

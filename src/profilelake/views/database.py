@@ -72,6 +72,8 @@ def _write(connection: duckdb.DuckDBPyConnection, lake: Lake, workspace: str, pl
         view.create(connection, places)
     known = Known(connection, places.schema("tables"), schema="schema" in names)
     made = tables + create(connection, places, known, frozenset(view.name for view in tables))
+    for view in made:
+        view.mark(connection, places)
     _drop_others(connection, places, made)
     return len(made)
 

@@ -14,6 +14,10 @@ FIELDS_MAX: Final = 200_000
 """Values of all kinds of events together that are known of; the least frequent ones beyond have no column."""
 EVENTS_MAX: Final = 200_000
 """The newest events, in which values are looked for where there is no `schema` table."""
+NAMES_MAX: Final = 10_000
+"""Names of tracked events that are told apart."""
+UNLISTED: Final = "…"
+"""What the `schema` table calls paths beyond one of its limits."""
 
 _PARTS: Final[tuple[Part, ...]] = ("properties", "traits", "context")
 _KINDS: Final = {"VARCHAR": "string", "DOUBLE": "number", "BOOLEAN": "boolean"}
@@ -43,7 +47,15 @@ VIEWS__STRUCTURES: Final = """
     )
     GROUP BY ALL
 """
-"""What the newest events are made of. Both read tables in the schema that they are given."""
+"""What the newest events are made of."""
+VIEWS__TRACKED: Final = """
+    SELECT event, count(*) FROM {tables}.events
+    WHERE type = 'track' AND event IS NOT NULL
+    GROUP BY event
+    ORDER BY count(*) DESC, event
+    LIMIT {most}
+"""
+"""What was tracked. All of these read tables in the schema that they are given."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +76,11 @@ class Known:
 
     @cached_property
     def _seen(self) -> dict[tuple[str, str], list[_Seen]]:
-        query, most, told = (
-            (VIEWS__FIELDS, FIELDS_MAX, _told) if self._schema else (VIEWS__STRUCTURES, EVENTS_MAX, _found)
+        found = (
+            _told(self._rows(VIEWS__FIELDS, FIELDS_MAX))
+            if self._schema
+            else _found(self._rows(VIEWS__STRUCTURES, EVENTS_MAX))
         )
-        found = told(self._connection.sql(query.format(tables=self._tables, most=most)).fetchall())
         grouped: dict[tuple[str, str], list[_Seen]] = {}
         for seen in found:
             grouped.setdefault((seen.kind[0], seen.part), []).append(seen)
@@ -75,17 +88,14 @@ class Known:
 
     @cached_property
     def tracked(self) -> dict[str, int]:
-        """The names of what track calls tracked, and about how often; the most frequent first."""
-        # Every track call has a context or properties, as a rule both, so the sum only orders.
-        counts: dict[str, int] = {}
-        for part in _PARTS:
-            for seen in self._seen.get(("track", part), []):
-                if seen.kind[1] is not None:
-                    counts[seen.kind[1]] = max(counts.get(seen.kind[1], 0), seen.field.events)
-        return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+        """The names of what track calls tracked, and how often; the most frequent first."""
+        return dict(self._rows(VIEWS__TRACKED, NAMES_MAX))
 
     def fields(self, type: str, part: Part, events: Iterable[str] | None = None) -> list[Field]:
-        """Return the values in one part of calls of a type, or of those that tracked one of `events`."""
+        """Return the values in one part of calls of a type, or of those that tracked one of `events`.
+
+        One without a path says that there are more.
+        """
         wanted = None if events is None else {None, *events}
         kinds: dict[tuple[str, ...], frozenset[str]] = {}
         counts: dict[tuple[str, ...], int] = {}
@@ -96,9 +106,19 @@ class Known:
                 counts[path] = counts.get(path, 0) + seen.field.events
         return [Field(path, kinds[path], counts[path]) for path in kinds]
 
+    def _rows(self, query: str, most: int) -> list[tuple[Any, ...]]:
+        asked = self._connection.sql(query.format(tables=self._tables, most=most))
+        rows: list[tuple[Any, ...]] = asked.fetchall()
+        return rows
+
 
 def path_of(text: str) -> tuple[str, ...]:
-    r"""Return the keys of a path as the `schema` table writes it: joined by `.`, a dot in a key as `\.`."""
+    r"""Return the keys of a path as the `schema` table writes it: joined by `.`, a dot in a key as `\.`.
+
+    No keys where it stands for paths that are not listed.
+    """
+    if text == UNLISTED:
+        return ()
     keys, key, escaped = [], "", False
     for character in text:
         if escaped:

@@ -29,7 +29,10 @@ _NO_WORD: Final = re.compile(r"\W+")
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """A value inside a document: the keys that lead to it, JSON types it was seen with, how often."""
+    """A value inside a document: the keys that lead to it, JSON types it was seen with, how often.
+
+    Without keys it stands for values that are not listed.
+    """
 
     path: tuple[str, ...]
     kinds: frozenset[str]
@@ -57,7 +60,10 @@ class Columns:
 
     def whole_keys(self) -> list[str]:
         """Return the keys of the document that columns show everything of."""
-        partly = {field.path[0] for field in self.left_out}
+        partly = {field.path[0] for field in self.left_out if field.path}
+        if any(not field.path for field in self.left_out):
+            # Inside any object there may be values that nobody told of.
+            partly.update(f.path[0] for column in self.shown for f in column.fields if len(f.path) > 1)
         partly.update(field.path[0] for column in self.shown for field in column.fields[1:])
         shown = {column.fields[0].path[0] for column in self.shown}
         return sorted((shown - partly) | self.covered)
@@ -101,9 +107,9 @@ def choose(
     named: dict[str, list[Field]] = {}
     left_out: list[Field] = []
     for field in sorted(fields, key=lambda field: (-field.events, field.path)):
-        name = name_of(field.path, prefix)
-        if field.path[0] in covered:
+        if field.path and field.path[0] in covered:
             continue
+        name = name_of(field.path, prefix)
         if not name or name in taken or name == REST:
             left_out.append(field)
         elif name in named or len(named) < room:

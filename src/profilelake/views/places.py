@@ -49,4 +49,7 @@ class View:
     def create(self, connection: duckdb.DuckDBPyConnection, places: Places) -> None:
         """Create it, or put it in the place of what has its name."""
         connection.execute(f"CREATE OR REPLACE VIEW {self.name_in(places)} AS {self.select}")
+
+    def mark(self, connection: duckdb.DuckDBPyConnection, places: Places) -> None:
+        """Note in the database that this view is ours."""
         connection.execute(f"COMMENT ON VIEW {self.name_in(places)} IS {sql.text(self.MARK)}")

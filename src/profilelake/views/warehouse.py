@@ -78,8 +78,7 @@ def warehouse_views(places: Places, known: Known) -> Iterator[View]:
 def synced_events(places: Places, known: Known, taken: frozenset[str]) -> Iterator[View]:
     """Yield the same tables of calls and tracked events with the profile of each event."""
     base = places.schema("tables")
-    graph = f"{places.schema('sync')}.id_graph"
-    source = f"({events__with_segment(base, graph)})"
+    source = f"({events__with_segment(base, places.schema('sync'))})"
     yield from _of_calls("sync", known, source, TAKEN | taken, _PROFILE)
 
 
@@ -93,19 +92,29 @@ def events__resolved(tables: str) -> str:
     """  # noqa: S608 - quoted names here and below
 
 
-def events__with_segment(tables: str, graph: str) -> str:
-    """Every event with the profile its set was given first, as far as that leads to where it is now.
+def events__with_segment(tables: str, sync: str) -> str:
+    """Every event with the profile it was taken for when it came: one that leads to the profile of now.
 
-    Where it does not, because a set was taken out of that profile, it is the profile of now.
+    An event that made two people one was taken for the one that was merged away; any other for whom
+    its set was given to first. Where that one does not lead to the profile of now, because the set was
+    taken out of it, it is the profile of now.
     """
     return f"""
         SELECT events.*, CASE
-                   WHEN first.canonical_segment_id = sets.profile_id THEN sets.first_profile_id
+                   WHEN merged_graph.canonical_segment_id = sets.profile_id THEN merged.segment_id
+                   WHEN first_graph.canonical_segment_id = sets.profile_id THEN sets.first_profile_id
                    ELSE sets.profile_id
                END AS segment_id
         FROM {tables}.events AS events
         LEFT JOIN {tables}.set_map AS sets ON sets.set_id = events.set_id
-        LEFT JOIN {graph} AS first ON first.segment_id = sets.first_profile_id
+        LEFT JOIN {sync}.id_graph AS first_graph ON first_graph.segment_id = sets.first_profile_id
+        LEFT JOIN (
+            SELECT triggering_event_id, arg_min(segment_id, seq) AS segment_id
+            FROM {sync}.id_graph_updates
+            WHERE segment_id <> canonical_segment_id AND triggering_event_id IS NOT NULL
+            GROUP BY triggering_event_id
+        ) AS merged ON merged.triggering_event_id = events.message_id
+        LEFT JOIN {sync}.id_graph AS merged_graph ON merged_graph.segment_id = merged.segment_id
     """  # noqa: S608
 
 
