@@ -136,12 +136,6 @@ class PublishedTable:
         bearer = maintenance.bearer(self.table.metadata)
         return None if bearer is None or bearer.summary is None else Progress.from_properties(bearer.summary)
 
-    @property
-    def progress(self) -> Progress | None:
-        """How far the newest snapshot that says so has come; None for a new table."""
-        bearer = maintenance.bearer(self.table.metadata)
-        return None if bearer is None or bearer.summary is None else Progress.from_properties(bearer.summary)
-
 
 class Lake:
     """The tables of all workspaces under one catalog and one warehouse.

@@ -18,12 +18,13 @@ from pyiceberg.table.snapshots import Operation
 from profilelake.errors import Conflict, Internal, Unavailable
 from profilelake.lake import sql
 from profilelake.lake.commit import Change
-from profilelake.lake.files import remove_files
+from profilelake.lake.files import keep_young, remove_files
 from profilelake.lake.progress import PREFIX, Progress
 from profilelake.lake.schema import BUCKET_WIDTH, bucket_of, checked
 from profilelake.lake.sql import LiveFile
 from profilelake.lake.table import LakeTable
 from profilelake.lake.tables import TableDef
+from profilelake.ops.failpoints import reach
 
 MERGED_THROUGH: Final = PREFIX + "merged-through"
 """Of the base: the highest `seq` of the log it contains. Part of what other engines may rely on."""
@@ -122,26 +123,35 @@ class CurrentTable:
         and what it contains change in one commit, and cutting only forgets what is in two bases.
         """
 
-        def plan() -> Change | None:
-            generation = Generation.of_base(self.base.properties())
-            pending = self._pending(generation)
-            if not pending:
-                return None
-            brought = progress or self.log.progress()
-            with tempfile.TemporaryDirectory(prefix="profilelake-merge-") as spill:
-                connection = sql.connect(MERGE_MEMORY_LIMIT, spill)
-                try:
-                    return self._merged(connection, generation, pending, brought)
-                except (duckdb.OutOfMemoryException, duckdb.IOException) as error:
-                    raise Unavailable(
-                        f"merging {self.base.name}: {error}; nothing was changed, free memory or disk and retry"
-                    ) from error
-                finally:
-                    connection.close()
-
-        merged = self.base.commit(plan)
+        merged = self._merge(progress)
         self._cut()
         return merged
+
+    def _merge(self, progress: Progress | None) -> bool:
+        generation = Generation.of_base(self.base.properties())
+        # Read before the log's files, so that it speaks of no change they lack.
+        brought = progress or self.log.progress()
+        pending = self._pending(generation)
+        if not pending:
+            return False
+        # The new base is made while changes go on; only the swap locks the table.
+        with tempfile.TemporaryDirectory(prefix="profilelake-merge-") as spill:
+            connection = sql.connect(MERGE_MEMORY_LIMIT, spill)
+            try:
+                change = self._merged(connection, generation, pending, brought)
+            except (duckdb.OutOfMemoryException, duckdb.IOException) as error:
+                raise Unavailable(
+                    f"merging {self.base.name}: {error}; nothing was changed, free memory or disk and retry"
+                ) from error
+            finally:
+                connection.close()
+        reach("merge.written")
+
+        def plan() -> Change | None:
+            # Otherwise somebody has replaced the base meanwhile.
+            return change if Generation.of_base(self.base.properties()) == generation else None
+
+        return self.base.commit(plan, change.added)
 
     def replace(self, rows: pa.Table, progress: Progress) -> bool:
         """Make `rows` the whole table, as of `progress`, in one snapshot.
@@ -182,6 +192,7 @@ class CurrentTable:
                 if not ascending or (last is not None and not pc.less(last, keys[0]).as_py()):
                     raise Internal(f"replacing {self.base.name}: {self._key} does not ascend from row to row")
                 last = keys[-1]
+                keep_young(written)
                 written += self.base.write(rows)
         except BaseException:
             remove_files(f.file_path for f in written)
@@ -288,18 +299,22 @@ class CurrentTable:
         base_files = self.base.files()
         added: list[DataFile] = []
         removed: list[str] = []
-        for bucket in buckets:
-            files = [f for f in base_files if f.partition == bucket]
-            newest = "SELECT * FROM newest"
-            if self.definition.slot is not None and bucket is not None:
-                slot = sql.identifier(self.definition.slot)
-                newest = f"{newest} WHERE {slot} & {-BUCKET_WIDTH:d} = {bucket:d}"
-            rows = self._typed(
-                connection,
-                sql.select_current(sql.select_files(self.base.schema(), files), newest, self._key, names),
-            )
-            added.extend(self.base.write(self._sorted(rows)))
-            removed.extend(f.location for f in files)
+        try:
+            for bucket in buckets:
+                files = [f for f in base_files if f.partition == bucket]
+                newest = "SELECT * FROM newest"
+                if self.definition.slot is not None and bucket is not None:
+                    slot = sql.identifier(self.definition.slot)
+                    newest = f"{newest} WHERE {slot} & {-BUCKET_WIDTH:d} = {bucket:d}"
+                rows = self._typed(
+                    connection,
+                    sql.select_current(sql.select_files(self.base.schema(), files), newest, self._key, names),
+                )
+                added.extend(self.base.write(self._sorted(rows)))
+                removed.extend(f.location for f in files)
+        except BaseException:
+            remove_files(f.file_path for f in added)
+            raise
         return Change(
             Operation.OVERWRITE,
             added=added,

@@ -8,6 +8,7 @@ import io
 import os
 import uuid
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -105,12 +106,48 @@ def write_data_files(
     try:
         for partition, rows in parts:
             written.extend(
-                _write_file(metadata, partition, piece) for piece in _pieces(rows, arrow_bytes_max)
+                _write_file(metadata, partition, [piece]) for piece in _pieces(rows, arrow_bytes_max)
             )
     except Exception:
         remove_files(f.file_path for f in written)
         raise
     return written
+
+
+def write_in_order(
+    metadata: TableMetadata, partition: Record, parts: Iterable[pa.Table], rows_per_file: int
+) -> list[DataFile]:
+    """Write parts of one partition, in their order, into files of `rows_per_file` rows and more.
+
+    No more than a part is in memory; a file ends with the part that fills it. If writing fails, what was
+    written is removed before the error goes on.
+    """
+    written: list[DataFile] = []
+    coming = iter(parts)
+
+    def fill(first: pa.Table) -> Iterator[pa.Table]:
+        rows = first.num_rows
+        yield first
+        while rows < rows_per_file and (part := next(coming, None)) is not None:
+            rows += part.num_rows
+            yield part
+
+    try:
+        written.extend(_write_file(metadata, partition, fill(first)) for first in coming)
+    except BaseException:
+        remove_files(f.file_path for f in written)
+        raise
+    return written
+
+
+def keep_young(files: Iterable[DataFile]) -> None:
+    """Have a sweep spare files of a write that takes long: it goes by their age.
+
+    Raises:
+        FileNotFoundError: one of them is gone.
+    """
+    for file in files:
+        os.utime(local_path(file.file_path))
 
 
 def _pieces(rows: pa.Table, arrow_bytes_max: int) -> Iterator[pa.Table]:
@@ -138,13 +175,15 @@ def _repeating(rows: pa.Table) -> list[str] | bool:
     ]
 
 
-def _write_file(metadata: TableMetadata, partition: Record, rows: pa.Table) -> DataFile:
+def _write_file(metadata: TableMetadata, partition: Record, parts: Iterable[pa.Table]) -> DataFile:
     schema, spec = metadata.schema(), metadata.spec()
     folder = f"{metadata.location}/data"
     if spec.fields:
         folder += "/" + spec.partition_to_path(partition, schema)
     location = f"{folder}/{uuid.uuid4().hex}.parquet"
     path = local_path(location)
+    coming = iter(parts)
+    rows = next(coming)
     arrow_schema = file_schema(metadata, rows.schema)
     make_folder(path.parent)
     try:
@@ -154,18 +193,20 @@ def _write_file(metadata: TableMetadata, partition: Record, rows: pa.Table) -> D
             compression="zstd",
             store_decimal_as_integer=True,
             write_page_index=False,
+            write_page_checksum=True,
             use_dictionary=_repeating(rows),
         ) as writer:
-            writer.write_table(
-                rows.select(arrow_schema.names).cast(arrow_schema), row_group_size=ROW_GROUP_ROWS_MAX
-            )
+            for part in chain((rows,), coming):
+                writer.write_table(
+                    part.select(arrow_schema.names).cast(arrow_schema), row_group_size=ROW_GROUP_ROWS_MAX
+                )
         descriptor = os.open(path, os.O_RDONLY)
         try:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
         sync_directory(path.parent)
-    except Exception:
+    except BaseException:
         remove_files([location])
         raise
     statistics = data_file_statistics_from_parquet_metadata(

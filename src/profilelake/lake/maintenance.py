@@ -13,7 +13,7 @@ from pyiceberg.table import Table
 from pyiceberg.table.metadata import TableMetadata
 from pyiceberg.table.snapshots import Snapshot
 
-from profilelake.lake.files import local_path, remove_files
+from profilelake.lake.files import local_path
 from profilelake.lake.progress import Progress
 
 EXPIRE_AT_SNAPSHOTS: Final = 25
@@ -85,21 +85,16 @@ def outdated(metadata: TableMetadata, now_ms: int, keep_from: int | None) -> lis
     ]
 
 
-def sweep(table: Table, modified_before: int, *, dry_run: bool) -> list[Swept]:
-    """Remove the files of a table that no live snapshot reaches, unless newer than `modified_before`.
+def unreachable(table: Table) -> list[Swept]:
+    """Return the files of a table that no live snapshot reaches, however young.
 
     Files are listed before the metadata is read: one that is committed in between is then seen as
-    reachable. One written but not committed yet is spared by its age only.
+    reachable. One written but not committed yet is here, so whoever removes files must go by their age.
     """
     found = list(_files_under(table.location()))
     # A table of its own: the one given belongs to a committer that may be at work.
     reachable = _reachable(table.catalog.load_table(table.name()))
-    swept = [
-        f for f in found if f.modified_at < modified_before and str(local_path(f.location)) not in reachable
-    ]
-    if not dry_run:
-        remove_files(f.location for f in swept)
-    return swept
+    return [f for f in found if str(local_path(f.location)) not in reachable]
 
 
 def _files_under(location: str) -> Iterator[Swept]:

@@ -78,14 +78,21 @@ def select_files(schema: Schema, files: Sequence[LiveFile], place: Callable[[str
 
     `place` gives the name by which a file is opened.
     """
-    if not files:
+    return select_locations(schema, [f.location for f in files], place)
+
+
+def select_locations(
+    schema: Schema, locations: Sequence[str], place: Callable[[str], str] = local_place
+) -> str:
+    """Return what `select_files` does for files that no snapshot names yet."""
+    if not locations:
         empty = (f"CAST(NULL AS {sql_type(f.field_type)}) AS {identifier(f.name)}" for f in schema.fields)
         return f"SELECT {', '.join(empty)} WHERE false"
     by_id = ", ".join(
         f"{f.field_id}: {{name: {text(f.name)}, type: {text(sql_type(f.field_type))}, default_value: NULL}}"
         for f in schema.fields
     )
-    paths = ", ".join(text(place(f.location)) for f in files)
+    paths = ", ".join(text(place(location)) for location in locations)
     names = columns(f.name for f in schema.fields)
     return f"SELECT {names} FROM read_parquet([{paths}], schema=MAP {{{by_id}}}, hive_partitioning=false)"  # noqa: S608
 

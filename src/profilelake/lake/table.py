@@ -2,7 +2,7 @@
 
 import logging
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -15,8 +15,9 @@ from pyiceberg.schema import Schema
 from pyiceberg.table import Table
 from pyiceberg.table.snapshots import Operation
 from pyiceberg.table.update import TableRequirement, TableUpdate
+from pyiceberg.typedef import Record
 
-from profilelake.errors import Conflict, Internal, Unavailable
+from profilelake.errors import Conflict, Corrupt, Internal, Unavailable
 from profilelake.lake import maintenance
 from profilelake.lake.commit import (
     Change,
@@ -28,7 +29,16 @@ from profilelake.lake.commit import (
     stage,
     unmoved,
 )
-from profilelake.lake.files import local_path, remove_files, write_data_files
+from profilelake.lake.compaction import (
+    Compacted,
+    Policy,
+    digest,
+    files_wanted,
+    next_step,
+    reading,
+    sorted_parts,
+)
+from profilelake.lake.files import local_path, remove_files, write_data_files, write_in_order
 from profilelake.lake.maintenance import Swept
 from profilelake.lake.progress import Progress
 from profilelake.lake.schema import ARROW_PER_PARQUET, FILE_BYTES_TARGET, checked, partitions
@@ -39,9 +49,7 @@ from profilelake.ops.failpoints import reach
 COMMIT_ATTEMPTS_MAX: Final = 4
 """We are the only committer of a table, so a conflict is rare, and a row of them means a second one."""
 
-COMPACT_BYTES: Final = 64 << 20
-"""Parquet bytes gathered into one file at a time."""
-COMPACT_FILES_MIN: Final = 32
+DEFAULT_POLICY: Final = Policy()
 
 _LOGGER: Final = logging.getLogger(__name__)
 
@@ -144,10 +152,13 @@ class LakeTable:
         files = self.files()
         return self._read(files, names, filter) if files else schema.empty_table().select(names)
 
-    def append(self, rows: pa.Table, progress: Progress, *, always: bool = False) -> bool:
+    def append(
+        self, rows: pa.Table | Iterable[pa.Table], progress: Progress, *, always: bool = False
+    ) -> bool:
         """Add `rows` and the progress they bring in one snapshot.
 
-        Returns False, with nothing written, when the table already has this progress: a retry
+        Rows may come in parts, each of which becomes files of its own, so that they need not fit into
+        memory. Returns False, with nothing written, when the table already has this progress: a retry
         after a lost answer is normal. Without rows nothing is committed either, unless `always`.
 
         Raises:
@@ -155,7 +166,6 @@ class LakeTable:
             Internal: the rows are not those of the definition.
             Unavailable: the outcome is unknown or the disk is full; the same call may be repeated.
         """
-        rows = checked(self.definition, rows)
 
         def missing() -> bool:
             held = self.progress()
@@ -166,12 +176,28 @@ class LakeTable:
                 )
             return held is None or not held.covers(progress)
 
-        if not missing() or not (rows.num_rows or always):
+        if not missing():
             return False
         # The rows do not depend on the snapshot: they are written once, before the table is locked.
-        change = Change(Operation.APPEND, added=self.write(rows), summary=progress.properties())
+        written = self._written([rows] if isinstance(rows, pa.Table) else rows)
+        if not (written or always):
+            return False
+        change = Change(Operation.APPEND, added=written, summary=progress.properties())
         reach("lake.written")
         return self.commit(lambda: change if missing() else None, change.added)
+
+    def _written(self, parts: Iterable[pa.Table]) -> list[DataFile]:
+        """Write parts into files; when one of them cannot be written, none is left behind."""
+        written: list[DataFile] = []
+        try:
+            for part in parts:
+                rows = checked(self.definition, part)
+                if rows.num_rows:
+                    written += self.write(rows)
+        except BaseException:
+            remove_files(f.file_path for f in written)
+            raise
+        return written
 
     def rewrite(self, removed: Iterable[str], rows: pa.Table, *, same_rows: bool) -> bool:
         """Put `rows` in the place of whole data files, keeping the progress.
@@ -192,9 +218,11 @@ class LakeTable:
             raise Internal(
                 f"compacting {self.name}: {before} rows became {rows.num_rows}; nothing was changed"
             )
-        operation = Operation.REPLACE if same_rows else Operation.OVERWRITE
-        added = self.write(rows)
+        return self._replace_files(
+            Operation.REPLACE if same_rows else Operation.OVERWRITE, gone, self.write(rows)
+        )
 
+    def _replace_files(self, operation: Operation, gone: frozenset[str], added: Sequence[DataFile]) -> bool:
         def plan() -> Change:
             if lost := gone - {f.location for f in self.files()}:
                 raise Conflict(
@@ -231,27 +259,53 @@ class LakeTable:
         self.commit(plan, added)
         return rows
 
-    def compact(self, *, files_min: int = COMPACT_FILES_MIN) -> int:
-        """Gather the small files of each partition into larger, sorted ones; return how many went.
+    def compact(
+        self,
+        open_from: int | None,
+        policy: Policy = DEFAULT_POLICY,
+        stopping: Callable[[], bool] = lambda: False,
+    ) -> Compacted | None:
+        """Make fewer files, in the order of the table, out of small ones; None when all is well.
 
-        A partition with fewer than `files_min` small files is left alone. Appends go on meanwhile:
-        only the swap locks the table. Memory is about fifteen times `COMPACT_BYTES`.
+        One step, bounded by `policy`, in bounded memory. Partitions below `open_from` are closed, all of
+        them where it is None. Appends go on meanwhile: only the swap locks the table. The new files are
+        read back and hold the same rows before the old ones go.
+
+        Raises:
+            Conflict: a file went meanwhile; call again.
+            Corrupt: the rows read back are not those that were there; nothing was changed.
+            Unavailable: stopped, memory or disk full; nothing was changed.
         """
-        small: dict[int | None, list[LiveFile]] = {}
-        for file in self.files():
-            if file.bytes < COMPACT_BYTES // 2:
-                small.setdefault(file.partition, []).append(file)
-        gone = 0
-        for files in small.values():
-            if len(files) < files_min:
-                continue
-            for group in _groups(files):
-                rows = self._read(group)
-                if self.definition.sort:
-                    rows = rows.sort_by([(name, "ascending") for name in self.definition.sort])
-                self.rewrite([f.location for f in group], rows, same_rows=True)
-                gone += len(group)
-        return gone
+        group = next_step(self.files(), open_from, policy)
+        if not group:
+            return None
+        gone = frozenset(f.location for f in group)
+        rows = sum(f.rows for f in group)
+        rows_per_file = -(-rows // files_wanted(group, policy))
+        schema = self.schema()
+        partition = Record(group[0].partition) if self._table.spec().fields else Record()
+        added: list[DataFile] = []
+        try:
+            with reading() as connection:
+                parts = sorted_parts(connection, self.definition, schema, group, stopping)
+                added = write_in_order(self._table.metadata, partition, parts, rows_per_file)
+                reach("compact.written")
+                before = digest(connection, schema, sorted(gone))
+                after = digest(connection, schema, [f.file_path for f in added])
+        except OSError as error:
+            raise Unavailable(f"compacting {self.name}: {error}; nothing was changed, free space") from error
+        if before != after or before[0] != rows:
+            remove_files(f.file_path for f in added)
+            raise Corrupt(
+                f"compacting {self.name}: {rows} rows by the manifests, {before[0]} in the files, {after[0]} read "
+                f"back{'' if before[1] == after[1] else ' with other values'}; nothing was changed. Run: "
+                "profilelake lake verify"
+            )
+        reach("compact.verified")
+        self._replace_files(Operation.REPLACE, gone, added)
+        reach("compact.committed")
+        sizes = [sum(f.bytes for f in group), sum(f.file_size_in_bytes for f in added)]
+        return Compacted(len(group), len(added), rows, *sizes)
 
     def write(self, rows: pa.Table) -> list[DataFile]:
         """Write rows into data files that no snapshot names yet.
@@ -321,19 +375,34 @@ class LakeTable:
         """
         with self._lock:
             self._refresh_if_stale()
-            metadata = self._table.metadata
-            expired = maintenance.expirable(metadata, self.keep_from)
-            if not expired:
-                return 0
-            try:
-                self._accept(unmoved(metadata), (forgetting(expired),))
-            except CommitFailedException as error:
-                raise Conflict(
-                    f"expiring snapshots of {self.name}: another process moved the table; retry"
-                ) from error
-            except Exception as error:
-                raise Unavailable(f"expiring snapshots of {self.name}: {error}; retry later") from error
+            return self._forget(maintenance.expirable(self._table.metadata, self.keep_from))
+
+    def _forget(self, expired: Sequence[int]) -> int:
+        if not expired:
+            return 0
+        try:
+            self._accept(unmoved(self._table.metadata), (forgetting(expired),))
+        except CommitFailedException as error:
+            raise Conflict(
+                f"expiring snapshots of {self.name}: another process moved the table; retry"
+            ) from error
+        except Exception as error:
+            raise Unavailable(f"expiring snapshots of {self.name}: {error}; retry later") from error
+        reach("expire.committed")
         return len(expired)
+
+    def expire_old(self, age_seconds: float, *, dry_run: bool = False) -> int:
+        """Forget snapshots older than that which nothing needs, and return how many.
+
+        For tables whose commits are too few to do it. With `dry_run` they are only counted.
+        """
+        with self._lock:
+            self._refresh_if_stale()
+            oldest_ms = self._clock() // 1_000_000 - int(age_seconds * 1_000)
+            metadata = self._table.metadata
+            old = {s.snapshot_id for s in metadata.snapshots if s.timestamp_ms < oldest_ms}
+            expired = [s for s in maintenance.expirable(metadata, self.keep_from) if s in old]
+            return len(expired) if dry_run else self._forget(expired)
 
     def merge_manifests(self) -> bool:
         """Gather the manifests of many small commits into one; commits do so at every fiftieth."""
@@ -345,15 +414,21 @@ class LakeTable:
             )
         )
 
+    def unreachable(self) -> list[Swept]:
+        """Return the files in the table's folder that no live snapshot reaches."""
+        return maintenance.unreachable(self._table)
+
     def sweep(self, *, min_age_seconds: int, dry_run: bool) -> list[Swept]:
         """Remove files in the table's folder that no live snapshot reaches, and return them.
 
         Only files older than `min_age_seconds` go, so it must exceed the longest write. With
         `dry_run` they are only returned.
         """
-        return maintenance.sweep(
-            self._table, self._clock() // 1_000_000_000 - min_age_seconds, dry_run=dry_run
-        )
+        before = self._clock() // 1_000_000_000 - min_age_seconds
+        swept = [f for f in self.unreachable() if f.modified_at < before]
+        if not dry_run:
+            remove_files(f.location for f in swept)
+        return swept
 
     def _read(
         self, files: Sequence[LiveFile], names: list[str] | None = None, filter: pc.Expression | None = None
@@ -420,15 +495,3 @@ class LakeTable:
         except Exception as error:
             raise Unavailable(f"loading table {self.name}: {error}; retry later") from error
         self._stale = False
-
-
-def _groups(files: Sequence[LiveFile]) -> Iterator[list[LiveFile]]:
-    """Divide files, in the order of their commits, into groups of up to `COMPACT_BYTES`."""
-    group: list[LiveFile] = []
-    for file in sorted(files, key=lambda f: f.sequence):
-        if group and sum(f.bytes for f in group) + file.bytes > COMPACT_BYTES:
-            yield group
-            group = []
-        group.append(file)
-    if len(group) > 1:
-        yield group
