@@ -731,6 +731,9 @@ def lake_process(settings: Settings, *, parent: int, ready: int) -> int:
         settings=settings.pipeline,
         clock=wall,
         registry=CollectorRegistry(),
+        lake_settings=settings.lake,
+        lake_requests=layout.lake_requests,
+        maintenance_record=layout.maintenance_record,
     )
     _stop_on_signals(publishing.stop)
     say_ready(ready)

@@ -111,6 +111,19 @@ class SqlSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class LakeSettings:
+    """How the tables are tended."""
+
+    maintenance_share: float = 0.2
+    """Part of the time that compaction and clean-up may take of one processor core."""
+    snapshot_hours: float = 24.0
+    """How long snapshots of a table with few commits are kept; those of busy tables go sooner, after five
+    minutes at the least."""
+    orphan_minutes: float = 60.0
+    """How old a file that no snapshot reaches must be before it is removed. Longer than any write takes."""
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """All settings of one data directory."""
 
@@ -121,6 +134,7 @@ class Settings:
     pipeline: PipelineSettings = field(default_factory=PipelineSettings)
     log: LogSettings = field(default_factory=LogSettings)
     sql: SqlSettings = field(default_factory=SqlSettings)
+    lake: LakeSettings = field(default_factory=LakeSettings)
 
     @classmethod
     def load(cls, directory: Path, environment: Mapping[str, str], **overrides: dict[str, Any]) -> Self:
@@ -138,6 +152,7 @@ class Settings:
             "pipeline": PipelineSettings(),
             "log": LogSettings(),
             "sql": SqlSettings(),
+            "lake": LakeSettings(),
         }
         for name in sorted(document.keys() - sections.keys()):
             raise Invalid(
@@ -185,6 +200,9 @@ _RANGES: Final[dict[str, tuple[float, float]]] = {
     "result_bytes_max": (1024 * 1024, 1 << 50),
     "spool_bytes_max": (1024 * 1024, 1 << 50),
     "keep_hours": (0.001, 24 * 28),
+    "maintenance_share": (0.01, 1),
+    "snapshot_hours": (1, 24 * 365),
+    "orphan_minutes": (10, 60 * 24 * 30),
 }
 """Least and greatest value of each number."""
 
@@ -340,6 +358,16 @@ class Layout:
     def flush_request(self) -> Path:
         """Touched by whoever waits for a commit."""
         return self.run / "flush"
+
+    @property
+    def lake_requests(self) -> Path:
+        """What commands ask of the lake process."""
+        return self.run / "lake"
+
+    @property
+    def maintenance_record(self) -> Path:
+        """What was done to the tables besides publishing."""
+        return self.directory / "maintenance.jsonl"
 
     @property
     def replays(self) -> Path:

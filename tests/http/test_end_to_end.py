@@ -294,7 +294,11 @@ def test_waiting_for_what_was_accepted(served: Served) -> None:
     assert (done.status, done.json["in_flight"]) == (200, 0)
     position = done.json["position"]
     assert position["committed"].items() >= {k: v for k, v in position["accepted"].items() if v}.items()
-    assert {stage["name"]: stage["lag_events"] for stage in done.json["stages"]} == {"apply": 0, "publish": 0}
+    assert {stage["name"]: stage["lag_events"] for stage in done.json["stages"]} == {
+        "apply": 0,
+        "publish": 0,
+        "profiles": 0,
+    }
     assert len(events(served, "wait-")) == 1
 
 

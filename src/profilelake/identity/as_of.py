@@ -230,6 +230,8 @@ def _in_values(fact: Fact, known: Mapping[bytes, IdentRecord]) -> facts.Decision
             return facts.Retract(bytes.fromhex(fact.position), fact.counts)
         case decided.NewRules():
             return facts.NewRules(fact.rules)
+        case decided.Leave():
+            return None  # it ends a membership, and joins or parts nobody
 
 
 @dataclass(slots=True)

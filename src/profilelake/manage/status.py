@@ -24,6 +24,8 @@ from profilelake.state.store import State
 
 EVENTS_APPLIED: Final = "apply"
 EVENTS_PUBLISHED: Final = "publish"
+EVENTS_SHOWN: Final = "profiles"
+"""What the derived tables show: identity and profiles. `position.committed` waits for them too."""
 
 
 def accepted_ends(log_directory: Path) -> dict[str, int]:
@@ -49,8 +51,8 @@ def read_status(
     for name, (_, events) in applied.vector.items():
         accepted[name] = max(events, accepted.get(name, 0))
     total = sum(accepted.values())
-    read, committed = events_in(applied.vector), events_in(published.vector)
-    counts = {name: published.totals.get(name, 0) for name in TOTALS}
+    read, committed = events_in(applied.vector), events_in(published.facts_vector)
+    counts = {name: published.facts_totals.get(name, 0) for name in TOTALS}
     return {
         "version": profilelake.__version__,
         "workspace": workspace,
@@ -64,7 +66,8 @@ def read_status(
         },
         "stages": [
             _stage(EVENTS_APPLIED, total - read, now, applied.watermark),
-            _stage(EVENTS_PUBLISHED, read - committed, now, published.at),
+            _stage(EVENTS_PUBLISHED, read - committed, now, published.facts_at),
+            _stage(EVENTS_SHOWN, read - events_in(published.vector), now, published.at),
         ],
         "limits_hit": read_limits_hit(limits_report, now),
     }

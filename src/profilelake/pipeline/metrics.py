@@ -8,7 +8,18 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from profilelake.semantics.reasons import REASONS
 
-STAGES: Final = ("read", "land", "identity", "profiles", "flush", "recent", "commit", "publish", "tend")
+STAGES: Final = (
+    "read",
+    "land",
+    "identity",
+    "profiles",
+    "flush",
+    "recent",
+    "commit",
+    "publish",
+    "current",
+    "tend",
+)
 
 
 class Stages:
@@ -35,22 +46,22 @@ class Stages:
         self.suppressed = Counter(
             "profilelake_suppressed_events", "Events of suppressed people", registry=registry
         )
-        self._shapes = _gauge("profilelake_schema_shapes", "Rows of the table of shapes", registry)
+        self._shapes = gauge("profilelake_schema_shapes", "Rows of the table of shapes", registry)
         self._unlisted = Counter(
             "profilelake_schema_unlisted_events",
             "Events with a path or name that is not listed, by what there was too much of",
             ("limit",),
             registry=registry,
         ).labels("shapes")
-        self._waiting = _gauge(
+        self._waiting = gauge(
             "profilelake_identity_replays_waiting",
             "Components to be resolved again in the background",
             registry,
         )
-        self._oldest = _gauge(
+        self._oldest = gauge(
             "profilelake_identity_replays_oldest_seconds", "Age of the oldest of those", registry
         )
-        self._quarantined = _gauge(
+        self._quarantined = gauge(
             "profilelake_identity_quarantined", "Identifiers that link nobody", registry
         )
 
@@ -66,7 +77,8 @@ class Stages:
         self._quarantined.set(quarantined)
 
 
-def _gauge(name: str, about: str, registry: CollectorRegistry) -> Gauge:
+def gauge(name: str, about: str, registry: CollectorRegistry) -> Gauge:
+    """Return a gauge of which the value set last holds, by whichever process."""
     return Gauge(name, about, registry=registry, multiprocess_mode="mostrecent")
 
 

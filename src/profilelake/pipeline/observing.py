@@ -7,15 +7,15 @@ them, counts of the known ones when `publish_age` has passed.
 
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final, Self
 
 import duckdb
 import pyarrow as pa
 
+from profilelake.lake import sql
 from profilelake.lake.catalog import Lake
 from profilelake.lake.progress import Progress
-from profilelake.lake.reading import attach
 from profilelake.landing.tables import EVENTS
 from profilelake.ops.failpoints import reach
 from profilelake.shapes.observed import COLUMNS, ShapeLimits, Shapes
@@ -65,20 +65,19 @@ class Observing:
         lake: Lake,
         workspace: str,
         progress: Progress,
-        published: int,
-        read: Callable[[int, int], pa.Table],
+        read: Callable[[int, int], Iterable[pa.Table]],
     ) -> None:
-        """Count the shapes of all events up to `progress`, which the lake has.
+        """Count the shapes of all events up to `progress`.
 
-        `read` returns the events of the micro-batches behind one up to another; `published` is the last
-        one that was published before.
+        `read` yields the events of the micro-batches behind one up to another, part by part.
         """
         try:
             shapes = self._shapes
             if shapes is None:
-                shapes = self._shapes = self._start(lake, workspace, progress, published)
+                shapes = self._shapes = self._start(lake, workspace, progress)
             if self._through < progress.sequence:
-                shapes.observe(read(self._through, progress.sequence))
+                for part in read(self._through, progress.sequence):
+                    shapes.observe(part)
                 self._through = progress.sequence
         except BaseException:
             self._shapes = None  # begin again from the table: a part may be counted already
@@ -114,7 +113,7 @@ class Observing:
         self._at, self._seconds = now, time.monotonic() - began
         reach("publish.schema")
 
-    def _start(self, lake: Lake, workspace: str, progress: Progress, published: int) -> Shapes:
+    def _start(self, lake: Lake, workspace: str, progress: Progress) -> Shapes:
         table = lake.current_table(workspace, SCHEMA)
         held = held_by(table.progress(), progress)
         shapes = Shapes(self._seed, self._limits)
@@ -122,12 +121,15 @@ class Observing:
         if held >= 0:
             shapes.load(table.scan())
             shapes.mark_shown()
-        elif published:
-            # The lake is older than this table: all of its events are new here.
+        else:
+            # Where the lake is older than this table, all of its events are new here. It may be behind
+            # the state or, where micro-batches came meanwhile, before this progress: it says where it is.
+            events = lake.load(workspace, EVENTS.name)
+            self._through = held_by(events.progress, progress)
             with duckdb.connect() as connection:
-                attach(connection, lake, workspace)
+                rows = sql.select_files(events.table.schema(), events.files)
+                connection.execute(f"CREATE VIEW {sql.identifier(EVENTS.name)} AS {rows}")
                 count_all(shapes, connection)
-            self._through = progress.sequence
         self._told = shapes.unlisted_events
         return shapes
 

@@ -42,7 +42,8 @@ class Applied(msgspec.Struct):
 class Published(msgspec.Struct):
     """What the lake contains, as read back from its snapshots.
 
-    `activity_through` is the micro-batch up to which counts and last-seen times of profiles are shown.
+    `sequence`, `vector`, `totals` and `at` are of all tables; `facts_…` of events and what hangs on them,
+    which may be further on. `activity_through` is the micro-batch up to which counts and last-seen times of profiles are shown.
     `profiles_seconds` is what the last publication of `profiles` took.
     """
 
@@ -57,6 +58,10 @@ class Published(msgspec.Struct):
     merged_at: int = 0
     traits_told_at: int = 0
     """`uuid_ts` of the newest rows of the journal of traits."""
+    facts_sequence: int = 0
+    facts_vector: dict[str, tuple[int, int]] = {}
+    facts_totals: dict[str, int] = {}
+    facts_at: int = 0
 
 
 def load_applied(tx: Tx, workspace: str, epoch: str) -> Applied:
@@ -68,7 +73,14 @@ def load_applied(tx: Tx, workspace: str, epoch: str) -> Applied:
 def load_published(tx: Tx, workspace: str) -> Published:
     """Return how far the lake has come."""
     value = tx.meta(workspace, PUBLISHED)
-    return Published() if value is None else msgspec.msgpack.decode(value, type=Published)
+    if value is None:
+        return Published()
+    published = msgspec.msgpack.decode(value, type=Published)
+    if published.facts_sequence < published.sequence:
+        # Of a program that published all tables as one.
+        published.facts_sequence, published.facts_at = published.sequence, published.at
+        published.facts_vector, published.facts_totals = published.vector, published.totals
+    return published
 
 
 def events_in(vector: Mapping[str, tuple[int, int]]) -> int:

@@ -1,14 +1,16 @@
 """Bring the lake's tables up to the state: exactly once, table by table, from the outbox.
 
-Runs beside the micro-batches, on a consistent view of the state. Every table carries the sequence it
-has reached in its own snapshots, so a publication that was cut short anywhere is continued, never
-repeated; what the outbox holds is let go only when every table has it.
+Runs beside the micro-batches, each time on a consistent view of the state. Every table carries the
+sequence it has reached in its own snapshots, so a publication that was cut short anywhere is continued,
+never repeated; what the outbox holds is let go only when every table that needs it has it.
+
+Facts (events, what hangs on them, values of identifiers) and what is derived from them (who belongs
+together, profiles) are published apart: facts are little work and are waited for, the others may be much.
 """
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -37,11 +39,20 @@ from profilelake.landing.tables import EVENT_COPIES, EVENTS, FAILED_EVENTS
 from profilelake.ops.clock import Clock
 from profilelake.ops.failpoints import reach
 from profilelake.pipeline.observing import Observing, held_by
-from profilelake.pipeline.progress import PROGRESS, PUBLISHED, Published, load_applied, load_published
+from profilelake.pipeline.progress import (
+    PROGRESS,
+    PUBLISHED,
+    Published,
+    events_in,
+    load_applied,
+    load_published,
+)
+from profilelake.pipeline.register import TABLES
 from profilelake.profiles.journal import REGROUPED, TRAIT_UPDATES, trait_updates
 from profilelake.profiles.publish import profile_changes, written_profiles
 from profilelake.profiles.tables import ACCOUNT_LINKS, CONSENT_WRITES, PROFILES, TRAIT_WRITES
 from profilelake.semantics.rules import IdentityRules
+from profilelake.shapes.observed import COLUMNS
 from profilelake.shapes.tables import SCHEMA
 from profilelake.state import activity, outbox, recent
 from profilelake.state.heads import decode_set_head
@@ -64,10 +75,14 @@ APPENDED: Final = (
 )
 """Tables whose rows wait in the outbox as they are."""
 JOURNALS: Final = (TRAIT_UPDATES,)
-"""Tables whose rows are made when they are published."""
+"""Tables whose rows are made when they are published, from rows in the outbox and marks."""
+_TOLD_FROM: Final = frozenset(table.name for table in (TRAIT_WRITES, REGROUPED))
+"""Rows in the outbox that journals are made from; they stay until these have them."""
 CURRENT: Final = (SET_MAP, IDENTIFIERS, IDENTITY_MAP, IDENTITY_REFUSALS, PROFILES)
-"""Tables that show what the state holds."""
+DERIVED: Final = tuple(table for table in CURRENT if table is not IDENTIFIERS)
+"""Current tables that a rebuild makes again from facts. The values of identifiers are facts themselves."""
 EVERY_CURRENT: Final = (*CURRENT, SCHEMA)
+"""With the one that follows from events alone."""
 ACTIVITY_EVENTS_MAX: Final = 10_000
 """Events whose counts are shown with every publication; the counts of more wait for `publish_age`."""
 
@@ -79,6 +94,9 @@ PROFILES_SHARE: Final = 0.05
 """Part of the time that goes into publishing `profiles`: where one publication is long, the next one
 waits, but never longer than `publish_age`."""
 
+
+PART_ROWS: Final = 1_000_000
+"""About as many events are in memory while they are published, however many have piled up."""
 
 _WRITTEN: Final = (
     (Db.TRAITS, Dirty.TRAITS, Dirty.AGAIN),
@@ -94,10 +112,11 @@ _PROFILE_MARKS: Final = frozenset(
 
 def ensure_tables(lake: Lake, workspace: str) -> None:
     """Make the tables that are missing, so that a question finds them empty before the first event."""
-    for definition in (EVENTS, SET_SIGHTINGS, *APPENDED, *JOURNALS):
-        lake.table(workspace, definition)
-    for definition in EVERY_CURRENT:
-        lake.current_table(workspace, definition)
+    for definition in TABLES:
+        if definition.kind == "current":
+            lake.current_table(workspace, definition)
+        else:
+            lake.table(workspace, definition)
 
 
 def check_epoch(state: State, lake: Lake, workspace: str) -> None:
@@ -121,8 +140,20 @@ def check_epoch(state: State, lake: Lake, workspace: str) -> None:
 
 
 @dataclass(frozen=True, slots=True)
+class FactsPublished:
+    """What one publication of facts brought; `oldest_at` is when the earliest of its events was received."""
+
+    events: int
+    oldest_at: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class Publisher:
-    """Publishes one workspace. One thread of one process uses it."""
+    """Publishes one workspace.
+
+    One process uses it: one thread for `publish_facts`, one for `publish_current` and `tend_runs`, one for
+    `merge`; they never wait for each other longer than one commit takes.
+    """
 
     workspace: str
     state: State
@@ -143,6 +174,71 @@ class Publisher:
         """
         if whole:
             self._make_room_for_counts()
+        facts = self.publish_facts()
+        return self.publish_current(whole=whole) or facts is not None
+
+    def facts_waiting(self) -> int:
+        """Return about how many events are in the state and not in the lake."""
+        with self.state.read(self.workspace) as tx:
+            applied = load_applied(tx, self.workspace, "")
+            published = load_published(tx, self.workspace)
+        if applied.sequence <= published.facts_sequence:
+            return 0
+        # A decision is no event and is to be published all the same.
+        return max(1, events_in(applied.vector) - events_in(published.facts_vector))
+
+    def current_waiting(self) -> int:
+        """Return about how many events the derived tables do not show yet."""
+        with self.state.read(self.workspace) as tx:
+            applied = load_applied(tx, self.workspace, "")
+            published = load_published(tx, self.workspace)
+        if applied.sequence <= published.sequence:
+            return 0
+        return max(1, events_in(applied.vector) - events_in(published.vector))
+
+    def publish_facts(self) -> FactsPublished | None:
+        """Commit what only the state has and nothing else could tell: facts, and values of identifiers.
+
+        Returns None when there was nothing. The view of the state is given up before the first commit.
+
+        Raises:
+            Unavailable: as `publish`.
+        """
+        identifiers = self.lake.current_table(self.workspace, IDENTIFIERS)
+        with self.state.read(self.workspace) as tx:
+            progress = load_applied(tx, self.workspace, "").as_progress()
+            if progress.sequence <= load_published(tx, self.workspace).facts_sequence:
+                return None
+            runs = recent.load(tx, self.workspace)
+            waiting = [(table, self._waiting(tx, table, progress)) for table in APPENDED]
+            held = identifiers.progress()
+            keys = _marked(tx, self.workspace, Dirty.IDENT, held_by(held, progress))
+            # A rebuild that was cut short may have begun the next epoch there.
+            values = (
+                identity_rows.identifier_changes(tx, self.workspace, keys, progress.sequence)
+                if keys and (held is None or held.epoch == progress.epoch)
+                else None
+            )
+        published = self._publish_events(runs, progress)
+        reach("publish.events")
+        for definition, rows in waiting:
+            self.lake.table(self.workspace, definition).append(rows, progress)
+        reach("publish.appended")
+        if values is not None:
+            identifiers.append_changes(values, progress)
+        self._let_go_facts(progress)
+        return published
+
+    def publish_current(self, *, whole: bool) -> bool:
+        """Commit what follows from the facts of the state: the derived tables, `profiles` when it is due.
+
+        Returns False when there was nothing.
+
+        Raises:
+            Unavailable: as `publish`.
+        """
+        if whole:
+            self._make_room_for_counts()
         self._settle(whole=whole)
         with self.state.read(self.workspace) as tx:
             applied = load_applied(tx, self.workspace, "")
@@ -154,11 +250,8 @@ class Publisher:
                 return False
             progress = applied.as_progress()
             runs = recent.load(tx, self.workspace)
-            fresh = _Fresh(self.recent_directory, runs)
-            self._publish_facts(tx, fresh, progress)
-            self._publish_schema(fresh, progress, published, whole=whole)
-            self._append(TRAIT_UPDATES, progress, partial(self._trait_updates, tx, progress.sequence))
-            reach("publish.journals")
+            self._publish_schema(runs, progress, whole=whole)
+            self._publish_journals(tx, progress)
             settled = activity.load(tx, self.workspace)
             waiting = activity.pending(settled, runs)
             through = settled.through if waiting else applied.sequence
@@ -166,50 +259,27 @@ class Publisher:
             # Where an earlier try got as far as this table, it has no room for what was settled since.
             held = self.lake.current_table(self.workspace, PROFILES).progress()
             profiles = profiles and held_by(held, progress) < progress.sequence
-            only = CURRENT if profiles else tuple(table for table in CURRENT if table is not PROFILES)
+            only = DERIVED if profiles else tuple(table for table in DERIVED if table is not PROFILES)
             began = time.monotonic()
             active = self._active(tx, runs, published.activity_through, through) if profiles else set()
             self._publish_current(tx, progress, active, only)
             seconds = time.monotonic() - began
             reach("publish.current")
-        committed = self.lake.table(self.workspace, EVENTS).progress()
-        if committed is None:
-            return False
-        self._let_go(committed, (through, seconds) if profiles else None)
+        self._let_go(progress, (through, seconds) if profiles else None)
         return True
 
-    def _settle(self, *, whole: bool) -> None:
-        """Settle how often sets were seen, where that is little work or due."""
-        with self.state.read(self.workspace) as tx:
-            settled = activity.load(tx, self.workspace)
-            waiting = activity.pending(settled, recent.load(tx, self.workspace))
-            due = self._older(load_published(tx, self.workspace).activity_at, self.publish_age_seconds)
-        if whole or due or settled.done or waiting <= ACTIVITY_EVENTS_MAX:
-            activity.settle(self.state, self.workspace, self.recent_directory)
+    def _waiting(self, tx: Tx, definition: TableDef, progress: Progress) -> pa.Table:
+        held = self.lake.table(self.workspace, definition).progress()
+        return waiting_rows(tx, self.workspace, definition, held_by(held, progress))
 
-    def _profiles_due(self, published: Published) -> bool:
-        wait = max(PROFILES_AGE_SECONDS, published.profiles_seconds / PROFILES_SHARE)
-        return self._older(
-            published.profiles_at, min(wait, max(PROFILES_AGE_SECONDS, self.publish_age_seconds))
-        )
-
-    def publish_facts(self) -> None:
-        """Commit what a rebuild starts from and only the state has: facts, and values of identifiers."""
-        with self.state.read(self.workspace) as tx:
-            progress = load_applied(tx, self.workspace, "").as_progress()
-            if progress.sequence <= load_published(tx, self.workspace).sequence:
-                return
-            fresh = _Fresh(self.recent_directory, recent.load(tx, self.workspace))
-            self._publish_facts(tx, fresh, progress)
-            identifiers = self.lake.current_table(self.workspace, IDENTIFIERS).progress()
-            if identifiers is None or identifiers.epoch == progress.epoch:
-                self._publish_current(tx, progress, set(), only=(IDENTIFIERS,))
-
-    def _publish_schema(
-        self, fresh: "_Fresh", progress: Progress, published: Published, *, whole: bool
-    ) -> None:
+    def _publish_schema(self, runs: list[Run], progress: Progress, *, whole: bool) -> None:
         """Look at what events are new, and show it where it is due."""
-        self.observing.look(self.lake, self.workspace, progress, published.sequence, fresh.events)
+
+        def events(after: int, through: int) -> Iterator[pa.Table]:
+            for run in _between(runs, after, through):
+                yield recent.read_whole(self.recent_directory, run, COLUMNS)
+
+        self.observing.look(self.lake, self.workspace, progress, events)
         self.observing.show(
             self.lake, self.workspace, progress, self.clock(), self.publish_age_seconds, whole=whole
         )
@@ -219,15 +289,14 @@ class Publisher:
     ) -> None:
         """Show counts that waited for their time; nothing was applied since they were made."""
         if 0 < progress.sequence == published.sequence and self.observing.waits(progress):
-            fresh = _Fresh(self.recent_directory, recent.load(tx, self.workspace))
-            self._publish_schema(fresh, progress, published, whole=whole)
+            self._publish_schema(recent.load(tx, self.workspace), progress, whole=whole)
 
-    def _publish_facts(self, tx: Tx, fresh: "_Fresh", progress: Progress) -> None:
-        self._publish_events(fresh, progress)
-        reach("publish.events")
-        for definition in APPENDED:
-            self._append(definition, progress, partial(waiting_rows, tx, self.workspace, definition))
-        reach("publish.appended")
+    def _publish_journals(self, tx: Tx, progress: Progress) -> None:
+        table = self.lake.table(self.workspace, TRAIT_UPDATES)
+        held = held_by(table.progress(), progress)
+        if held < progress.sequence:
+            table.append(self._trait_updates(tx, progress.sequence, held), progress)
+        reach("publish.journals")
 
     def _trait_updates(self, tx: Tx, sequence: int, held: int) -> pa.Table:
         changed, again = (_marked(tx, self.workspace, kind, held) for kind in (Dirty.TRAITS, Dirty.AGAIN))
@@ -253,6 +322,21 @@ class Publisher:
             tx.put_meta(self.workspace, PUBLISHED, published)
             return published.traits_told_at
 
+    def _settle(self, *, whole: bool) -> None:
+        """Settle how often sets were seen, where that is little work or due."""
+        with self.state.read(self.workspace) as tx:
+            settled = activity.load(tx, self.workspace)
+            waiting = activity.pending(settled, recent.load(tx, self.workspace))
+            due = self._older(load_published(tx, self.workspace).activity_at, self.publish_age_seconds)
+        if whole or due or settled.done or waiting <= ACTIVITY_EVENTS_MAX:
+            activity.settle(self.state, self.workspace, self.recent_directory)
+
+    def _profiles_due(self, published: Published) -> bool:
+        wait = max(PROFILES_AGE_SECONDS, published.profiles_seconds / PROFILES_SHARE)
+        return self._older(
+            published.profiles_at, min(wait, max(PROFILES_AGE_SECONDS, self.publish_age_seconds))
+        )
+
     def _make_room_for_counts(self) -> None:
         """Begin a new sequence where `profiles` has the present one already, and not all counts."""
         held = self.lake.current_table(self.workspace, PROFILES).progress()
@@ -266,15 +350,18 @@ class Publisher:
             applied.sequence += 1
             tx.put_meta(self.workspace, PROGRESS, applied)
 
-    def merge(self) -> None:
-        """Fold the change logs of current tables into their bases, and recent runs into larger ones."""
+    def merge(self) -> int:
+        """Fold the change logs of current tables into their bases; return how many had something new."""
+        merged = 0
         for definition in EVERY_CURRENT:
             if self.lake.current_table(self.workspace, definition).merge():
+                merged += 1
                 reach("publish.merged")
         with self.state.write() as tx:
             published = load_published(tx, self.workspace)
             published.merged_at = self.clock()
             tx.put_meta(self.workspace, PUBLISHED, published)
+        return merged
 
     def tend_runs(self) -> None:
         """Merge small recent runs that the lake has, drop those beyond the look-back, sweep files."""
@@ -312,37 +399,34 @@ class Publisher:
                 recent.sweep(self.recent_directory, recent.load(tx, self.workspace))
             reach("runs.swept")
 
-    def _append(
-        self,
-        definition: TableDef,
-        progress: Progress,
-        rows_after: Callable[[int], pa.Table],
-        *,
-        always: bool = False,
-    ) -> None:
-        table = self.lake.table(self.workspace, definition)
-        held = held_by(table.progress(), progress)
-        if held < progress.sequence:
-            table.append(rows_after(held), progress, always=always)
+    def _publish_events(self, runs: list[Run], progress: Progress) -> FactsPublished:
+        events = self.lake.table(self.workspace, EVENTS)
+        missing = _between(runs, held_by(events.progress(), progress), progress.sequence)
+        received: list[tuple[int, int]] = []
+        events.append(self._events_of(missing, received), progress, always=True)
+        sightings = self.lake.table(self.workspace, SET_SIGHTINGS)
+        missing = _between(runs, held_by(sightings.progress(), progress), progress.sequence)
+        sightings.append(self._sightings_of(missing), progress)
+        return FactsPublished(
+            sum(count for count, _ in received), min((oldest for _, oldest in received), default=None)
+        )
 
-    def _publish_events(self, fresh: "_Fresh", progress: Progress) -> None:
-        def events_after(held: int) -> pa.Table:
-            events = fresh.events(held, progress.sequence)
-            return events.sort_by([(name, "ascending") for name in EVENTS.sort]) if len(events) else events
-
-        def sightings_after(held: int) -> pa.Table:
-            parts = [
-                recent.read_keys(self.recent_directory, run, identity_rows.SIGHTING_COLUMNS)
-                for run in _between(fresh.runs, held, progress.sequence)
-            ]
-            return (
-                identity_rows.sightings(pa.concat_tables(parts))
-                if parts
-                else SET_SIGHTINGS.schema().empty_table()
+    def _events_of(self, runs: list[Run], received: list[tuple[int, int]]) -> Iterator[pa.Table]:
+        """Yield the events of runs part by part, and note how many each has and the earliest receipt."""
+        for part in _parts(runs):
+            rows = pa.concat_tables(
+                [recent.read_whole(self.recent_directory, run, EVENTS.schema().names) for run in part]
             )
+            if rows.num_rows:
+                received.append((rows.num_rows, pc.min(rows.column("received_at")).cast(pa.int64()).as_py()))
+            yield rows.sort_by([(name, "ascending") for name in EVENTS.sort])
 
-        self._append(EVENTS, progress, events_after, always=True)
-        self._append(SET_SIGHTINGS, progress, sightings_after)
+    def _sightings_of(self, runs: list[Run]) -> Iterator[pa.Table]:
+        for part in _parts(runs):
+            rows = [
+                recent.read_keys(self.recent_directory, run, identity_rows.SIGHTING_COLUMNS) for run in part
+            ]
+            yield identity_rows.sightings(pa.concat_tables(rows))
 
     def _active(self, tx: Tx, runs: list[Run], shown: int, through: int) -> set[bytes]:
         """Return profiles with events in the micro-batches after `shown`, as far as they are settled."""
@@ -358,7 +442,7 @@ class Publisher:
         return self.clock() - at > seconds * 1_000_000
 
     def _publish_current(
-        self, tx: Tx, progress: Progress, active: set[bytes], only: tuple[TableDef, ...] = CURRENT
+        self, tx: Tx, progress: Progress, active: set[bytes], only: tuple[TableDef, ...]
     ) -> None:
         workspace, sequence = self.workspace, progress.sequence
         version = rules_in_force(tx, workspace, self.rules).version
@@ -366,10 +450,6 @@ class Publisher:
             SET_MAP.name: (
                 Dirty.SET,
                 lambda keys: identity_rows.set_map_changes(tx, workspace, keys, sequence),
-            ),
-            IDENTIFIERS.name: (
-                Dirty.IDENT,
-                lambda keys: identity_rows.identifier_changes(tx, workspace, keys, sequence),
             ),
             IDENTITY_MAP.name: (
                 Dirty.IDENT,
@@ -397,23 +477,40 @@ class Publisher:
             if keys:
                 table.append_changes(make(keys), progress)
 
+    def _let_go_facts(self, committed: Progress) -> None:
+        """Forget the rows of facts that every table has now, and note how far these have come."""
+        with self.state.write() as tx:
+            published = load_published(tx, self.workspace)
+            outbox.let_go(tx, self.workspace, committed.sequence, keep=_TOLD_FROM)
+            published.facts_sequence = committed.sequence
+            published.facts_vector = dict(committed.vector)
+            published.facts_totals = dict(committed.totals)
+            published.facts_at = self.clock()
+            tx.put_meta(self.workspace, PUBLISHED, published)
+            reach("publish.facts_let_go")
+
     def _let_go(self, committed: Progress, profiles: tuple[int, float] | None) -> None:
-        """Forget what every table has now, and note how far the lake has come.
+        """Forget the marks of what the tables show now, and note how far all of them have come.
 
         `profiles` says through which micro-batch counts are shown and how long that took, None where
         the `profiles` table was left for later; its marks stay then.
         """
         waiting = _PROFILE_MARKS if profiles is None else frozenset()
         with self.state.write() as tx:
-            for key in tx.keys(self.workspace, Db.OUTBOX):
-                if int.from_bytes(key[:8], "big") > committed.sequence:
-                    break
-                tx.delete(self.workspace, Db.OUTBOX, key)
-            _unmark(tx, self.workspace, committed.sequence, waiting)
             published = load_published(tx, self.workspace)
-            published.sequence = committed.sequence
-            published.vector = dict(committed.vector)
-            published.totals = dict(committed.totals)
+            # Facts may be behind: the marks of identifiers are theirs too, and nothing is said to be in
+            # all tables before it is.
+            through_all = min(committed.sequence, published.facts_sequence)
+            _unmark(tx, self.workspace, through_all, waiting)
+            outbox.let_go(tx, self.workspace, through_all)
+            if committed.sequence <= published.facts_sequence:
+                published.sequence = committed.sequence
+                published.vector = dict(committed.vector)
+                published.totals = dict(committed.totals)
+            else:
+                published.sequence = published.facts_sequence
+                published.vector = dict(published.facts_vector)
+                published.totals = dict(published.facts_totals)
             if profiles is not None:
                 through, published.profiles_seconds = profiles
                 published.profiles_at = self.clock()
@@ -424,27 +521,6 @@ class Publisher:
             tx.put_meta(self.workspace, PUBLISHED, published)
             reach("publish.let_go")
         reach("publish.done")
-
-
-class _Fresh:
-    """The events that a publication brings, read once for all that is made of them."""
-
-    def __init__(self, directory: Path, runs: list[Run]) -> None:
-        self.runs = runs
-        self._directory = directory
-        self._range = (-1, -1)
-        self._events = EVENTS.schema().empty_table()
-
-    def events(self, after: int, through: int) -> pa.Table:
-        """Return the events of the micro-batches behind one up to another, in no order."""
-        if self._range != (after, through):
-            parts = [
-                recent.read_whole(self._directory, run, EVENTS.schema().names)
-                for run in _between(self.runs, after, through)
-            ]
-            self._events = pa.concat_tables([EVENTS.schema().empty_table(), *parts])
-            self._range = (after, through)
-        return self._events
 
 
 def _marked(tx: Tx, workspace: str, kind: Dirty, after: int) -> list[bytes]:
@@ -480,6 +556,18 @@ def _unmark(tx: Tx, workspace: str, through: int, waiting: frozenset[bytes]) -> 
 
 def _between(runs: Iterable[Run], after: int, through: int) -> list[Run]:
     return [run for run in runs if run.sequence_min > after and run.sequence_max <= through]
+
+
+def _parts(runs: Iterable[Run]) -> Iterator[list[Run]]:
+    """Divide runs, in their order, into parts of up to `PART_ROWS`; a larger run is a part of its own."""
+    part: list[Run] = []
+    for run in runs:
+        if part and sum(r.rows for r in part) + run.rows > PART_ROWS:
+            yield part
+            part = []
+        part.append(run)
+    if part:
+        yield part
 
 
 def outbox_key(sequence: int, definition: TableDef) -> bytes:

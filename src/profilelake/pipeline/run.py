@@ -7,7 +7,9 @@ import logging
 import os
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -20,11 +22,15 @@ from profilelake.lake.catalog import Lake
 from profilelake.ops.clock import Clock
 from profilelake.ops.failpoints import reach
 from profilelake.pipeline.batch import Batcher, WorkspaceSetup
+from profilelake.pipeline.cadence import Cadence
+from profilelake.pipeline.lake_metrics import LakeMetrics
 from profilelake.pipeline.metrics import Stages, Timer
 from profilelake.pipeline.observing import Observing
 from profilelake.pipeline.progress import load_published
 from profilelake.pipeline.publish import Publisher
-from profilelake.settings import PipelineSettings
+from profilelake.pipeline.tending import Tending
+from profilelake.pipeline.upkeep import Record, Upkeep
+from profilelake.settings import LakeSettings, PipelineSettings
 from profilelake.state.store import State
 
 MICRO_BATCH_BYTES_MAX: Final = 32 << 20
@@ -34,6 +40,10 @@ RETRY_SECONDS: Final = 1.0
 REPLAY_WAIT_SECONDS: Final = 0.005
 """Waited for an answer worked out in the background, so that its thread gets its turn."""
 TEND_SECONDS: Final = 5.0
+PUBLISH_SHARE: Final = 0.5
+"""Part of its time that each of the two publishing threads works at most, unless somebody waits."""
+LOOK_SECONDS_EACH: Final = 0.001
+"""Looking whether a workspace has something to publish is done so rarely, per workspace, that it costs little."""
 
 _log = logging.getLogger(__name__)
 
@@ -114,7 +124,11 @@ class Applying:
 
 @dataclass(slots=True)
 class Publishing:
-    """The loop between state and lake, and the maintenance of both. Meets `Applying` in the state only."""
+    """The loops between state and lake, and the maintenance of both. Meets `Applying` in the state only.
+
+    Three threads: facts are published in the one that calls `run`; the derived tables, which may be much
+    work, and maintenance beside it.
+    """
 
     log_directory: Path
     flush_request: Path
@@ -125,6 +139,9 @@ class Publishing:
     clock: Clock
     registry: CollectorRegistry
     log_limits: Limits = field(default_factory=Limits)
+    lake_settings: LakeSettings = field(default_factory=LakeSettings)
+    lake_requests: Path | None = None
+    maintenance_record: Path | None = None
     _stop: threading.Event = field(default_factory=threading.Event)
 
     def stop(self) -> None:
@@ -146,56 +163,129 @@ class Publishing:
             )
             for setup in self.workspaces
         ]
-        stages = Stages(self.registry)
-        self._publish(publishers, Timer(stages), stages)
-
-    def _publish(self, publishers: list[Publisher], timer: Timer, stages: Stages) -> None:
-        published_at = tended_at = time.monotonic()
-        flushed = self._flush_mark()
-        while True:
-            last = self._stop.is_set()
-            mark = self._flush_mark()
-            now = time.monotonic()
-            asked = mark != flushed or last
-            if asked or now - published_at >= self.settings.lake_age_seconds:
-                timer.start()
-                try:
-                    for publisher in publishers:
-                        publisher.publish(whole=asked)
-                    timer.lap("publish")
-                    observed = [publisher.observing for publisher in publishers]
-                    stages.schema(
-                        sum(one.listed for one in observed), sum(one.unlisted() for one in observed)
-                    )
-                    flushed, published_at = mark, now
-                except (Unavailable, OSError) as error:
-                    _log.error("publication not finished, trying again: %s", error)
-                    if last:
-                        return
-                    self._stop.wait(RETRY_SECONDS)
-            if last:
-                return
-            if now - tended_at >= TEND_SECONDS:
-                tended_at = now
-                timer.start()
-                self._tend(publishers)
-                timer.lap("tend")
-            self._stop.wait(TICK_SECONDS)
-
-    def _tend(self, publishers: list[Publisher]) -> None:
-        """Do what keeps reads fast and disks bounded; a failure here is retried and loses nothing."""
+        stages, metrics = Stages(self.registry), LakeMetrics(self.registry)
+        beside = [
+            _Beside("current", partial(self._publish_current, publishers, stages), self._stop),
+            _Beside("tend", self._tending(publishers, metrics).run, self._stop),
+        ]
+        for thread in beside:
+            thread.start()
         try:
-            # First, since it makes room on the disk that the others need.
-            self._prune()
+            self._publish_facts(publishers, Timer(stages), metrics)
+        finally:
+            self._stop.set()
+            for thread in beside:
+                thread.join()
+        for thread in beside:
+            if thread.failure is not None:
+                raise thread.failure
+        self._try(lambda: [publisher.publish(whole=True) for publisher in publishers])
+
+    def _tending(self, publishers: list[Publisher], metrics: LakeMetrics) -> Tending:
+        record = Record(
+            self.maintenance_record or self.lake.warehouse.parent / "maintenance.jsonl", self.clock
+        )
+        return Tending(
+            publishers=publishers,
+            upkeeps=[
+                Upkeep(setup.name, self.lake, self.clock, record, self._stop.is_set)
+                for setup in self.workspaces
+            ],
+            settings=self.lake_settings,
+            publish_age_seconds=self.settings.publish_age_seconds,
+            requests=self.lake_requests or self.flush_request.with_name("lake"),
+            clock=self.clock,
+            metrics=metrics,
+            stop=self._stop,
+        )
+
+    def _publish_facts(self, publishers: list[Publisher], timer: Timer, metrics: LakeMetrics) -> None:
+        """Commit facts when they are due or somebody waits, and let go of log segments."""
+        pruned_at = time.monotonic()
+        last_age = 0.0
+
+        def publish(publisher: Publisher, _asked: bool) -> None:
+            nonlocal last_age
+            published = publisher.publish_facts()
+            if published is not None and published.oldest_at is not None:
+                last_age = max(0, self.clock() - published.oldest_at) / 1_000_000
+
+        def between(cadence: Cadence, now: float) -> None:
+            nonlocal pruned_at
+            metrics.age(max(last_age, cadence.oldest(now)))
+            if now - pruned_at >= TEND_SECONDS:
+                pruned_at = now
+                self._try(self._prune)
+
+        self._publishing(publishers, Publisher.facts_waiting, publish, between, (timer, "publish"))
+
+    def _publish_current(self, publishers: list[Publisher], stages: Stages) -> None:
+        """Commit the derived tables when they are due or somebody waits, and tend the recent runs."""
+        tended_at = time.monotonic()
+        timer = Timer(stages)
+
+        def publish(publisher: Publisher, asked: bool) -> None:
+            publisher.publish_current(whole=asked)
+            observed = [each.observing for each in publishers]
+            stages.schema(sum(one.listed for one in observed), sum(one.unlisted() for one in observed))
+
+        def between(_cadence: Cadence, now: float) -> None:
+            nonlocal tended_at
+            if now - tended_at < TEND_SECONDS:
+                return
+            tended_at = now
+            timer.start()
             for publisher in publishers:
-                publisher.tend_runs()
-                with self.state.read(publisher.workspace) as tx:
-                    published = load_published(tx, publisher.workspace)
-                age = self.clock() - published.merged_at
-                if age >= self.settings.publish_age_seconds * 1_000_000:
-                    publisher.merge()
+                self._try(publisher.tend_runs)
+            timer.lap("tend")
+
+        self._publishing(publishers, Publisher.current_waiting, publish, between, (timer, "current"))
+
+    def _publishing(
+        self,
+        publishers: list[Publisher],
+        waiting: Callable[[Publisher], int],
+        publish: Callable[[Publisher, bool], None],
+        between: Callable[[Cadence, float], None],
+        timed: tuple[Timer, str],
+    ) -> None:
+        """Publish whatever waits, when it is due or somebody asks for it, until told to stop."""
+        cadence = Cadence(self.settings.lake_age_seconds, PUBLISH_SHARE)
+        named = {publisher.workspace: publisher for publisher in publishers}
+        look_seconds = max(TICK_SECONDS, len(publishers) * LOOK_SECONDS_EACH)
+        timer, stage = timed
+        flushed, looked_at = self._flush_mark(), -look_seconds
+        asked: set[str] = set()
+        while not self._stop.is_set():
+            now = time.monotonic()
+            mark = self._flush_mark()
+            if mark != flushed or now - looked_at >= look_seconds:
+                if mark != flushed:
+                    asked.update(named)
+                flushed, looked_at = mark, now
+                for name, publisher in named.items():
+                    cadence.saw(name, max(waiting(publisher), int(name in asked)), now)
+            chosen = cadence.next(now, asked=bool(asked))
+            if chosen is not None:
+                timer.start()
+                done = self._try(partial(publish, named[chosen], chosen in asked))
+                timer.lap(stage)
+                if done:
+                    asked.discard(chosen)
+                    cadence.published(chosen, now, time.monotonic())
+            between(cadence, now)
+            if chosen is None:
+                self._stop.wait(TICK_SECONDS)
+
+    def _try(self, work: Callable[[], object]) -> bool:
+        """Do work that loses nothing when it fails and is tried again; tell whether it was done."""
+        try:
+            work()
         except (Unavailable, OSError) as error:
-            _log.error("maintenance not finished, trying again: %s", error)
+            _log.error("not finished, trying again: %s", error)
+            self._stop.wait(RETRY_SECONDS)
+            return False
+        return True
 
     def _prune(self) -> None:
         """Let go of log segments that are in the lake of every workspace and old enough."""
@@ -220,3 +310,21 @@ class Publishing:
             return os.stat(self.flush_request).st_mtime_ns  # noqa: PTH116 - called fifty times a second
         except FileNotFoundError:
             return 0
+
+
+class _Beside(threading.Thread):
+    """A loop beside the main one; when it cannot go on, all of them end, and `failure` says why."""
+
+    def __init__(self, name: str, work: Callable[[], None], stop: threading.Event) -> None:
+        super().__init__(name=name)
+        self.failure: BaseException | None = None
+        self._work = work
+        self._stopping = stop
+
+    def run(self) -> None:
+        """Work until told to stop."""
+        try:
+            self._work()
+        except BaseException as error:  # noqa: BLE001 - raised again by the thread that owns the process
+            self.failure = error
+            self._stopping.set()

@@ -482,7 +482,16 @@ def _load_events(
         progress.epoch, progress.sequence, vector, dict(progress.totals), position, watermark=now
     )
     published = Published(
-        progress.sequence, vector, dict(progress.totals), progress.sequence, at=now, merged_at=now
+        progress.sequence,
+        vector,
+        dict(progress.totals),
+        progress.sequence,
+        at=now,
+        merged_at=now,
+        facts_sequence=progress.sequence,
+        facts_vector=vector,
+        facts_totals=dict(progress.totals),
+        facts_at=now,
     )
     with state.write() as tx:
         index = DedupIndex(setup.dedup_directory, setup.name)

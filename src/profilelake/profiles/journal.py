@@ -151,7 +151,7 @@ def trait_updates(
         causes[profile] = max(_Cause(*event), causes.get(profile, _UNKNOWN), key=lambda each: each.position)
         if whole:
             lost.add(profile)
-    written = written_profiles(tx, workspace, changed, again)
+    written = written_profiles(tx, workspace, Db.TRAITS, changed, again)
     keys = sorted(written | causes.keys())
     profiles: list[bytes] = []
     texts: list[str] = []

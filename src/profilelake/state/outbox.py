@@ -4,7 +4,7 @@ Whoever reads the past finds here what the tables may not have yet. Only the pip
 takes them out.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import pyarrow as pa
 
@@ -34,3 +34,13 @@ def parts(tx: Tx, workspace: str, table: str, after: int = -1) -> Iterator[pa.Ta
     for key in tx.keys(workspace, Db.OUTBOX, (after + 1).to_bytes(8, "big")):
         if key[8:] == name:
             yield pa.ipc.open_stream(tx.get(workspace, Db.OUTBOX, key)).read_all()
+
+
+def let_go(tx: Tx, workspace: str, through: int, keep: Collection[str] = ()) -> None:
+    """Forget the rows of the micro-batches through that one, except those for the tables in `keep`."""
+    kept = {table.encode() for table in keep}
+    for key in tx.keys(workspace, Db.OUTBOX):
+        if int.from_bytes(key[:8], "big") > through:
+            break
+        if key[8:] not in kept:
+            tx.delete(workspace, Db.OUTBOX, key)

@@ -1,0 +1,185 @@
+"""When the tables are tended: merges on time, the rest step by step within a share of the time.
+
+A thread of the lake process of its own, so that no commit waits for it. After a step of compaction or
+sweeping it rests, longer the longer the step was.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from profilelake.errors import Corrupt, Unavailable
+from profilelake.lake.compaction import Stopped
+from profilelake.lake.table import LakeTable
+from profilelake.ops.clock import Clock
+from profilelake.pipeline import lake_requests
+from profilelake.pipeline.lake_metrics import LakeMetrics, TableSize
+from profilelake.pipeline.lake_requests import Request
+from profilelake.pipeline.progress import load_published
+from profilelake.pipeline.publish import Publisher
+from profilelake.pipeline.upkeep import Upkeep, size_of
+from profilelake.settings import LakeSettings
+
+TICK_SECONDS: Final = 0.25
+MERGE_LOOK_SECONDS: Final = 5.0
+LOOK_SECONDS: Final = 30.0
+"""How often a table that has new commits is looked through for small files."""
+SWEEP_SECONDS: Final = 600.0
+"""How often its folder is looked through for files that nothing reaches."""
+SEEN_SECONDS: Final = 300.0
+"""A file goes at the second look that finds nothing reaching it, so its last readers have at least this long."""
+DAMAGED_SECONDS: Final = 3600.0
+"""How long a table is left alone that cannot be compacted because files of it are damaged."""
+REST_SECONDS_MAX: Final = 600.0
+RETRY_SECONDS: Final = 5.0
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Watched:
+    """What is known of one table between looks; times are those of `time.monotonic`."""
+
+    table: LakeTable
+    upkeep: Upkeep
+    look_at: float = 0.0
+    sweep_at: float = 0.0
+    metadata: str = ""
+
+
+@dataclass(slots=True)
+class Tending:
+    """Tends the tables of all workspaces, one bounded step at a time."""
+
+    publishers: Sequence[Publisher]
+    upkeeps: Sequence[Upkeep]
+    settings: LakeSettings
+    publish_age_seconds: float
+    requests: Path
+    clock: Clock
+    metrics: LakeMetrics
+    stop: threading.Event
+    monotonic: Callable[[], float] = time.monotonic
+    _watched: list[_Watched] = field(default_factory=list)
+    _merge_at: float = 0.0
+    _rest_until: float = 0.0
+    _sizes: dict[str, dict[str, TableSize]] = field(default_factory=dict)
+
+    def run(self) -> None:
+        """Work until `stop`; what fails is tried again and loses nothing."""
+        lake_requests.forget(self.requests)
+        while not self.stop.wait(TICK_SECONDS):
+            try:
+                self.step()
+            except Stopped:
+                return
+            except (Unavailable, OSError) as error:
+                self._failed(error)
+                self.stop.wait(RETRY_SECONDS)
+
+    def step(self) -> bool:
+        """Do what is due now, of compaction and sweeping at most one step; tell whether anything was done."""
+        asked = lake_requests.carry_out(self.requests, self.carry_out)
+        now = self.monotonic()
+        if now >= self._merge_at:
+            self._merge_at = now + MERGE_LOOK_SECONDS
+            self._merge()
+        if now < self._rest_until:
+            return asked > 0
+        self._watch()
+        for watched in sorted(self._watched, key=lambda w: min(w.look_at, w.sweep_at)):
+            began = self.monotonic()
+            worked = self._look(watched, began)
+            took = self.monotonic() - began
+            if worked:
+                share = self.settings.maintenance_share
+                self._rest_until = began + took + min(REST_SECONDS_MAX, took * (1 / share - 1))
+                return True
+        return asked > 0
+
+    def carry_out(self, request: Request) -> list[dict[str, Any]]:
+        """Do what a command asks for in the first workspace; return a row for each table.
+
+        Raises:
+            Errors of the step that failed; what was done before stays done.
+        """
+        return self.upkeeps[0].carry_out(request, self.monotonic)
+
+    def _merge(self) -> None:
+        for publisher in self.publishers:
+            with publisher.state.read(publisher.workspace) as tx:
+                merged_at = load_published(tx, publisher.workspace).merged_at
+            due = self.clock() - merged_at >= self.publish_age_seconds * 1_000_000
+            if due and publisher.merge():
+                self.metrics.done("merge", self.clock())
+
+    def _watch(self) -> None:
+        if self._watched:
+            return
+        # Not all at once after a start.
+        now = self.monotonic()
+        for upkeep in self.upkeeps:
+            tables = list(upkeep.tables())
+            for number, table in enumerate(tables):
+                later = number / len(tables)
+                self._watched.append(
+                    _Watched(table, upkeep, now + later * LOOK_SECONDS, now + later * SWEEP_SECONDS)
+                )
+
+    def _look(self, watched: _Watched, now: float) -> bool:
+        """Do the step that is due for one table; tell whether it was work worth a rest."""
+        if now >= watched.look_at:
+            watched.look_at = now + LOOK_SECONDS
+            metadata = watched.table.metadata_location()
+            if metadata != watched.metadata:
+                compacted = self._compact(watched)
+                if compacted:
+                    watched.look_at = now  # there may be more
+                else:
+                    watched.metadata = metadata
+                    self._measure(watched)
+                return compacted
+        if now >= watched.sweep_at:
+            watched.sweep_at = now + SWEEP_SECONDS
+            return self._sweep(watched)
+        return False
+
+    def _compact(self, watched: _Watched) -> bool:
+        try:
+            done = watched.upkeep.compact(watched.table)
+        except Corrupt as error:
+            # For somebody to look at. Publishing goes on, and so does the upkeep of other tables.
+            watched.look_at = self.monotonic() + DAMAGED_SECONDS
+            self._failed(error)
+            return False
+        if done is None:
+            return False
+        self.metrics.compacted(done.bytes_before)
+        self.metrics.done("compact", self.clock())
+        return True
+
+    def _sweep(self, watched: _Watched) -> bool:
+        expired = watched.upkeep.expire(watched.table, self.settings.snapshot_hours * 3600)
+        if expired:
+            self.metrics.done("expire", self.clock())
+        swept = watched.upkeep.sweep(watched.table, self.settings.orphan_minutes * 60, SEEN_SECONDS)
+        if swept:
+            self.metrics.swept(len(swept), sum(f.bytes for f in swept))
+            self.metrics.done("sweep", self.clock())
+        return True
+
+    def _measure(self, watched: _Watched) -> None:
+        name = watched.table.definition.name
+        self._sizes.setdefault(name, {})[watched.upkeep.workspace] = size_of(watched.table)
+        total = TableSize()
+        for size in self._sizes[name].values():
+            total = total.plus(size)
+        self.metrics.sizes({name: total})
+
+    def _failed(self, error: Exception) -> None:
+        self.metrics.failed()
+        _log.error("maintenance not finished, trying again: %s", error)
