@@ -23,6 +23,7 @@ from profilelake.commands.failed import failed_commands
 from profilelake.commands.history import export_table, profile_history, profile_then
 from profilelake.commands.identity import identity_commands
 from profilelake.commands.imports import import_files
+from profilelake.commands.lake import lake_commands
 from profilelake.commands.privacy import privacy_commands
 from profilelake.commands.schema import schema
 from profilelake.commands.sources import source_commands
@@ -43,7 +44,6 @@ app = typer.Typer(
     help="A Profiles Data Lake: customer events in, people and open tables out.",
 )
 profile_commands = typer.Typer(no_args_is_help=True, help="Profiles.")
-lake_commands = typer.Typer(no_args_is_help=True, help="The Iceberg tables.")
 process_commands = typer.Typer(no_args_is_help=True, hidden=True)
 app.add_typer(profile_commands, name="profile")
 app.add_typer(lake_commands, name="lake")
@@ -198,14 +198,6 @@ def sql(
     layout = layout_of(directory)
     write = writer("json" if as_json else format, output)
     write(run_query(layout, query, attach))
-
-
-@lake_commands.command("tables")
-def lake_tables(directory: Directory = DEFAULT_DIRECTORY, as_json: Json = False) -> None:
-    """List the tables with their place, rows and last commit."""
-    from profilelake.query.run import list_tables, writer
-
-    writer("json" if as_json else "table", None)(list_tables(layout_of(directory)))
 
 
 @app.command()

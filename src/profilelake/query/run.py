@@ -19,9 +19,8 @@ from rich.table import Table
 from rich.text import Text
 
 from profilelake.errors import Invalid, NotFound
-from profilelake.lake.catalog import Lake, namespace_of
+from profilelake.lake.catalog import Lake
 from profilelake.lake.reading import damage_told
-from profilelake.lake.tables import Part
 from profilelake.settings import Layout
 
 WORKSPACE: Final = "default"
@@ -92,27 +91,6 @@ def _named_apart(result: pa.Table) -> pa.Table:
             spelling = f"{name}_{number}"
         names.append(spelling)
     return result.rename_columns(names)
-
-
-def list_tables(layout: Layout) -> pa.Table:
-    """Return every table with its rows, files, last commit and place."""
-    lake = _lake(layout)
-    rows = []
-    listed: list[tuple[Part, str]] = [("", name) for name in lake.names(WORKSPACE)]
-    listed += [("sync", name) for name in lake.names(WORKSPACE, "sync")]
-    listed += [("warehouse", name) for name in lake.names(WORKSPACE, "warehouse")]
-    for part, name in listed:
-        published = lake.load(WORKSPACE, name, part)
-        rows.append(
-            {
-                "table": f"{namespace_of(WORKSPACE, part)}.{name}" if part else name,
-                "files": len(published.files),
-                "rows": sum(file.rows for file in published.files),
-                "location": published.table.location().removeprefix("file://"),
-                "metadata": published.table.metadata_location.removeprefix("file://"),
-            }
-        )
-    return pa.Table.from_pylist(rows)
 
 
 def _lake(layout: Layout) -> Lake:
