@@ -255,17 +255,19 @@ class Publisher:
             settled = activity.load(tx, self.workspace)
             waiting = activity.pending(settled, runs)
             through = settled.through if waiting else applied.sequence
-            profiles = whole or waiting <= ACTIVITY_EVENTS_MAX or self._profiles_due(published)
+            due = whole or waiting <= ACTIVITY_EVENTS_MAX or self._profiles_due(published)
             # Where an earlier try got as far as this table, it has no room for what was settled since.
             held = self.lake.current_table(self.workspace, PROFILES).progress()
-            profiles = profiles and held_by(held, progress) < progress.sequence
+            profiles = due and held_by(held, progress) < progress.sequence
             only = DERIVED if profiles else tuple(table for table in DERIVED if table is not PROFILES)
             began = time.monotonic()
             active = self._active(tx, runs, published.activity_through, through) if profiles else set()
             self._publish_current(tx, progress, active, only)
             seconds = time.monotonic() - began
             reach("publish.current")
-        self._let_go(progress, (through, seconds) if profiles else None)
+        self._let_go(
+            progress, (through, seconds) if profiles else None, frozenset() if due else _PROFILE_MARKS
+        )
         return True
 
     def _waiting(self, tx: Tx, definition: TableDef, progress: Progress) -> pa.Table:
@@ -489,13 +491,14 @@ class Publisher:
             tx.put_meta(self.workspace, PUBLISHED, published)
             reach("publish.facts_let_go")
 
-    def _let_go(self, committed: Progress, profiles: tuple[int, float] | None) -> None:
+    def _let_go(
+        self, committed: Progress, profiles: tuple[int, float] | None, waiting: frozenset[bytes]
+    ) -> None:
         """Forget the marks of what the tables show now, and note how far all of them have come.
 
         `profiles` says through which micro-batch counts are shown and how long that took, None where
-        the `profiles` table was left for later; its marks stay then.
+        they are not shown anew. The marks that are `waiting` stay for a later publication.
         """
-        waiting = _PROFILE_MARKS if profiles is None else frozenset()
         with self.state.write() as tx:
             published = load_published(tx, self.workspace)
             # Facts may be behind: the marks of identifiers are theirs too, and nothing is said to be in
