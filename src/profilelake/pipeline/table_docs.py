@@ -67,7 +67,7 @@ def _section(table: TableDef) -> str:
         "\n| column | type | | meaning |",
         "|---|---|---|---|",
         *(
-            f"| `{column.name}` | {_type(column.type)} | {_marks(column.required, column.personal)} | {column.doc} |"
+            f"| `{column.name}` | {_type(column.type)} | {_marks(column.required, column.personal)} | {_cell(column.doc)} |"
             for column in table.columns
         ),
     ]
@@ -93,6 +93,10 @@ def _facts(table: TableDef) -> Iterator[str]:
 
 def _marks(required: bool, personal: bool) -> str:
     return ", ".join(mark for mark, is_so in (("required", required), ("personal", personal)) if is_so)
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
 
 
 _NAMES: Final = {
