@@ -105,6 +105,7 @@ def serve(settings: Settings, environment: Mapping[str, str]) -> int:
     """
     logs.configure("supervisor")
     layout = Layout(settings.directory)
+    _upgrade_quickly(layout)
     layout.create()
     lock = DirectoryLock(layout)
     try:
@@ -116,6 +117,33 @@ def serve(settings: Settings, environment: Mapping[str, str]) -> int:
         finally:
             holder.close()
             layout.server.unlink(missing_ok=True)
+    finally:
+        lock.release()
+
+
+def _upgrade_quickly(layout: Layout) -> None:
+    """Bring a directory of an older program to this format, where that is done in no time."""
+    from profilelake.directory_format import FORMAT, read_format
+    from profilelake.upgrades.run import upgrade_if_quick
+
+    told = read_format(layout.directory)
+    if told is None or (told.format == FORMAT and told.upgrading_to is None):
+        return
+    lock = DirectoryLock(layout)
+    try:
+        upgrade_if_quick(layout)  # otherwise opening it says what to do
+    finally:
+        lock.release()
+
+
+def upgrade_directory(layout: Layout) -> int:
+    """Bring the directory of a stopped server to the format of this program; return the steps done."""
+    from profilelake.upgrades.run import upgrade
+
+    logs.configure("upgrade")
+    lock = DirectoryLock(layout)
+    try:
+        return upgrade(layout)
     finally:
         lock.release()
 

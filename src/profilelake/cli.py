@@ -29,6 +29,7 @@ from profilelake.commands.schema import schema
 from profilelake.commands.sources import source_commands
 from profilelake.commands.tail import tail
 from profilelake.commands.tokens import token_commands
+from profilelake.commands.upgrade import upgrade
 from profilelake.commands.validate import validate
 from profilelake.commands.views import duckdb_file, materialize
 from profilelake.errors import Corrupt, Invalid, NotFound, ProfilelakeError, Unavailable
@@ -63,6 +64,7 @@ app.command()(validate)
 app.command()(schema)
 lake_commands.command("duckdb")(duckdb_file)
 lake_commands.command()(materialize)
+app.command()(upgrade)
 
 
 def main() -> None:

@@ -5,7 +5,6 @@ Arguments win over the environment (`PROFILELAKE_<SECTION>_<FIELD>`), that over
 """
 
 import math
-import os
 import re
 import tomllib
 from collections.abc import Mapping
@@ -14,10 +13,11 @@ from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, Final, Self
 
-from profilelake.errors import Conflict, Corrupt, Invalid
+from profilelake.directory_format import DETAILS, FORMAT, GUARD, check_format, new_format, write_format
+from profilelake.errors import Conflict, Invalid
 
-FORMAT: Final = 1
-"""Version of everything below the data directory."""
+__all__ = ["FORMAT", "HttpSettings", "Layout", "LogSettings", "PipelineSettings", "Settings"]
+
 UNKNOWN_KEY: Final = ("reject", "accept_and_drop")
 """What may become of events whose write key is not good."""
 JAIL: Final = ("required", "off")
@@ -395,11 +395,9 @@ class Layout:
         """Make the data directory, or check that this program can read it.
 
         Raises:
-            Conflict: it is of a newer format, or not a data directory at all.
+            Conflict: it is of another format, or not a data directory at all.
         """
-        marker = self.directory / "FORMAT"
-        if marker.exists():
-            self.check()
+        if check_format(self.directory):
             return
         if self.directory.exists() and not self.directory.is_dir():
             raise Conflict(f"creating a data directory in {self.directory}: there is a file of that name")
@@ -410,54 +408,30 @@ class Layout:
                     f"creating a data directory in {self.directory}: it holds other things "
                     f"({', '.join(sorted(strangers)[:3])}); name an empty one with --dir"
                 )
-        self.directory.mkdir(parents=True, exist_ok=True)
+        # What lies in it are people's data: for the account of the server, and whom it lets in.
+        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         for path in (self.run, self.secrets):
             path.mkdir(exist_ok=True)
         self.secrets.chmod(0o700)
-        unfinished = self.run / "FORMAT"
-        with unfinished.open("w") as file:
-            file.write(f"{FORMAT}\n")
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.rename(marker)
-        # A power cut must leave a data directory or none, never one without its format.
-        for path in (self.directory, self.directory.parent):
-            _sync_directory(path)
+        write_format(self.directory, new_format())
 
     def check(self) -> None:
         """Refuse a directory that is missing or of another format.
 
         Raises:
             Invalid: it is not a data directory.
-            Conflict: it is of a newer format.
+            Conflict: it is of another format; the command that helps is named.
             Corrupt: what it says of its format is nonsense.
         """
-        marker = self.directory / "FORMAT"
-        if not marker.exists():
+        if not check_format(self.directory):
             raise Invalid(
                 f"opening {self.directory}: not a profilelake data directory; "
                 "name one with --dir or start the server there once: profilelake serve"
             )
-        found = marker.read_text(errors="replace").strip()
-        if not (found.isascii() and found.isdigit()) or int(found) < FORMAT:
-            raise Corrupt(
-                f"opening {self.directory}: its file FORMAT says {found[:20]!r}, this program reads {FORMAT}; "
-                "restore it from backup"
-            )
-        if int(found) > FORMAT:
-            raise Conflict(
-                f"opening {self.directory}: format {found}, this program reads {FORMAT}; "
-                "upgrade profilelake: pip install --upgrade profilelake"
-            )
 
 
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-_EXPECTED: Final = frozenset({"profilelake.toml", "definitions", "secrets", "run", "FORMAT"})
+_EXPECTED: Final = frozenset(
+    {"profilelake.toml", "definitions", "secrets", "run"}
+    | {name for file in (GUARD, DETAILS) for name in (file, f".{file}.new")}
+)
 """What may be there before the first start, or appear from another one at the same time."""

@@ -54,6 +54,7 @@ COMMANDS: tuple[tuple[str, ...], ...] = (
     ("privacy",),
     *(("privacy", name) for name in ("suppress", "unsuppress", "suppressed", "suppressions")),
     ("validate",),
+    ("upgrade",),
     ("version",),
 )
 READING: tuple[tuple[str, ...], ...] = (

@@ -242,7 +242,9 @@ class State:
         except lmdb.LockError as error:
             raise Unavailable(f"opening the state in {path}: {error}") from error
         except lmdb.Error as error:
-            raise Corrupt(f"opening the state in {path}: {error}; rebuild it: profilelake rebuild") from error
+            raise Corrupt(
+                f"opening the state in {path}: {error}; make it again: profilelake rebuild --dir {path.parent}"
+            ) from error
         if writable:
             env.reader_check()
         try:
@@ -330,5 +332,6 @@ def _check_format(env: lmdb.Environment, path: Path, *, writable: bool) -> None:
         elif found != str(FORMAT).encode():
             raise Corrupt(
                 f"opening the state in {path}: format {found.decode(errors='replace')}, this program reads"
-                f" {FORMAT}; use the program that wrote it, or rebuild: profilelake rebuild"
+                f" {FORMAT}; use the program that wrote it, or make it again from the lake and the log:"
+                f" profilelake rebuild --dir {path.parent}"
             )
