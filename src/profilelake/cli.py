@@ -10,6 +10,7 @@ from typer.exceptions import TyperException
 
 import profilelake
 from profilelake.commands.apply import apply, plan
+from profilelake.commands.backup import backup, restore
 from profilelake.commands.common import (
     DEFAULT_DIRECTORY,
     Directory,
@@ -65,6 +66,8 @@ app.command()(schema)
 lake_commands.command("duckdb")(duckdb_file)
 lake_commands.command()(materialize)
 app.command()(upgrade)
+app.command()(backup)
+app.command()(restore)
 
 
 def main() -> None:

@@ -305,9 +305,14 @@ class Layout:
         return self.directory / "lake"
 
     @property
+    def catalog(self) -> Path:
+        """File of the Iceberg catalog."""
+        return self.directory / "catalog.sqlite"
+
+    @property
     def catalog_uri(self) -> str:
         """Iceberg catalog."""
-        return f"sqlite:///{self.directory.absolute() / 'catalog.sqlite'}"
+        return f"sqlite:///{self.catalog.absolute()}"
 
     @property
     def control(self) -> Path:
@@ -377,6 +382,11 @@ class Layout:
     def tail(self, workspace: str) -> Path:
         """Who watches the events of a workspace, and what becomes of these."""
         return self.run / "tail" / workspace
+
+    @property
+    def backups(self) -> Path:
+        """When backups of this directory were made, and where the identifier key went."""
+        return self.directory / "backups.json"
 
     @property
     def imports(self) -> Path:

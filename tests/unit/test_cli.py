@@ -55,6 +55,8 @@ COMMANDS: tuple[tuple[str, ...], ...] = (
     *(("privacy", name) for name in ("suppress", "unsuppress", "suppressed", "suppressions")),
     ("validate",),
     ("upgrade",),
+    ("backup",),
+    ("restore",),
     ("version",),
 )
 READING: tuple[tuple[str, ...], ...] = (

@@ -4,7 +4,7 @@ import os
 import re
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
@@ -259,6 +259,22 @@ class Lake:
             ) from error
         return published
 
+    def pointers(self) -> dict[tuple[str, str], str]:
+        """Return the current metadata file of every table of every workspace, all of one moment.
+
+        Raises:
+            Unavailable: the catalog does not answer.
+        """
+        statement = select(
+            IcebergTables.table_namespace, IcebergTables.table_name, IcebergTables.metadata_location
+        ).where(IcebergTables.catalog_name == CATALOG_NAME, IcebergTables.metadata_location.is_not(None))
+        try:
+            with self._catalog.engine.connect() as connection:
+                rows = connection.execute(statement).all()
+        except OperationalError as error:
+            raise Unavailable(f"reading the catalog: {error}; retry later") from error
+        return {(namespace, name): str(location) for namespace, name, location in rows}
+
     def _metadata_location(self, namespace: str, name: str) -> str | None:
         statement = select(IcebergTables.metadata_location).where(
             IcebergTables.catalog_name == CATALOG_NAME,
@@ -306,6 +322,27 @@ class Lake:
             )
         except TableAlreadyExistsError:
             return self._catalog.load_table((namespace, definition.name))
+
+
+def register_tables(catalog_uri: str, warehouse: Path, tables: Iterable[tuple[str, str, str]]) -> None:
+    """Make a new catalog that knows tables whose files lie in the warehouse already.
+
+    Each is a namespace, a name and a metadata file, as `relocate` leaves it.
+
+    Raises:
+        Conflict: the catalog knows a table of that name.
+    """
+    path = Path(os.path.abspath(warehouse))  # noqa: PTH100 - as in `Lake.open`
+    _prepare_sqlite(make_url(catalog_uri).database)
+    catalog = _open_catalog(catalog_uri, path)
+    try:
+        for namespace, name, metadata_location in tables:
+            catalog.create_namespace_if_not_exists(namespace)
+            catalog.register_table((namespace, name), metadata_location)
+    except TableAlreadyExistsError as error:
+        raise Conflict(f"making the catalog {catalog_uri}: {error}") from error
+    finally:
+        catalog.close()
 
 
 def namespace_of(workspace: str, part: Part) -> str:

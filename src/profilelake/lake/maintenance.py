@@ -57,18 +57,23 @@ def _carries_progress(snapshot: Snapshot) -> bool:
     )
 
 
+def needed(metadata: TableMetadata) -> set[int]:
+    """Return the snapshots that no expiry may take: see `expirable`."""
+    return {s.snapshot_id for s in _line(metadata)} | {ref.snapshot_id for ref in metadata.refs.values()}
+
+
 def expirable(metadata: TableMetadata, keep_from: int | None) -> list[int]:
     """Return the snapshots that nothing needs, oldest first.
 
     Needed are: the current one and its ancestors up to the newest with progress (another engine
     may have committed since), what a branch or tag names, and `keep_from` with all that followed.
     """
-    needed = {s.snapshot_id for s in _line(metadata)} | {ref.snapshot_id for ref in metadata.refs.values()}
+    kept_always = needed(metadata)
     in_order = sorted(metadata.snapshots, key=lambda s: s.sequence_number or 0)
     kept = metadata.snapshot_by_id(keep_from) if keep_from is not None else None
     if kept is not None:
         in_order = [s for s in in_order if (s.sequence_number or 0) < (kept.sequence_number or 0)]
-    return [s.snapshot_id for s in in_order if s.snapshot_id not in needed]
+    return [s.snapshot_id for s in in_order if s.snapshot_id not in kept_always]
 
 
 def outdated(metadata: TableMetadata, now_ms: int, keep_from: int | None) -> list[int]:

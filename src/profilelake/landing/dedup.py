@@ -420,6 +420,16 @@ class DedupIndex:
                 path.unlink()
 
 
+def run_names(tx: Tx, workspace: str) -> list[str]:
+    """Return the names of the run files that the index consists of, beside what stands in the state.
+
+    Raises:
+        Corrupt: the index is of a newer format.
+    """
+    value = tx.meta(workspace, _META)
+    return [] if value is None else [file.name for file in _decode(value, Path(workspace)).runs]
+
+
 def _decode(value: bytes, directory: Path) -> _Listed:
     form = msgspec.msgpack.decode(value)[0]
     if form != FORMAT:

@@ -1,0 +1,168 @@
+"""Files by what they contain: each content once, named by its SHA-256, readable to the owner only."""
+
+import ctypes
+import hashlib
+import os
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Final
+
+from profilelake.errors import Corrupt, Unavailable
+
+CHUNK_BYTES: Final = 4 << 20
+_FOLDER: Final = "files"
+_UNFINISHED: Final = ".new"
+
+
+class Pool:
+    """The contents of all backups in one place."""
+
+    def __init__(self, place: Path) -> None:
+        self._folder = place / _FOLDER
+
+    def path(self, sha256: str) -> Path:
+        """Return where a content lies."""
+        return self._folder / sha256[:2] / sha256
+
+    def holds(self, sha256: str, size: int) -> bool:
+        """Tell whether a content is there, as long as it should be."""
+        try:
+            return self.path(sha256).stat().st_size == size
+        except FileNotFoundError:
+            return False
+
+    def add(self, source: Path, size: int, *, link: bool = False) -> tuple[str, bool]:
+        """Take the first `size` bytes of a file; return their SHA-256 and whether they are new.
+
+        With `link` the pool gets a second name of the file where the file system has them, which must
+        then never change: it is whole, and `size` is its length.
+
+        Raises:
+            Unavailable: the file has become shorter, or the disk is full.
+        """
+        self._folder.mkdir(mode=0o700, exist_ok=True)
+        if link:
+            digest = hash_file(source, size)
+            return digest, self._linked(source, digest, size)
+        unfinished = self._folder / f"{os.getpid()}{_UNFINISHED}"
+        try:
+            digest = _copy(source, unfinished, size)
+            return digest, self._put(unfinished, digest, size)
+        except OSError as error:
+            raise Unavailable(f"backing up {source}: {error}; see that there is room, then retry") from error
+        finally:
+            unfinished.unlink(missing_ok=True)
+
+    def take(self, made: Path) -> tuple[str, bool]:
+        """Move a file on the same file system into the pool; return its SHA-256 and whether it is new."""
+        self._folder.mkdir(mode=0o700, exist_ok=True)
+        made.chmod(0o600)
+        size = made.stat().st_size
+        digest = hash_file(made, size)
+        return digest, self._put(made, digest, size)
+
+    def sync(self) -> None:
+        """Return when all that was added is on the disk, with its names."""
+        sync_file_system(self._folder)
+
+    def damaged(
+        self, files: Collection[tuple[str, int]], progress: Callable[[int], None] = lambda _: None
+    ) -> list[str]:
+        """Read contents and return those that are missing or not what their name says."""
+        found = []
+        for sha256, size in sorted(set(files)):
+            try:
+                good = (
+                    self.path(sha256).stat().st_size == size and hash_file(self.path(sha256), size) == sha256
+                )
+            except (OSError, Unavailable):
+                good = False
+            if not good:
+                found.append(sha256)
+            progress(size)
+        return found
+
+    def give(self, sha256: str, size: int, target: Path) -> None:
+        """Copy a content to a new file, checked once more on its way.
+
+        Raises:
+            Corrupt: it is not what its name says.
+        """
+        target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if _copy(self.path(sha256), target, size) != sha256:
+            raise Corrupt(f"restoring {target}: its content in {self.path(sha256)} is damaged")
+
+    def sweep(self, kept: Collection[str]) -> int:
+        """Remove the contents that are not among these, and what was left unfinished; return how many."""
+        removed = 0
+        for path in self._folder.glob("*/*"):
+            if path.name not in kept:
+                path.unlink()
+                removed += 1
+        for path in self._folder.glob(f"*{_UNFINISHED}"):
+            path.unlink()
+        return removed
+
+    def _put(self, made: Path, sha256: str, size: int) -> bool:
+        if self.holds(sha256, size):
+            return False
+        place = self.path(sha256)
+        place.parent.mkdir(mode=0o700, exist_ok=True)
+        made.rename(place)
+        return True
+
+    def _linked(self, source: Path, sha256: str, size: int) -> bool:
+        if self.holds(sha256, size):
+            return False
+        place = self.path(sha256)
+        place.parent.mkdir(mode=0o700, exist_ok=True)
+        place.unlink(missing_ok=True)
+        try:
+            place.hardlink_to(source)
+        except OSError:
+            return self.add(source, size)[1]  # another file system, or one that has no second names
+        return True
+
+
+def sync_file_system(folder: Path) -> None:
+    """Return when everything on the file system of a folder is on its disk.
+
+    One call: syncing every file by itself takes a hundred times as long.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        if ctypes.CDLL(None, use_errno=True).syncfs(descriptor) != 0:
+            raise OSError(ctypes.get_errno(), f"syncing {folder}")
+    finally:
+        os.close(descriptor)
+
+
+def hash_file(path: Path, size: int) -> str:
+    """Return the SHA-256 of the first `size` bytes. Raises Unavailable where there are fewer."""
+    hasher = hashlib.sha256()
+    left = size
+    with path.open("rb") as source:
+        while left:
+            data = source.read(min(left, CHUNK_BYTES))
+            if not data:
+                raise Unavailable(f"reading {path}: {left} bytes of {size} are missing")
+            hasher.update(data)
+            left -= len(data)
+    return hasher.hexdigest()
+
+
+def _copy(path: Path, target: Path, size: int) -> str:
+    hasher = hashlib.sha256()
+    left = size
+    descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with path.open("rb") as source, os.fdopen(descriptor, "wb", buffering=0) as sink:
+        while left:
+            data = source.read(min(left, CHUNK_BYTES))
+            if not data:
+                raise Unavailable(f"copying {path}: {left} bytes of {size} are missing")
+            hasher.update(data)
+            written = memoryview(data)
+            while written:
+                written = written[sink.write(written) :]
+            left -= len(data)
+    return hasher.hexdigest()
