@@ -14,6 +14,7 @@ import secrets
 import shutil
 import signal
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from profilelake.manage.decisions import LakeQuestion, Place
     from profilelake.manage.guard import Guard
     from profilelake.manage.sql_answers import SqlAnswers
+    from profilelake.ops.supervisor import Task
     from profilelake.pipeline.batch import WorkspaceSetup
     from profilelake.serve.history_routes import History
     from profilelake.shapes.listing import SchemaAsked, ShapeSeen
@@ -111,6 +113,7 @@ def serve(settings: Settings, environment: Mapping[str, str]) -> int:
     try:
         forget_clock(layout.log)
         _set_up(layout, environment)
+        _finish_rebuild(settings, layout)
         holder = _hold_port(settings.http.host, settings.http.port)
         try:
             return _supervise(settings, layout, holder)
@@ -255,9 +258,85 @@ def _supervise(settings: Settings, layout: Layout, holder: socket.socket) -> int
     watch = LimitWatch(layout.run / _METRICS, layout.run / REPORT, wall)
     watch.start()
     try:
-        return Supervisor(children, ready).run()
+        return Supervisor(children, ready, partial(_rebuild_asked, settings, layout)).run()
     finally:
         watch.stop()
+
+
+def _rebuild_asked(settings: Settings, layout: Layout) -> "Task | None":
+    """Return the rebuild that somebody has asked the running server for."""
+    from profilelake.ops.supervisor import LASTING_FAILURES, Task
+    from profilelake.pipeline.rebuilding import ended, load
+
+    path = layout.rebuild_request
+    asked = load(path)
+    if asked is None or not asked.open:
+        return None
+    return Task(
+        arguments=_rebuild_arguments(settings),
+        instead_of=frozenset(child.name for child in _workers(settings)),
+        ended=lambda code: ended(path, code, LASTING_FAILURES),
+    )
+
+
+def _rebuild_arguments(settings: Settings) -> list[str]:
+    return ["process", "rebuild", "--dir", str(settings.directory), "--parent", str(os.getpid())]
+
+
+def _finish_rebuild(settings: Settings, layout: Layout) -> None:
+    """Finish the rebuild that the last server was at when it ended: state and tables may not agree.
+
+    Raises:
+        Unavailable: it fails again.
+    """
+    from profilelake.ops.supervisor import LASTING_FAILURES
+    from profilelake.pipeline.rebuilding import ended, load
+
+    path = layout.rebuild_request
+    begun = load(path)
+    if begun is None or not begun.open:
+        return
+    _log.info("finishing the rebuild that the last server was asked for")
+    again = True
+    while again:
+        command = [sys.executable, "-m", "profilelake", *_rebuild_arguments(settings)]
+        again = ended(path, subprocess.run(command, check=False).returncode, LASTING_FAILURES)
+    known = load(path)
+    if known is not None and known.stage == "failed":
+        raise Unavailable(
+            f"finishing a rebuild: {known.error}; put it right, then: profilelake rebuild --dir {layout.directory}"
+        )
+
+
+def rebuild_process(settings: Settings, *, parent: int) -> int:
+    """Rebuild while the supervisor, which owns the directory, keeps everybody else from writing."""
+    import msgspec
+
+    from profilelake.errors import ProfilelakeError
+    from profilelake.pipeline.rebuilding import load, store
+
+    die_with_parent(parent)
+    logs.configure("rebuild")
+    layout = Layout(settings.directory)
+    path = layout.rebuild_request
+    asked = load(path)
+    if asked is None:
+        raise Conflict("rebuilding: nobody asked for it")
+    now = msgspec.structs.replace(asked, stage="running", error="", step="")
+    store(path, now)
+
+    def report(step: str) -> None:
+        nonlocal now
+        now = msgspec.structs.replace(now, step=step)
+        store(path, now)
+
+    try:
+        result = _rebuild(layout, report)
+    except ProfilelakeError as error:
+        store(path, msgspec.structs.replace(now, error=str(error)))
+        raise
+    store(path, msgspec.structs.replace(now, stage="done", result=result))
+    return 0
 
 
 def _set_up_children(layout: Layout) -> None:
@@ -812,22 +891,30 @@ def verify_directory(layout: Layout) -> list[dict[str, str]]:
 
 def rebuild_directory(layout: Layout) -> dict[str, object]:
     """Make state and current tables of a stopped server again from the lake."""
+    lock = DirectoryLock(layout)
+    try:
+        result = _rebuild(layout, lambda step: _log.info("%s done", step))
+        layout.rebuild_request.unlink(missing_ok=True)
+        return result
+    finally:
+        lock.release()
+
+
+def _rebuild(layout: Layout, report: Callable[[str], None]) -> dict[str, object]:
     os.environ.setdefault("NUMBA_CACHE_DIR", str(_kernel_cache(layout)))  # before numba is imported
     from profilelake.lake.catalog import Lake
     from profilelake.lake.reading import damage_told
     from profilelake.pipeline.publish import ensure_tables
     from profilelake.pipeline.verify import rebuild
 
-    lock = DirectoryLock(layout)
     try:
         lake = Lake.open(layout.catalog_uri, layout.warehouse)
         ensure_tables(lake, WORKSPACE)
         gc.disable()  # a record of everything lives until the end: looking for cycles is wasted
         with damage_told():
-            return rebuild(_workspace(layout), layout.state, lake, wall())
+            return rebuild(_workspace(layout), layout.state, lake, wall(), report)
     finally:
         gc.enable()
-        lock.release()
 
 
 def _workspace(layout: Layout) -> "WorkspaceSetup":

@@ -222,10 +222,16 @@ def verify(directory: Directory = DEFAULT_DIRECTORY, as_json: Json = False) -> N
 
 @app.command()
 def rebuild(directory: Directory = DEFAULT_DIRECTORY) -> None:
-    """Make state and current tables again from the lake. Needs a stopped server."""
+    """Make state and current tables again from the lake, beside a running server or without one."""
+    layout = layout_of(directory)
+    if server_of(layout) is not None:
+        from profilelake.commands.rebuilding import rebuild_beside
+
+        print_json(rebuild_beside(layout))
+        return
     from profilelake.app import rebuild_directory
 
-    print_json(rebuild_directory(layout_of(directory)))
+    print_json(rebuild_directory(layout))
 
 
 @app.command()
@@ -309,6 +315,14 @@ def process_ask_lake(directory: Directory, parent: Parent) -> None:
     die_with_parent(parent)
     question = msgspec.json.decode(sys.stdin.buffer.read(), type=LakeQuestion)
     sys.stdout.buffer.write(application.ask_lake(Layout(directory), question))
+
+
+@process_commands.command("rebuild")
+def process_rebuild(directory: Directory, parent: Parent) -> int:
+    """Rebuild on behalf of the supervisor, which owns the directory and has stopped who writes."""
+    from profilelake import app as application
+
+    return application.rebuild_process(Settings.load(directory, os.environ), parent=parent)
 
 
 @process_commands.command("lake")

@@ -375,6 +375,11 @@ class Layout:
         return self.directory / "maintenance.jsonl"
 
     @property
+    def rebuild_request(self) -> Path:
+        """What is asked of the running server about a rebuild, and how far that is."""
+        return self.run / "rebuild.json"
+
+    @property
     def replays(self) -> Path:
         """Which failed events were sent again."""
         return self.directory / "replays.sqlite"

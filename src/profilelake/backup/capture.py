@@ -175,10 +175,9 @@ class _Capture:
             self._pin(file, below)
 
     def _copy_state(self, tx: Tx) -> None:
-        copy = self.making / "state.mdb"
-        with copy.open("wb") as sink:
-            tx.copy(sink.fileno())
-        self._add_made(f"{self.layout.state.name}/data.mdb", copy)
+        copy = self.making / self.layout.state.name
+        tx.copy(copy)
+        self._add_made(f"{self.layout.state.name}/data.mdb", copy / "data.mdb")
 
     def _copy_database(self, path: Path) -> None:
         """Copy a SQLite database as of one moment, whoever writes to it."""

@@ -27,6 +27,8 @@ LASTING_FAILURES: Final = frozenset(failure.exit_code for failure in (Invalid, N
 """Exit codes before the server was ever ready that starting again would only repeat."""
 READY_SECONDS: Final = 180.0
 """How long all children together may take until they are ready (kernels compile at the first start)."""
+TASK_PAUSE_SECONDS: Final = 1.0
+"""How long a task that is to be run again waits before."""
 _PR_SET_PDEATHSIG: Final = 1
 
 _log = logging.getLogger(__name__)
@@ -53,12 +55,90 @@ class Child:
     failures: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Task:
+    """Work during which some children must not run: they are drained, it runs, they start again.
+
+    `arguments` follow `python -m profilelake`. `ended` is told the exit code; while it returns True the task
+    is run again, after a pause.
+    """
+
+    arguments: Sequence[str]
+    instead_of: frozenset[str]
+    ended: Callable[[int], bool]
+
+
+@dataclass(slots=True)
+class Interlude:
+    """One task at hand: first its children are drained, stage by stage, then it runs."""
+
+    task: Task
+    paused: list[Child]
+    _deadline: float = 0.0
+    _stage: int | None = None
+    _process: subprocess.Popen[bytes] | None = None
+    _again_at: float = 0.0
+    _runs: int = 0
+
+    def go_on(self) -> bool:
+        """Do what can be done without waiting; False when the task has ended."""
+        running = [child for child in self.paused if child.process is not None]
+        if running:
+            self._drain(running)
+            return True
+        if self._process is None:
+            if time.monotonic() >= self._again_at:
+                self._run()
+            return True
+        code = self._process.poll()
+        if code is None:
+            return True
+        self._process = None
+        if not self.task.ended(code):
+            return False
+        self._again_at = time.monotonic() + TASK_PAUSE_SECONDS
+        return True
+
+    def give_up(self) -> None:
+        """Kill the task; it is one that can be killed anywhere."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+    def _drain(self, running: list[Child]) -> None:
+        stage = min(child.stop_stage for child in running)
+        now = time.monotonic()
+        if stage != self._stage:
+            self._stage, self._deadline = stage, now + GRACE_SECONDS
+            for child in running:
+                if child.stop_stage == stage and child.process is not None:
+                    child.process.terminate()
+        elif now > self._deadline:
+            for child in running:
+                if child.stop_stage == stage and child.process is not None:
+                    child.process.kill()
+
+    def _run(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "profilelake", *self.task.arguments],
+            stdin=subprocess.DEVNULL,
+            process_group=0,
+            env=None if self._runs == 0 else failpoints.disarmed(os.environ),
+        )
+        self._runs += 1
+
+
 @dataclass(slots=True)
 class Supervisor:
-    """Runs children until it is told to stop by SIGTERM or SIGINT."""
+    """Runs children until it is told to stop by SIGTERM or SIGINT.
+
+    Once all are ready `look` is asked, about once a second, whether there is a task to do in between.
+    """
 
     children: list[Child]
     on_ready: Callable[[], None]
+    look: Callable[[], Task | None] = lambda: None
+    _interlude: Interlude | None = None
     _stopping: bool = False
     _announced: bool = False
     _lasting_failure: int = 0
@@ -88,8 +168,11 @@ class Supervisor:
                 self._reap()
                 self._start_due()
                 self._announce(started_at)
+                self._tend_task()
             return self._stop() or self._lasting_failure
         finally:
+            if self._interlude is not None:
+                self._interlude.give_up()
             for child in self.children:
                 if child.process is not None and child.process.poll() is None:
                     child.process.kill()
@@ -98,6 +181,20 @@ class Supervisor:
     def _on_signal(self, number: int, _frame: object) -> None:
         if number != signal.SIGCHLD:
             self._stopping = True
+
+    def _tend_task(self) -> None:
+        """Begin a task when one is asked for, and go on with the one at hand."""
+        if self._interlude is None and self._announced:
+            task = self.look()
+            if task is not None:
+                self._interlude = Interlude(task, [c for c in self.children if c.name in task.instead_of])
+        if self._interlude is not None and not self._interlude.go_on():
+            for child in self._interlude.paused:
+                child.start_at = time.monotonic()
+            self._interlude = None
+
+    def _paused(self, child: Child) -> bool:
+        return self._interlude is not None and child in self._interlude.paused
 
     def _start(self, child: Child) -> None:
         ready_read, ready_write = os.pipe2(os.O_CLOEXEC)
@@ -129,6 +226,10 @@ class Supervisor:
         for child in self.children:
             if child.process is None or child.process.poll() is None:
                 continue
+            if self._paused(child):
+                self._close_ready(child)
+                child.ready, child.process = False, None
+                continue
             self._close_ready(child)
             child.ready = False  # it may have said so just before it ended
             child.failures += 1
@@ -157,11 +258,15 @@ class Supervisor:
 
     def _start_due(self) -> None:
         for child in self.children:
-            if child.process is None and time.monotonic() >= child.start_at:
+            if child.process is None and time.monotonic() >= child.start_at and not self._paused(child):
                 self._start(child)
 
     def _next_start(self) -> float:
-        waits = [child.start_at - time.monotonic() for child in self.children if child.process is None]
+        waits = [
+            child.start_at - time.monotonic()
+            for child in self.children
+            if child.process is None and not self._paused(child)
+        ]
         return max(0.0, min([1.0, *waits]))
 
     def _announce(self, started_at: float) -> None:
@@ -176,6 +281,8 @@ class Supervisor:
 
     def _stop(self) -> int:
         """Drain in stages: who accepts stops first, so that what was accepted is still processed."""
+        if self._interlude is not None:
+            self._interlude.give_up()
         deadline = time.monotonic() + GRACE_SECONDS
         for stage in sorted({child.stop_stage for child in self.children}):
             running = [c for c in self.children if c.stop_stage == stage and c.process is not None]

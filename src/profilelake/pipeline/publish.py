@@ -332,6 +332,9 @@ class Publisher:
             due = self._older(load_published(tx, self.workspace).activity_at, self.publish_age_seconds)
         if whole or due or settled.done or waiting <= ACTIVITY_EVENTS_MAX:
             activity.settle(self.state, self.workspace, self.recent_directory)
+            if whole and settled.done:
+                # That has only finished what a crash, or the moment of a backup, had cut short.
+                activity.settle(self.state, self.workspace, self.recent_directory)
 
     def _profiles_due(self, published: Published) -> bool:
         wait = max(PROFILES_AGE_SECONDS, published.profiles_seconds / PROFILES_SHARE)

@@ -6,7 +6,7 @@ Both need the data directory to themselves.
 import logging
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -62,6 +62,7 @@ from profilelake.state.records import (
     decode_quarantine,
     encode,
 )
+from profilelake.state.replacing import put_in_place
 from profilelake.state.store import Db, State, Tx
 
 DIFFERENCES_MAX: Final = 20
@@ -113,16 +114,22 @@ def finish_replays(setup: WorkspaceSetup, state: State, region: str, now: int) -
         pass
 
 
-def rebuild(setup: WorkspaceSetup, state_path: Path, lake: Lake, now: int) -> dict[str, Any]:
+def rebuild(
+    setup: WorkspaceSetup,
+    state_path: Path,
+    lake: Lake,
+    now: int,
+    report: Callable[[str], None] = lambda _: None,
+) -> dict[str, Any]:
     """Make state, de-duplication index, recent events and current tables again from the lake's facts.
 
     What the log holds beyond the tables is applied by the next start. Returns counts and seconds
-    by step.
+    by step; `report` is told the name of each when it is done.
 
     Raises:
         Conflict: the tables of facts do not stand at one and the same point.
     """
-    clock = _Steps()
+    clock = _Steps(report)
     _finish_publication(setup, state_path, lake, now)
     reached = lake.table(setup.name, EVENTS).progress() or Progress("", 0)
     _check_level(lake, setup.name, reached)
@@ -167,7 +174,7 @@ def rebuild(setup: WorkspaceSetup, state_path: Path, lake: Lake, now: int) -> di
         state.close()
         reach("rebuild.loaded")
         clock.done("events")
-    _swap(fresh, state_path)
+    put_in_place(fresh, state_path, lambda: reach("rebuild.moved"))
     return {
         "profiles": sum(len(part.profiles) for part in held),
         "identifiers": sum(len(part.idents) for part in held),
@@ -183,14 +190,16 @@ def _next_epoch(epoch: str, now: int) -> str:
 
 
 class _Steps:
-    def __init__(self) -> None:
+    def __init__(self, report: Callable[[str], None]) -> None:
         self.seconds: dict[str, float] = {}
         self._at = time.perf_counter()
+        self._report = report
 
     def done(self, step: str) -> None:
         now = time.perf_counter()
         self.seconds[step] = round(now - self._at, 3)
         self._at = now
+        self._report(step)
 
 
 def whole_tables(folds: Sequence[Fold]) -> dict[str, pa.Table]:
@@ -512,13 +521,3 @@ def _seen(connection: duckdb.DuckDBPyConnection, key: bytes) -> Iterator[Entries
             place = rows.schema.get_field_index("position")
             rows = rows.set_column(place, "position", rows.column(place).cast(pa.binary(POSITION_BYTES)))
             yield dedup_entries(key, rows)
-
-
-def _swap(fresh: Path, place: Path) -> None:
-    """Put the new state in place of the old one, which stays beside it until the next rebuild."""
-    old = place.with_name(place.name + ".old")
-    shutil.rmtree(old, ignore_errors=True)
-    if place.exists():
-        place.rename(old)
-        reach("rebuild.moved")
-    fresh.rename(place)

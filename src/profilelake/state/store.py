@@ -7,6 +7,7 @@ another's. Everything a micro-batch changes is one transaction.
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final, Self, TypeVar, cast
 
@@ -31,6 +32,8 @@ MAP_BYTES: Final = 256 << 30
 """Upper bound of the sparse memory map; the file grows only as pages are used."""
 DATABASES_MAX: Final = 4096
 READERS_MAX: Final = 512
+COPY_ROWS: Final = 20_000
+"""Entries that one transaction of a copy takes."""
 FORMAT: Final = 3
 _FORMAT_KEY: Final = b"profilelake.format"
 _Record = TypeVar("_Record")
@@ -202,18 +205,41 @@ class Tx:
         """Return what is kept under a name, such as progress or a manifest."""
         return self.get(workspace, Db.META, name.encode())
 
-    def copy(self, descriptor: int) -> None:
-        """Write the whole state as this transaction sees it, compacted, for a backup.
+    def copy(self, path: Path) -> None:
+        """Write the whole state as this transaction sees it into the new folder `path`, for a backup.
 
-        Writers go on meanwhile; only pages they free are not used again before this ends.
+        Writers go on meanwhile; only pages they free are not used again before this ends. The library's
+        own copy is not used: of a transaction that has read while writers go on, it ends the process.
 
         Raises:
-            OSError: the disk does not take it.
+            Unavailable: the disk does not take it.
         """
+        path.mkdir(parents=True)
+        copied = lmdb.open(str(path), map_size=MAP_BYTES, max_dbs=DATABASES_MAX, sync=False, lock=False)
         try:
-            self._env.copyfd(descriptor, compact=True, txn=self._txn)
+            with self._txn.cursor() as names:
+                listed = [(bytes(name), bytes(value)) for name, value in names.iternext()]
+            for name, value in listed:
+                if name == _FORMAT_KEY:
+                    with copied.begin(write=True) as txn:
+                        txn.put(name, value)
+                else:
+                    self._copy_database(copied, name)
+            copied.sync(True)
         except lmdb.Error as error:
-            raise OSError(f"copying the state: {error}") from error
+            raise Unavailable(f"copying the state to {path}: {error}; see that there is room") from error
+        finally:
+            copied.close()
+
+    def _copy_database(self, copied: lmdb.Environment, name: bytes) -> None:
+        source = self._env.open_db(name, txn=self._txn, create=False)
+        kind = source.flags()
+        target = copied.open_db(name, dupsort=kind["dupsort"], dupfixed=kind["dupfixed"])
+        with self._txn.cursor(source) as cursor:
+            rows = cursor.iternext()
+            while items := list(islice(rows, COPY_ROWS)):
+                with copied.begin(write=True) as txn, txn.cursor(target) as sink:
+                    sink.putmulti(items, dupdata=True, append=True)
 
     def put_meta(self, workspace: str, name: str, value: object) -> None:
         """Keep a value (anything MessagePack can hold) under a name."""
