@@ -346,7 +346,7 @@ def _set_up_children(layout: Layout) -> None:
     for name, value in _ALLOCATOR.items():
         os.environ.setdefault(name, value)
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = str((layout.run / _METRICS).absolute())
-    os.environ.setdefault("NUMBA_CACHE_DIR", str(_kernel_cache(layout)))
+    os.environ.setdefault("NUMBA_CACHE_DIR", str(kernel_cache(layout)))
 
 
 def _arguments(settings: Settings) -> list[str]:
@@ -392,7 +392,7 @@ def log_limits(settings: Settings) -> "Limits":
     return Limits(log_bytes_max=settings.log.bytes_max)
 
 
-def _kernel_cache(layout: Layout) -> Path:
+def kernel_cache(layout: Layout) -> Path:
     """Return where compiled kernels are kept: once per user and version, where the user has a place."""
     name = f"kernels-{profilelake.__version__}"
     try:
@@ -607,7 +607,7 @@ def plan(layout: Layout, state: "State", asked: "Asked", by: str, examples: int 
         NotFound: the server never started here, or what the decision names is not there.
         Invalid, Conflict: it cannot be made as it is.
     """
-    os.environ.setdefault("NUMBA_CACHE_DIR", str(_kernel_cache(layout)))  # before numba is imported
+    os.environ.setdefault("NUMBA_CACHE_DIR", str(kernel_cache(layout)))  # before numba is imported
     from profilelake.lake.catalog import Lake
     from profilelake.pipeline.effects import plan_document
 
@@ -856,7 +856,7 @@ def _stop_on_signals(stop: Callable[[], None]) -> None:
 
 def verify_directory(layout: Layout) -> list[dict[str, str]]:
     """Return where state and tables of a stopped server differ from the accepted facts."""
-    os.environ.setdefault("NUMBA_CACHE_DIR", str(_kernel_cache(layout)))  # before numba is imported
+    os.environ.setdefault("NUMBA_CACHE_DIR", str(kernel_cache(layout)))  # before numba is imported
     from profilelake.lake.catalog import Lake
     from profilelake.lake.reading import damage_told
     from profilelake.pipeline.observing import Observing
@@ -901,7 +901,7 @@ def rebuild_directory(layout: Layout) -> dict[str, object]:
 
 
 def _rebuild(layout: Layout, report: Callable[[str], None]) -> dict[str, object]:
-    os.environ.setdefault("NUMBA_CACHE_DIR", str(_kernel_cache(layout)))  # before numba is imported
+    os.environ.setdefault("NUMBA_CACHE_DIR", str(kernel_cache(layout)))  # before numba is imported
     from profilelake.lake.catalog import Lake
     from profilelake.lake.reading import damage_told
     from profilelake.pipeline.publish import ensure_tables

@@ -20,6 +20,7 @@ from profilelake.commands.common import (
     server_of,
     state_of,
 )
+from profilelake.commands.doctor import doctor
 from profilelake.commands.failed import failed_commands
 from profilelake.commands.history import export_table, profile_history, profile_then
 from profilelake.commands.identity import identity_commands
@@ -68,6 +69,7 @@ lake_commands.command()(materialize)
 app.command()(upgrade)
 app.command()(backup)
 app.command()(restore)
+app.command()(doctor)
 
 
 def main() -> None:

@@ -52,6 +52,7 @@ class Sender:
         while not self._stop.is_set():
             self._server.send(batch(self.sent))
             self.sent += 1
+            time.sleep(0.02)
 
     def __enter__(self) -> "Sender":
         self._thread.start()
@@ -80,7 +81,7 @@ def backed_up(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, lis
         server.wait_ready()
         with Sender(server) as sender:
             for number in range(3):
-                sender.wait_for(10 + 25 * number)
+                sender.wait_for(10 + 15 * number)
                 before.append(sender.sent)
                 ran = run_process("backup", place, "--dir", directory, "--json")
                 assert ran.code == 0, ran.err

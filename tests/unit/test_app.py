@@ -121,7 +121,7 @@ def test_kernels_are_kept_with_the_user_or_else_in_the_directory(
     layout: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    assert app._kernel_cache(layout).parent == tmp_path / "cache" / "profilelake"
+    assert app.kernel_cache(layout).parent == tmp_path / "cache" / "profilelake"
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    assert app._kernel_cache(layout).parent == layout.run
+    assert app.kernel_cache(layout).parent == layout.run

@@ -57,6 +57,7 @@ COMMANDS: tuple[tuple[str, ...], ...] = (
     ("upgrade",),
     ("backup",),
     ("restore",),
+    ("doctor",),
     ("version",),
 )
 READING: tuple[tuple[str, ...], ...] = (

@@ -13,6 +13,7 @@ import contextlib
 import os
 from bisect import bisect_right
 from dataclasses import dataclass
+from itertools import pairwise
 from operator import attrgetter
 from pathlib import Path
 from typing import Final
@@ -38,6 +39,7 @@ __all__ = [
     "ends",
     "forget_clock",
     "log_bytes",
+    "log_trouble",
     "prune",
     "steady_clock",
 ]
@@ -203,3 +205,35 @@ def _sweep(directory: Path, files: Files) -> None:
         files.rmdir(directory)
     finally:
         os.close(lock)
+
+
+def log_trouble(root: Path) -> list[str]:
+    """Return what is wrong with the files of the logs: headers, footers, gaps. Records are not read.
+
+    Changes nothing, also where a log waits for its recovery.
+    """
+    found: list[str] = []
+    for directory in log_directories(root):
+        try:
+            segments = Segments(directory)
+        except Corrupt as error:
+            found.append(str(error))
+            continue
+        except FileNotFoundError:
+            continue  # pruned meanwhile
+        try:
+            listed = list(segments)
+            found += [
+                f"{segment.path}: its header is damaged" for segment in listed if segment.header is None
+            ]
+            for segment, following in pairwise(listed):
+                if segment.end_of_file < following.base:
+                    found.append(
+                        f"{segment.path}: ends at {segment.end_of_file}, the next begins at {following.base}"
+                    )
+            mark = read_mark(directory)
+            if mark is not None and listed and listed[-1].end_of_file < mark.end.offset:
+                found.append(f"{listed[-1].path}: ends before {mark.end.offset}, up to where it was durable")
+        finally:
+            segments.close()
+    return found

@@ -22,6 +22,7 @@ from profilelake.lake import maintenance
 from profilelake.lake.commit import live_entries, manifests_of
 from profilelake.lake.current import CurrentTable
 from profilelake.lake.files import DurableFileIO, remove_files
+from profilelake.lake.maintenance import Swept
 from profilelake.lake.progress import Progress
 from profilelake.lake.schema import (
     KIND,
@@ -135,6 +136,10 @@ class PublishedTable:
         """How far the table had come; None where nothing was ever committed."""
         bearer = maintenance.bearer(self.table.metadata)
         return None if bearer is None or bearer.summary is None else Progress.from_properties(bearer.summary)
+
+    def unreachable(self, modified_before: int) -> list[Swept]:
+        """Return the files in the table's folder that no live snapshot reaches, older than a second since 1970."""
+        return maintenance.sweep(self.table, modified_before, dry_run=True)
 
 
 class Lake:

@@ -130,18 +130,21 @@ class DedupIndex:
     _seen_stale: bool = False
 
     @classmethod
-    def load(cls, tx: Tx, workspace: str, directory: Path) -> "DedupIndex":
+    def load(cls, tx: Tx, workspace: str, directory: Path, *, keep_files: bool = False) -> "DedupIndex":
         """Open the index as of the last committed micro-batch; sweep run files it does not list.
+
+        With `keep_files` nothing on the disk is touched: for whoever only asks.
 
         Raises:
             Corrupt: a run file is missing or damaged, or of a newer format.
         """
-        directory.mkdir(parents=True, exist_ok=True)
         index = cls(directory, workspace)
         value = tx.meta(workspace, _META)
         seen = [(int.from_bytes(key, "big"), rows) for key, rows in tx.items(workspace, Db.SEEN)]
         listed = _Listed(FORMAT, 0, [], []) if value is None else _decode(value, directory)
-        index._keep({file.name for file in listed.runs})
+        if not keep_files:
+            directory.mkdir(parents=True, exist_ok=True)
+            index._keep({file.name for file in listed.runs})
         index._runs = [Run(directory, file) for file in listed.runs]
         index._spilled = listed.spilled
         index._number(listed.logs)

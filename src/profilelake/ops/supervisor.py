@@ -27,6 +27,9 @@ LASTING_FAILURES: Final = frozenset(failure.exit_code for failure in (Invalid, N
 """Exit codes before the server was ever ready that starting again would only repeat."""
 READY_SECONDS: Final = 180.0
 """How long all children together may take until they are ready (kernels compile at the first start)."""
+TASK_GRACE_SECONDS: Final = 5.0
+"""How long children may drain before a task. Under load they would drain for ever: what they process
+comes in meanwhile; and what they can be killed in the middle of, they go on with later."""
 TASK_PAUSE_SECONDS: Final = 1.0
 """How long a task that is to be run again waits before."""
 _PR_SET_PDEATHSIG: Final = 1
@@ -109,7 +112,7 @@ class Interlude:
         stage = min(child.stop_stage for child in running)
         now = time.monotonic()
         if stage != self._stage:
-            self._stage, self._deadline = stage, now + GRACE_SECONDS
+            self._stage, self._deadline = stage, now + TASK_GRACE_SECONDS
             for child in running:
                 if child.stop_stage == stage and child.process is not None:
                     child.process.terminate()
