@@ -96,22 +96,26 @@ def restore(place: Path, target: Layout, options: Options, report: Report = lamb
         Unavailable: there is not enough room.
     """
     _check_target(target.directory)
-    chosen, manifest = check(place, options.id, report)
+    kept_in = BackupPlace(place)
+    kept_in.check()
+    chosen, manifest = kept_in.load(options.id)
     if manifest.directory_format > FORMAT:
         raise Conflict(
             f"restoring backup {chosen}: it is of format {manifest.directory_format}, this program reads "
             f"{FORMAT}; upgrade profilelake: pip install --upgrade profilelake"
         )
     key = _key_file(manifest, options.key_from)
-    control, known_from = _newest_control(BackupPlace(place), options.control_from, manifest.key_fingerprint)
+    control, known_from = _newest_control(kept_in, options.control_from, manifest.key_fingerprint)
     _check_room(target.directory, manifest)
+    places = [(file, _below(target.directory, file)) for file in manifest.files]
+    check(place, chosen, report)
     report(f"copying {manifest.bytes():,} bytes to {target.directory}")
     pool = Pool(place)
     target.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     for path in (target.run, target.secrets):
         path.mkdir(mode=0o700)
-    for file in manifest.files:
-        pool.give(file.sha256, file.bytes, _below(target.directory, file))
+    for file, path in places:
+        pool.give(file.sha256, file.bytes, path)
     reach("restore.copied")
     if key is not None:
         _give_secrets(key, target)

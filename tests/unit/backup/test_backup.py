@@ -1,0 +1,404 @@
+"""Backups of a stopped directory: what is in them, what is not copied twice, what a restore refuses."""
+
+import hashlib
+import json
+import sqlite3
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from command_line import run, told
+from eventlog_puppet import entry, write_log
+from pipeline_driver import START, WORKSPACE, Desk, LogBuilder
+from profilelake.backup import capture
+from profilelake.backup.capture import captured
+from profilelake.backup.manifest import BackupPlace
+from profilelake.backup.pool import Pool
+from profilelake.backup.record import load
+from profilelake.errors import Conflict, Corrupt, NotFound, Unavailable
+from profilelake.lake.catalog import Lake
+from profilelake.settings import Layout
+from profilelake.workspaces.control import Control
+from profilelake.workspaces.suppressions import Hashed
+from stopped_directory import stopped_directory
+
+LOG = "0" * 16
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> Layout:
+    """Return a directory with ten events in state and tables, and a log that goes on."""
+    made = stopped_directory(tmp_path / "data")
+    made.definitions.mkdir()
+    (made.definitions / "identity.yaml").write_text("# rules\n")
+    (made.directory / "profilelake.toml").write_text('region = "eu"\n')
+    made.credentials.write_text("{}")
+    with desk(made) as at:
+        log = LogBuilder(LOG)
+        for number in range(2):
+            messages = [
+                {"type": "identify", "messageId": f"m{number}-{n}", "userId": f"u{n}", "traits": {"n": n}}
+                for n in range(5)
+            ]
+            at.apply([log.record(START + number, messages)])
+            at.publish()
+    write_log(made.log, [entry(b"later")])
+    return made
+
+
+class desk:  # noqa: N801 - used as a function
+    """The pipeline on a directory, closed at the end."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+
+    def __enter__(self) -> Desk:
+        self._desk = Desk(self._layout.directory)
+        self._desk.state.close()
+        self._desk.setup = replace(
+            self._desk.setup,
+            recent_directory=self._layout.recent(WORKSPACE),
+            dedup_directory=self._layout.dedup(WORKSPACE),
+        )
+        self._desk.open()
+        return self._desk
+
+    def __exit__(self, *_: object) -> None:
+        self._desk.state.close()
+
+
+def suppress(layout: Layout, *values: str) -> None:
+    with Control.open(layout.control, bytes) as control:
+        hashes = [hashlib.blake2b(value.encode(), digest_size=16).digest() for value in values]
+        control.suppressions().suppress(
+            WORKSPACE, [Hashed("users", "user_id", one, one) for one in hashes], now=1
+        )
+
+
+def back_up(layout: Layout, place: Path, *options: str) -> dict[str, object]:
+    ran = run("backup", place, "--dir", layout.directory, "--json", *options)
+    assert ran.code == 0, ran.err
+    return dict(ran.json)
+
+
+def paths(place: Path) -> set[str]:
+    return {file.path for file in BackupPlace(place).load()[1].files}
+
+
+def test_what_is_in_a_backup_and_what_comes_back(layout: Layout, tmp_path: Path) -> None:
+    place, restored = tmp_path / "backups", Layout(tmp_path / "restored")
+    made = back_up(layout, place)
+    assert made["events"] == 11
+    found = paths(place)
+    assert {"control.sqlite", "credentials.json", "state/data.mdb", "profilelake.toml"} <= found
+    assert {"definitions/identity.yaml", "secrets/identifier.key"} <= found
+    assert any(path.startswith("recent/default/") for path in found)
+    assert any(path.startswith("log/") and path.endswith(".seg") for path in found)
+    assert not any(path.startswith(("run/", "FORMAT", "format.json", "backups.json")) for path in found)
+    for path in place.rglob("*"):
+        assert path.stat().st_mode & 0o077 == 0 or path.is_file()
+    assert place.stat().st_mode & 0o777 == 0o700
+    ran = run("restore", place, "--dir", restored.directory, "--json")
+    assert ran.code == 0, ran.err
+    assert ran.json["events"] == 11
+    restored.check()
+    assert restored.directory.stat().st_mode & 0o777 == 0o700
+    for path in (restored.secrets / "identifier.key", restored.control, restored.credentials):
+        assert path.stat().st_mode & 0o777 == 0o600
+    with desk(restored) as at:
+        at.check_epoch()
+        assert at.applied().totals["in_lake"] == 10
+        assert at.verify() == []
+        # Goes on where it was: what is sent again is known.
+        log = LogBuilder("1" * 16)
+        again = [{"type": "identify", "messageId": "m0-0", "userId": "u0", "traits": {"n": 0}}]
+        fresh = [{"type": "identify", "messageId": "m9", "userId": "u0"}]
+        at.apply([log.record(START + 100, again + fresh)])
+        assert at.publish()
+        assert at.applied().totals == at.applied().totals | {"in_lake": 11, "duplicates": 1}
+        assert at.verify() == []
+
+
+def test_a_second_backup_copies_only_what_is_new(layout: Layout, tmp_path: Path) -> None:
+    place = tmp_path / "backups"
+    first = back_up(layout, place)
+    again = back_up(layout, place)
+    assert again["files"] == first["files"]
+    assert again["new_files"] == 0
+    with desk(layout) as at:
+        log = LogBuilder("1" * 16)
+        at.apply(
+            [log.record(START + 50, [{"type": "track", "event": "e", "messageId": "t", "userId": "u1"}])]
+        )
+        at.publish()
+    more = back_up(layout, place)
+    assert 0 < int(str(more["new_files"])) < int(str(more["files"]))
+    assert len(BackupPlace(place).ids()) == 3
+
+
+def test_only_so_many_are_kept(layout: Layout, tmp_path: Path) -> None:
+    place = tmp_path / "backups"
+    first = back_up(layout, place)
+    with desk(layout) as at:
+        at.apply([LogBuilder("1" * 16).record(START + 50, [{"type": "track", "event": "e", "userId": "u1"}])])
+        at.publish()
+        for definition in ("set_map", "profiles"):
+            at.lake.load(WORKSPACE, definition)
+    second = back_up(layout, place, "--keep", "1")
+    assert second["removed"] == [first["id"]]
+    assert BackupPlace(place).ids() == [second["id"]]
+    held = {path.name for path in (place / "files").glob("*/*")}
+    assert held == {file.sha256 for file in BackupPlace(place).load()[1].files}
+    assert run("restore", place, "--check").code == 0
+    listed = run("backup", place, "--list", "--json").json
+    assert [row["id"] for row in listed] == [second["id"]]
+
+
+def test_linked_backups_share_what_never_changes(layout: Layout, tmp_path: Path) -> None:
+    place = tmp_path / "backups"
+    back_up(layout, place, "--link")
+    manifest = BackupPlace(place).load()[1]
+    shared = [file for file in manifest.files if Pool(place).path(file.sha256).stat().st_nlink > 1]
+    assert shared
+    assert all(file.path.startswith(("lake/", "recent/", "dedup/")) for file in shared)
+    assert run("restore", place, "--dir", tmp_path / "restored").code == 0
+    assert all(path.stat().st_nlink == 1 for path in (tmp_path / "restored").rglob("*") if path.is_file())
+
+
+# ---- the key -----------------------------------------------------------------------------------
+
+
+def test_without_the_key(layout: Layout, tmp_path: Path) -> None:
+    place, target = tmp_path / "backups", tmp_path / "restored"
+    ran = run("backup", place, "--dir", layout.directory, "--without-key")
+    assert "keep" in ran.err
+    assert not {"secrets/identifier.key", "credentials.json"} & paths(place)
+    assert load(layout.backups).with_key is None
+    told(run("restore", place, "--dir", target), 2, "name the folder that has it with --key-from")
+    told(run("restore", place, "--dir", target, "--key-from", tmp_path), 3, "there is no identifier.key")
+    other = stopped_directory(tmp_path / "other")
+    (other.secrets / "identifier.key").write_bytes(b"x" * 16)
+    told(run("restore", place, "--dir", target, "--key-from", other.secrets), 2, "its fingerprint is")
+    assert not target.exists()
+    assert run("restore", place, "--dir", target, "--key-from", layout.directory).code == 0
+
+
+def test_the_key_apart(layout: Layout, tmp_path: Path) -> None:
+    place, apart = tmp_path / "backups", tmp_path / "apart"
+    back_up(layout, place, "--key-to", str(apart))
+    assert not {"secrets/identifier.key", "credentials.json"} & paths(place)
+    key = apart / "secrets" / "identifier.key"
+    assert (key.stat().st_mode & 0o777, key.read_bytes()) == (
+        0o600,
+        (layout.secrets / "identifier.key").read_bytes(),
+    )
+    escrow = load(layout.backups).with_key
+    assert escrow is not None
+    assert escrow.place == str(apart)
+    back_up(layout, place, "--key-to", str(apart))
+    key.write_bytes(bytes(16))
+    told(run("backup", place, "--dir", layout.directory, "--key-to", apart), 4, "another one is there")
+    key.write_bytes((layout.secrets / "identifier.key").read_bytes())
+    assert run("restore", place, "--dir", tmp_path / "restored", "--key-from", apart).code == 0
+    told(
+        run("backup", place, "--dir", layout.directory, "--key-to", apart, "--without-key"),
+        2,
+        "contradict each other",
+    )
+
+
+# ---- who is suppressed --------------------------------------------------------------------------
+
+
+def suppressed(layout: Layout) -> int:
+    with closing(sqlite3.connect(layout.control)) as database:
+        return int(database.execute("SELECT count(*) FROM suppressions").fetchone()[0])
+
+
+def test_an_older_backup_brings_nobody_back(layout: Layout, tmp_path: Path) -> None:
+    place = tmp_path / "backups"
+    suppress(layout, "first")
+    old = str(back_up(layout, place)["id"])
+    suppress(layout, "second", "third")
+    back_up(layout, place)
+    suppress(layout, "fourth")
+    newest = Layout(tmp_path / "newest")
+    ran = run("restore", place, "--backup", old, "--dir", newest.directory, "--json")
+    assert (ran.json["id"], ran.json["suppressed"], ran.json["suppressed_since"]) == (old, 3, 2)
+    assert suppressed(newest) == 3
+    live = Layout(tmp_path / "live")
+    options = ("--backup", old, "--control-from", layout.directory)
+    ran = run("restore", place, *options, "--dir", live.directory, "--json")
+    assert (ran.json["suppressed"], ran.json["suppressed_since"]) == (4, 3)
+    assert ran.json["control_from"] == str(layout.directory)
+    assert suppressed(live) == 4
+
+
+def test_what_another_installation_knows_is_refused(layout: Layout, tmp_path: Path) -> None:
+    place, target = tmp_path / "backups", tmp_path / "restored"
+    back_up(layout, place)
+    other = Layout(tmp_path / "other")
+    other.create()
+    with Control.open(other.control, lambda size: b"o" * size) as control:
+        control.ensure_default(now=1)
+        control.bind_identifier_key(other.secrets)
+    told(run("restore", place, "--dir", target, "--control-from", other.directory), 2, "another installation")
+    told(
+        run("restore", place, "--dir", target, "--control-from", tmp_path), 3, "there is no control database"
+    )
+    told(run("backup", place, "--dir", other.directory), 4, "backups of another installation")
+    (tmp_path / "no.sqlite").write_text(
+        "nothing of the kind, but long enough to be looked at as a database" * 20
+    )
+    told(
+        run("restore", place, "--dir", target, "--control-from", tmp_path / "no.sqlite"),
+        2,
+        "name another one",
+    )
+    assert not target.exists()
+
+
+# ---- what is refused ---------------------------------------------------------------------------
+
+
+def test_places_that_are_none(layout: Layout, tmp_path: Path) -> None:
+    full = tmp_path / "full"
+    full.mkdir()
+    (full / "thesis.tex").touch()
+    told(run("backup", full, "--dir", layout.directory), 4, "there are other things")
+    told(run("backup", layout.directory / "b", "--dir", layout.directory), 2, "inside of the data directory")
+    told(run("restore", full, "--dir", tmp_path / "new"), 3, "none were made there")
+    told(run("backup", full, "--list"), 3, "none were made there")
+    place = tmp_path / "backups"
+    back_up(layout, place)
+    told(run("restore", place, "--dir", full), 4, "it is not empty")
+    told(run("restore", place), 2, "name the new data directory with --dir")
+    told(run("restore", place, "--backup", "x", "--dir", tmp_path / "new"), 3, "there is none; there are")
+    (place / "PROFILELAKE-BACKUPS").write_text("9\n")
+    told(run("restore", place, "--dir", tmp_path / "new"), 4, "upgrade profilelake")
+
+
+def test_damage_is_found_before_anything_is_written(layout: Layout, tmp_path: Path) -> None:
+    place, target = tmp_path / "backups", tmp_path / "restored"
+    good = str(back_up(layout, place)["id"])
+    with desk(layout) as at:
+        at.apply([LogBuilder("1" * 16).record(START + 50, [{"type": "track", "event": "e", "userId": "u1"}])])
+        at.publish()
+    bad = str(back_up(layout, place)["id"])
+    only_bad = {f.sha256 for f in BackupPlace(place).load(bad)[1].files} - {
+        f.sha256 for f in BackupPlace(place).load(good)[1].files
+    }
+    path = Pool(place).path(min(only_bad))
+    data = path.read_bytes()
+    for damaged in (bytes([data[0] ^ 1]) + data[1:], data[:-1], None):
+        path.unlink()
+        if damaged is not None:
+            path.write_bytes(damaged)
+        ran = run("restore", place, "--dir", target)
+        assert ran.code == 6
+        assert f"restore another backup, there are {good}" in ran.err
+        assert not target.exists()
+    assert run("restore", place, "--dir", target, "--backup", good).code == 0
+    manifest = place / "backups" / f"{good}.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"files": []}))
+    told(run("restore", place, "--check", "--backup", good), 6, "its checksum differs")
+
+
+def test_a_manifest_names_no_file_outside(layout: Layout, tmp_path: Path) -> None:
+    place = tmp_path / "backups"
+    back_up(layout, place)
+    id, manifest = BackupPlace(place).load()
+    from_outside = [replace_path(file, "../escaped") for file in manifest.files[:1]]
+    BackupPlace(place).remove(id)
+    BackupPlace(place).add(type(manifest)(**{**as_dict(manifest), "files": [*manifest.files, *from_outside]}))
+    told(run("restore", place, "--dir", tmp_path / "restored"), 6, "names only files below its directory")
+    assert not (tmp_path / "escaped").exists()
+
+
+def as_dict(manifest: object) -> dict[str, object]:
+    return {name: getattr(manifest, name) for name in manifest.__struct_fields__}  # type: ignore[attr-defined]
+
+
+def replace_path(file: object, path: str) -> object:
+    return type(file)(path, file.bytes, file.sha256)  # type: ignore[attr-defined,call-arg]
+
+
+def test_a_directory_that_never_started_can_be_backed_up(tmp_path: Path) -> None:
+    layout = stopped_directory(tmp_path / "data")
+    assert back_up(layout, tmp_path / "backups")["events"] == 0
+    assert run("restore", tmp_path / "backups", "--dir", tmp_path / "restored").code == 0
+    Layout(tmp_path / "restored").check()
+
+
+def test_tables_without_a_state_are_refused(layout: Layout, tmp_path: Path) -> None:
+    layout.state.rename(tmp_path / "away")
+    told(run("backup", tmp_path / "b", "--dir", layout.directory), 4, "profilelake rebuild --dir")
+
+
+def test_a_lost_key_is_told(layout: Layout, tmp_path: Path) -> None:
+    (layout.secrets / "identifier.key").unlink()
+    told(run("backup", tmp_path / "b", "--dir", layout.directory), 3, "does not exist")
+
+
+# ---- a directory at work -----------------------------------------------------------------------
+
+
+def capture_of(layout: Layout, tmp_path: Path) -> capture.Captured:
+    with captured(layout, layout.run / "backup", tmp_path / "making", [WORKSPACE]) as found:
+        return found
+
+
+def test_a_moment_in_which_tables_moved_is_not_taken(
+    layout: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pointers, looks = Lake.pointers, [0]
+
+    def moving(self: Lake) -> dict[tuple[str, str], str]:
+        looks[0] += 1
+        return pointers(self) | ({("ws_default", "moving"): str(looks[0])} if looks[0] < 6 else {})
+
+    monkeypatch.setattr(Lake, "pointers", moving)
+    assert len(capture_of(layout, tmp_path).tables) == len(
+        pointers(Lake.open(layout.catalog_uri, layout.warehouse))
+    )
+    assert looks[0] >= 7
+    monkeypatch.setattr(Lake, "pointers", lambda _: {("a", str(looks.append(0) or len(looks))): ""})
+    monkeypatch.setattr(capture, "MOMENT_TRIES_MAX", 3)
+    monkeypatch.setattr(capture, "MOMENT_WAIT_SECONDS", 0)
+    with pytest.raises(Unavailable, match=r"20 attempts failed, retry later"):
+        capture_of(layout, tmp_path)
+
+
+def test_files_that_go_meanwhile_begin_another_attempt(
+    layout: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pin_file, gone = capture.pin_file, [0]
+
+    def going(source: Path, place: Path) -> None:
+        if gone[0] < 2:
+            gone[0] += 1
+            raise FileNotFoundError(source)
+        pin_file(source, place)
+
+    monkeypatch.setattr(capture, "pin_file", going)
+    monkeypatch.setattr(capture, "MOMENT_WAIT_SECONDS", 0)
+    assert len(capture_of(layout, tmp_path).files) > 10
+    assert gone[0] == 2
+    assert not (layout.run / "backup").exists()
+
+
+def test_errors_of_the_place(tmp_path: Path) -> None:
+    place = BackupPlace(tmp_path / "none")
+    with pytest.raises(NotFound):
+        place.check()
+    place.create()
+    with pytest.raises(NotFound):
+        place.load()
+    (tmp_path / "file").touch()
+    with pytest.raises(Conflict):
+        BackupPlace(tmp_path / "file").create()
+    (tmp_path / "none" / "backups" / "2026-x.json").write_text("{")
+    with pytest.raises(Corrupt):
+        place.load()
