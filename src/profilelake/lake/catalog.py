@@ -139,7 +139,7 @@ class PublishedTable:
 
     def unreachable(self, modified_before: int) -> list[Swept]:
         """Return the files in the table's folder that no live snapshot reaches, older than a second since 1970."""
-        return maintenance.sweep(self.table, modified_before, dry_run=True)
+        return [found for found in maintenance.unreachable(self.table) if found.modified_at < modified_before]
 
 
 class Lake:

@@ -128,7 +128,7 @@ class SqlAnswers:
 
     async def _streamed(self, request: Request, asked: Asked) -> Response:
         beginning = asyncio.create_task(self._begun(asked))
-        leaving: asyncio.Future[object] = asyncio.ensure_future(request.receive())
+        leaving = asyncio.ensure_future(request.receive())
         try:
             await asyncio.wait((beginning, leaving), return_when=asyncio.FIRST_COMPLETED)
         finally:

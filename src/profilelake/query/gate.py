@@ -96,7 +96,10 @@ def _statement(connection: duckdb.DuckDBPyConnection, text: str, query: str, shi
         raise of_engine(error, query, shift) from None
     if len(statements) != 1:
         raise failed("one_statement", f"give one statement; this is {len(statements) or 'none'}")
-    kind: str = statements[0].type.name
+    try:
+        kind: str = statements[0].type.name
+    except ValueError:
+        kind = ""  # one that the engine has and its library has no name for
     return kind
 
 
