@@ -51,7 +51,7 @@ class Surroundings:
         if "added" in attack:
             return "SELECT " + "+".join(["1"] * attack["added"])
         if "subqueries" in attack:
-            return "SELECT * FROM (" * attack["subqueries"] + "SELECT 1" + ")" * attack["subqueries"]
+            return "SELECT * FROM (" * attack["subqueries"] + "SELECT 1" + ")" * attack["subqueries"]  # noqa: S608
         query: str = attack["query"]
         places = {
             "dir": str(self.directory),
@@ -59,7 +59,7 @@ class Surroundings:
             "parquet": str(self.directory / "other.parquet"),
             "link": str(self.directory / "link"),
             "handed": f"/proc/self/fd/{FILES_AT}",
-            "url": "http://127.0.0.1:{}".format(self.listening.getsockname()[1]),
+            "url": f"http://127.0.0.1:{self.listening.getsockname()[1]}",
             "brackets": "[" * 20_000,
         }
         for name, value in places.items():
@@ -154,7 +154,7 @@ async def unguarded(nursery: Nursery, query: str, handed: int) -> tuple[bytes, F
     """Run a query past the gate and return what came of it."""
     job = Job(
         query,
-        views=[View("", "events", f"SELECT * FROM read_parquet(['/proc/self/fd/{FILES_AT}'])")],
+        views=[View("", "events", f"SELECT * FROM read_parquet(['/proc/self/fd/{FILES_AT}'])")],  # noqa: S608
         format="ndjson",
         files=1,
         memory_bytes=MEMORY_BYTES,

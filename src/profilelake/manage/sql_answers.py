@@ -2,20 +2,20 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 import msgspec
 from starlette.requests import Request
-from starlette.responses import FileResponse, Response, StreamingResponse
+from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
 from profilelake.errors import Invalid, Unavailable
 from profilelake.manage.answers import json_answer, problem
 from profilelake.manage.requests import read_json
 from profilelake.manage.sql import SEES, TOKEN
+from profilelake.ops.forward import PIPE, pipe_of
 from profilelake.ops.http import Receive, Scope, Send
 from profilelake.query.asking import Asked, Queries, TooMany
 from profilelake.query.failures import Code, Failed, Failure
@@ -140,17 +140,8 @@ class SqlAnswers:
             return problem(400, "cancelled", "the client went away")  # nobody reads it
         running, kept = beginning.result()
 
-        async def pieces() -> AsyncIterator[bytes]:
-            try:
-                async for piece in running.pieces():
-                    yield piece
-            except Failed as error:
-                # The head is sent: all that is left is to let the answer end where it cannot be taken for whole.
-                _LOG.info("a result breaks off: %s", error.failure.code)
-                raise
-
-        headers = {"Cache-Control": "no-store"}
-        return _Closing(pieces(), kept, headers=headers, media_type=FORMATS[asked.format])
+        headers = {"Cache-Control": "no-store", PIPE.decode(): pipe_of(running.out)}
+        return _ThroughPipe(running, kept, headers=headers, media_type=FORMATS[asked.format])
 
     async def _begun(self, asked: Asked) -> tuple[Running, AsyncExitStack]:
         async with AsyncExitStack() as held:
@@ -158,16 +149,37 @@ class SqlAnswers:
             return running, held.pop_all()
 
 
-class _Closing(StreamingResponse):
-    """A stream that gives back what it reads from, however it ends."""
+class _ThroughPipe(Response):
+    """Says where the result comes through, and that all of it is there: see `ops.forward.PIPE`."""
 
-    def __init__(self, pieces: AsyncIterator[bytes], held: AsyncExitStack, **how: Any) -> None:
-        super().__init__(pieces, **how)
+    def __init__(self, running: Running, held: AsyncExitStack, **how: Any) -> None:
+        super().__init__(**how)
+        del self.headers["content-length"]
+        self._running = running
         self._held = held
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
         async with self._held:
-            await super().__call__(scope, receive, send)
+            await send(
+                {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
+            )
+            writing = asyncio.create_task(self._running.written())
+            leaving = asyncio.ensure_future(receive())
+            try:
+                await asyncio.wait((writing, leaving), return_when=asyncio.FIRST_COMPLETED)
+                if writing.done():
+                    if isinstance(error := writing.exception(), Failed):
+                        # The head is sent: all that is left is to let the answer end where nobody can take
+                        # it for whole. What it was is for the log, without what was asked.
+                        _LOG.info("a result breaks off: %s", error.failure.code)
+                        return
+                    writing.result()
+                    await send({"type": "http.response.body", "body": b".", "more_body": True})
+                    await leaving
+            finally:
+                leaving.cancel()
+                writing.cancel()
+                await asyncio.gather(leaving, writing, return_exceptions=True)
 
 
 def _refused(failure: Failure) -> Response:

@@ -19,11 +19,20 @@ import httptools
 
 from profilelake.errors import Conflict, Internal, Unavailable
 from profilelake.ops.http import Receive, Scope, Send
+from profilelake.ops.pipes import pieces
 
 TRUSTED: Final = b"x-profilelake-"
 """How the names of headers begin that say what was checked; those of clients are dropped."""
 BUFFER_BYTES_MAX: Final = 1 << 20
 """Bytes of an answer that wait for the client before the other process waits too."""
+PIPE: Final = b"x-profilelake-pipe"
+"""Header of an answer whose body comes through a pipe of the other process, which `pipe_of` names.
+
+It saves large results one way through a process. The body of the answer itself is one byte then, sent
+once the pipe is known to hold all there is, and the other process keeps the pipe until we hang up.
+"""
+PIECE_BYTES: Final = 1 << 20
+"""Bytes that are taken from such a pipe at once."""
 HEAD_BYTES_MAX: Final = 65_536
 """Bytes of an answer's status line and headers."""
 
@@ -173,12 +182,38 @@ async def _send_request(upstream: "_Upstream", head: bytes, receive: Receive) ->
             await upstream.write(piece if more else piece + b"0\r\n\r\n")
 
 
+def pipe_of(descriptor: int) -> str:
+    """Return the value of the header `PIPE` for a pipe that this process has open."""
+    return f"/proc/{os.getpid()}/fd/{descriptor}"
+
+
 async def _send_answer(upstream: "_Upstream", send: Send) -> None:
     status, headers = await upstream.head()
-    await send({"type": "http.response.start", "status": status, "headers": headers})
+    place = next((value for name, value in headers if name == PIPE), None)
+    shown = [(name, value) for name, value in headers if not name.startswith(TRUSTED)]
+    # Opened before anything is said: what cannot be opened can still be told of.
+    pipe = None if place is None else _opened(place)
+    try:
+        await send({"type": "http.response.start", "status": status, "headers": shown})
+        if pipe is not None:
+            async for piece in pieces(pipe, PIECE_BYTES):
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+            await upstream.body()
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+            return
+    finally:
+        if pipe is not None:
+            os.close(pipe)
     while body := await upstream.body():
         await send({"type": "http.response.body", "body": body, "more_body": True})
     await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+def _opened(place: bytes) -> int:
+    try:
+        return os.open(place, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise Unavailable("asking the lake: its answer is gone; try again") from error
 
 
 class _Upstream(asyncio.Protocol):

@@ -4,6 +4,7 @@ Nothing a worker says is believed beyond its shape, and what it may take in time
 """
 
 import asyncio
+import fcntl
 import os
 import select
 import signal
@@ -19,6 +20,7 @@ from typing import Final
 import msgspec
 
 from profilelake.errors import Unavailable
+from profilelake.ops.pipes import pieces
 from profilelake.query.failures import Failed, Failure, failed
 from profilelake.query.worker import FILES_MAX, FILES_PER_MESSAGE, Job, Told
 
@@ -27,7 +29,6 @@ START_SECONDS_MAX: Final = 30.0
 FORK_SECONDS_MAX: Final = 5.0
 PIPE_BYTES: Final = 1 << 20
 """What of a result waits in the kernel before the worker has to."""
-PIECE_BYTES: Final = 1 << 20
 TOLD_BYTES_MAX: Final = 1 << 20
 """Bytes of one thing that a worker says."""
 
@@ -43,8 +44,9 @@ class Running:
 
     _pidfd: int
     _control: asyncio.StreamReader
-    _out: asyncio.StreamReader
-    _transports: list[asyncio.BaseTransport]
+    _transport: asyncio.BaseTransport
+    out: int
+    """Descriptor of the pipe that the result comes through."""
     _last: Told | None = None
     _ended: Failure | None = None
 
@@ -66,9 +68,14 @@ class Running:
         Raises:
             Failed: it breaks off here, and what came is not all of it.
         """
-        while piece := await self._out.read(PIECE_BYTES):
+        async for piece in pieces(self.out, PIPE_BYTES):
             yield piece
-        self._last = await self._told() if self._last is None or self._last.rows is None else self._last
+        await self.written()
+
+    async def written(self) -> None:
+        """Wait until the worker has written all of the result into `out`. Raises Failed if it breaks off."""
+        while self._last is None or self._last.rows is None:
+            self._last = await self._told()
 
     @property
     def rows(self) -> int:
@@ -84,8 +91,8 @@ class Running:
     def close(self) -> None:
         """End the worker, if it has not, and give back what it held here."""
         self.end(Failure("cancelled", "the query was cancelled"))
-        for transport in self._transports:
-            transport.close()
+        self._transport.close()
+        os.close(self.out)
         os.close(self._pidfd)
 
     async def _told(self) -> Told:
@@ -149,9 +156,10 @@ class Nursery:
         finally:
             os.close(control_write)
             os.close(out_write)
-        told, first = await _reader(control, TOLD_BYTES_MAX)
-        result, second = await _reader(out, PIECE_BYTES)
-        return Running(pidfd, told, result, [first, second])
+        with suppress(OSError):
+            fcntl.fcntl(out, fcntl.F_SETPIPE_SZ, PIPE_BYTES)  # beyond what this user may have, it stays small
+        told, transport = await _reader(control)
+        return Running(pidfd, told, transport, out)
 
     def _fork(self, job: Job, descriptors: Sequence[int]) -> int:
         described = os.memfd_create("job", os.MFD_CLOEXEC)
@@ -217,8 +225,8 @@ class Nursery:
             self._process = None
 
 
-async def _reader(descriptor: int, limit: int) -> tuple[asyncio.StreamReader, asyncio.BaseTransport]:
-    reader = asyncio.StreamReader(limit=limit)
+async def _reader(descriptor: int) -> tuple[asyncio.StreamReader, asyncio.BaseTransport]:
+    reader = asyncio.StreamReader(limit=TOLD_BYTES_MAX)
     pipe = open(descriptor, "rb", buffering=0)  # noqa: SIM115, ASYNC230 - the transport closes it
     transport, _ = await asyncio.get_running_loop().connect_read_pipe(
         lambda: asyncio.StreamReaderProtocol(reader), pipe

@@ -76,7 +76,7 @@ def main(descriptor: int) -> None:
     """Wait for jobs on a socket and fork a worker for each, until the other side closes it."""
     os.environ.clear()
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # workers are not waited for
+    signal.signal(signal.SIGCHLD, _reap)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
@@ -93,6 +93,13 @@ def main(descriptor: int) -> None:
         socket.send_fds(asked, [b"forked"], [pidfd := os.pidfd_open(child)])
         for opened in (*descriptors, pidfd):
             os.close(opened)
+
+
+def _reap(*_: object) -> None:
+    """Take note of workers that ended, so that their time is counted and nothing of them is left."""
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
 
 
 def _warm() -> None:
@@ -125,6 +132,7 @@ def _received(asked: socket.socket) -> list[int]:
 def _work(asked: socket.socket, descriptors: list[int]) -> None:
     """Do one job in this process and end it."""
     try:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         asked.close()
         job_file, control, out, *files = descriptors
