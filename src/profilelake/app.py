@@ -30,6 +30,7 @@ from profilelake.ops import logs
 from profilelake.ops.clock import wall
 from profilelake.ops.metric_files import reserve_metric_files
 from profilelake.ops.supervisor import Child, Supervisor, die_with_parent, say_ready
+from profilelake.semantics.consent import Policy
 from profilelake.semantics.rules import IdentityRules, segment_defaults
 from profilelake.settings import Layout, Settings
 from profilelake.workspaces.control import Control
@@ -794,7 +795,7 @@ def pipeline_process(settings: Settings, *, parent: int, ready: int) -> int:
     applying = Applying(
         log_directory=layout.log,
         state=state,
-        workspaces=[_workspace(layout)],
+        workspaces=[_workspace(layout, settings.pipeline.policy())],
         region=settings.region,
         settings=settings.pipeline,
         clock=wall,
@@ -912,12 +913,13 @@ def _rebuild(layout: Layout, report: Callable[[str], None]) -> dict[str, object]
         ensure_tables(lake, WORKSPACE)
         gc.disable()  # a record of everything lives until the end: looking for cycles is wasted
         with damage_told():
-            return rebuild(_workspace(layout), layout.state, lake, wall(), report)
+            policy = Settings.load(layout.directory, os.environ).pipeline.policy()
+            return rebuild(_workspace(layout, policy), layout.state, lake, wall(), report)
     finally:
         gc.enable()
 
 
-def _workspace(layout: Layout) -> "WorkspaceSetup":
+def _workspace(layout: Layout, policy: Policy | None = None) -> "WorkspaceSetup":
     from profilelake.lake.catalog import Lake
     from profilelake.pipeline.batch import WorkspaceSetup
     from profilelake.pipeline.history import EventHistory
@@ -935,6 +937,7 @@ def _workspace(layout: Layout) -> "WorkspaceSetup":
         history=EventHistory(
             lambda: Lake.open(layout.catalog_uri, layout.warehouse), layout.recent(WORKSPACE)
         ),
+        consent_policy=policy,
         untrusted=partial(_untrusted, layout),
     )
 

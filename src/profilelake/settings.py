@@ -15,6 +15,7 @@ from typing import Any, Final, Self
 
 from profilelake.directory_format import DETAILS, FORMAT, GUARD, check_format, new_format, write_format
 from profilelake.errors import Conflict, Invalid
+from profilelake.semantics.consent import DEFAULT_POLICY, POLICIES, Policy
 
 __all__ = ["FORMAT", "HttpSettings", "Layout", "LogSettings", "PipelineSettings", "Settings"]
 
@@ -70,6 +71,13 @@ class PipelineSettings:
     """How far the bases of current tables may lag behind their change logs."""
     log_retention_hours: float = 24.0
     """How long the event log is kept after its events are in the lake."""
+    consent_policy: str = DEFAULT_POLICY
+    """What the parts of one profile amount to that say different things of consent: `most_restrictive`,
+    `latest` or `conflict`."""
+
+    def policy(self) -> Policy:
+        """Return `consent_policy` as what it is."""
+        return next(known for known in POLICIES if known == self.consent_policy)
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +184,7 @@ class Settings:
         _check_public_url(sections["http"].public_url)
         _check_unknown_key(sections["http"].unknown_key)
         _check_jail(sections["sql"].jail)
+        _check_policy(sections["pipeline"].consent_policy)
         return cls(directory=directory, region=region, **sections)
 
 
@@ -254,6 +263,11 @@ def _check_unknown_key(text: str) -> None:
 def _check_jail(text: str) -> None:
     if text not in JAIL:
         raise Invalid(f"setting sql.jail = {text!r}: give one of {', '.join(JAIL)}")
+
+
+def _check_policy(text: str) -> None:
+    if text not in POLICIES:
+        raise Invalid(f"setting pipeline.consent_policy = {text!r}: give one of {', '.join(POLICIES)}")
 
 
 def _with_values(section: Any, name: str, values: Mapping[str, Any]) -> Any:

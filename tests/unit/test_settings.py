@@ -58,6 +58,10 @@ def test_a_public_url_is_taken_as_it_is(tmp_path: Path, url: str) -> None:
         ("[http]\nprocesses = 0", "http.processes = 0: give 1 to 64"),
         ("[http]\nhost = 1", "http.host = 1: not text"),
         ("[http]\ntrusted_proxies = '10.0.0.0/8, proxy'", "'proxy' is no network"),
+        (
+            "[pipeline]\nconsent_policy = 'strict'",
+            "pipeline.consent_policy = 'strict': give one of most_restrictive, latest, conflict",
+        ),
         ("[http]\nunknown_key = 'drop'", "http.unknown_key = 'drop': give one of reject, accept_and_drop"),
         *[
             (f"[http]\npublic_url = '{url}'", f"http.public_url = {url!r}: give a URL such as https://")

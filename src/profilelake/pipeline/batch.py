@@ -36,7 +36,7 @@ from profilelake.profiles.fold_consent import fold_consent
 from profilelake.profiles.fold_links import fold_leave, fold_links
 from profilelake.profiles.journal import REGROUPED, regrouped
 from profilelake.profiles.tables import ACCOUNT_LINKS, CONSENT_WRITES, TRAIT_WRITES
-from profilelake.semantics.consent import DEFAULT_POLICY, Policy
+from profilelake.semantics.consent import Policy
 from profilelake.semantics.identity import common_window
 from profilelake.semantics.positions import Position
 from profilelake.semantics.rules import COLLECTIONS, IdentityRules
@@ -56,7 +56,7 @@ class WorkspaceSetup:
 
     `rules` hold until a decision says others. Without a `tail_directory` nobody can watch; without a
     `history` no event can be retracted. `untrusted` tells which sources are open to strangers.
-    `consent_policy` brings together what the sets of one profile say.
+    `consent_policy` brings together what the sets of one profile say; None keeps the one in force.
     """
 
     name: str
@@ -68,7 +68,7 @@ class WorkspaceSetup:
     suppressed: Listed = nobody
     history: History | None = None
     untrusted: Callable[[], frozenset[str]] = frozenset
-    consent_policy: Policy = DEFAULT_POLICY
+    consent_policy: Policy | None = None
 
 
 class Batcher:
@@ -122,8 +122,9 @@ class Batcher:
     def _take_policies(self) -> None:
         """Let the policies for consent hold; where one has changed, profiles are to be published anew."""
         for name, setup in self._setups.items():
+            policy = setup.consent_policy
             with self._state.read(name) as tx:
-                if policy_in_force(tx, name) == setup.consent_policy:
+                if policy is None or policy == policy_in_force(tx, name):
                     continue
             with self._state.write() as tx:
                 applied = load_applied(tx, name, self._epoch)
@@ -132,7 +133,7 @@ class Batcher:
                 for key in tx.keys(name, Db.CONSENT):
                     work.publish_consent(key, changed=True)
                 work.flush()
-                store_policy(tx, name, setup.consent_policy)
+                store_policy(tx, name, policy)
                 tx.put_meta(name, PROGRESS, applied)
 
     def look(self) -> None:

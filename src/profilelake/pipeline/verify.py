@@ -49,6 +49,7 @@ from profilelake.pipeline.publish import APPENDED, EVERY_CURRENT, JOURNALS, Publ
 from profilelake.pipeline.rebuild import Fold, decisions, fold, standing_of
 from profilelake.profiles.consent import policy_in_force, store_policy
 from profilelake.profiles.tables import PROFILES
+from profilelake.semantics.consent import DEFAULT_POLICY
 from profilelake.semantics.positions import POSITION_BYTES
 from profilelake.semantics.shapes import UNLISTED
 from profilelake.shapes.tables import SCHEMA
@@ -139,7 +140,8 @@ def rebuild(
         _check_whole(connection)
         decided = decisions(connection)
         standing = facts.standing(decided, setup.rules)
-        folds = fold(connection, standing, setup.untrusted(), setup.consent_policy)
+        policy = setup.consent_policy or DEFAULT_POLICY
+        folds = fold(connection, standing, setup.untrusted(), policy)
         clock.done("identity")
         whole = whole_tables(folds)
         whole[SCHEMA.name] = whole_schema(connection, setup.identifier_key)
@@ -167,7 +169,7 @@ def rebuild(
             tx.put_many(
                 setup.name, Db.LEFT, [(pair, encode(ended)) for pair, ended in left(standing).items()]
             )
-            store_policy(tx, setup.name, setup.consent_policy)
+            store_policy(tx, setup.name, policy)
         clock.done("state")
         _load_events(state, setup, connection, progress, now)
         take_up_journals(state, setup.name, lake, now)
