@@ -29,6 +29,7 @@ from profilelake.pipeline.publish import Publisher, check_epoch, ensure_tables
 from profilelake.profiles.memberships import members_page
 from profilelake.profiles.publish import profile_changes
 from profilelake.profiles.tables import PROFILES
+from profilelake.semantics.consent import DEFAULT_POLICY, Policy
 from profilelake.semantics.identifiers import public_id
 from profilelake.semantics.rules import IdentityRules, TypeRule
 from profilelake.state import activity, recent
@@ -113,6 +114,7 @@ class Desk:
         rules: IdentityRules | None = None,
         region: str = "local",
         untrusted: frozenset[str] = frozenset(),
+        consent_policy: Policy = DEFAULT_POLICY,
     ) -> None:
         self.directory = directory
         self.setup = WorkspaceSetup(
@@ -122,6 +124,7 @@ class Desk:
             recent_directory=directory / "recent",
             dedup_directory=directory / "dedup",
             untrusted=lambda: untrusted,
+            consent_policy=consent_policy,
         )
         self.now = START + 3600 * SECOND
         self._region = region

@@ -149,7 +149,7 @@ class EventHistory:
             connection.register("recent_groups", groups.filter(pc.field("type") == "group"))
             known = "events" in names and "event_copies" in names
             connection.execute(_GROUPS_IN_LAKE if known else _NO_GROUPS)
-            return connection.execute(_BEHIND, {"position": position}).to_arrow_table().cast(schema)
+            return connection.sql(_BEHIND, params={"position": position}).to_arrow_table().cast(schema)
 
     def _opened(self) -> Lake:
         if self._lake is None:

@@ -26,10 +26,15 @@ def winner(a: TraitWrite, b: TraitWrite) -> TraitWrite:
     return max(a, b, key=lambda write: (write.timestamp, write.position))
 
 
-def traits(writes: Iterable[TraitWrite]) -> dict[str, str]:
-    """Return the traits that stand after all writes: a removed trait is absent."""
+def last_writes(writes: Iterable[TraitWrite]) -> dict[str, TraitWrite]:
+    """Return the write of each trait that is kept, by name; one that removes its trait is among them."""
     kept: dict[str, TraitWrite] = {}
     for write in writes:
         before = kept.get(write.trait)
         kept[write.trait] = write if before is None else winner(before, write)
-    return {name: write.value for name, write in sorted(kept.items()) if write.value is not None}
+    return dict(sorted(kept.items()))
+
+
+def traits(writes: Iterable[TraitWrite]) -> dict[str, str]:
+    """Return the traits that stand after all writes: a removed trait is absent."""
+    return {name: write.value for name, write in last_writes(writes).items() if write.value is not None}
