@@ -155,7 +155,7 @@ def _differing(found: dict[str, Rows], wanted: dict[str, Rows]) -> dict[str, tup
             [row for row in found[name] if row not in wanted[name]],
             [row for row in wanted[name] if row not in found[name]],
         )
-        for name in wanted
+        for name in found
         if found[name] != wanted[name]
     }
 

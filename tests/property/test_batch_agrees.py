@@ -16,8 +16,8 @@ from profilelake.pipeline.fold_state import records
 from profilelake.pipeline.fold_tables import tables
 from profilelake.pipeline.rebuild import Fold, fold, standing_of
 from profilelake.profiles.fold import identifiers_text, traits_text
-from profilelake.profiles.tables import TRAIT_WRITES
-from profilelake.semantics import facts, identity
+from profilelake.profiles.tables import ACCOUNT_LINKS, CONSENT_WRITES, TRAIT_WRITES
+from profilelake.semantics import consent, facts, identity
 from profilelake.semantics.facts import Decision, Fact, NewRules, Quarantine, Retract, Unlink
 from profilelake.semantics.identifiers import Identifier, ident_id, public_id, set_id
 from profilelake.semantics.identity import IdentityGraph, Sighting
@@ -43,6 +43,7 @@ class Event:
     source_id: str
     copy: bool
     traits: dict[str, Any]
+    consent: dict[str, bool] | None
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class Case:
     events: list[Event]
     decisions: list[Fact]
     rules: IdentityRules
+    policy: consent.Policy
 
 
 windows = st.sampled_from([None, None, 86_400, 2 * 86_400])
@@ -92,6 +94,7 @@ def histories(draw: st.DrawFn) -> list[Event]:
                 st.sampled_from([WEB, SERVER]),
                 st.sampled_from([False, False, False, True]),
                 st.dictionaries(st.sampled_from(["a", "b\n"]), st.sampled_from([None, 1, "x\\"]), max_size=2),
+                st.none() | st.dictionaries(st.sampled_from(["a", "b\n"]), st.booleans()),
             ),
             min_size=1,
             max_size=14,
@@ -99,11 +102,11 @@ def histories(draw: st.DrawFn) -> list[Event]:
     )
     at = START
     events = []
-    for number, (identifiers, step, source_id, copy, traits) in enumerate(happened):
+    for number, (identifiers, step, source_id, copy, traits, said) in enumerate(happened):
         at += step
         position = at.to_bytes(8, "big") + bytes(20) + number.to_bytes(4, "big")
         sighting = Sighting(identifiers, position, at, trusted=source_id == SERVER)
-        events.append(Event(sighting, source_id, copy, traits))
+        events.append(Event(sighting, source_id, copy, traits, None if copy else said))
     return events
 
 
@@ -124,7 +127,7 @@ def cases(draw: st.DrawFn) -> Case:
         Fact((START + DAY * number).to_bytes(8, "big") + bytes(24), made)
         for number, made in enumerate(draw(st.lists(decision, max_size=5)))
     ]
-    return Case(events, decisions, rules)
+    return Case(events, decisions, rules, draw(st.sampled_from(consent.POLICIES)))
 
 
 @given(cases())
@@ -169,6 +172,21 @@ def _check_tables(found: dict[str, pa.Table], graph: IdentityGraph, rules: Ident
     assert profiles == {id: _by_type(profile.members) for id, profile in graph.profiles.items()}
 
 
+def _consent(case: Case, graph: IdentityGraph, profile: str) -> dict[str, str] | None:
+    said: dict[frozenset[Identifier], consent.Statement] = {}
+    for event in case.events:
+        names = event.sighting.identifiers
+        if event.consent is not None and graph.sets[names].profile == profile:
+            new = consent.Statement(START, event.sighting.position, event.consent)
+            said[names] = consent.joined(said[names], new) if names in said else new
+    sets = [
+        (told, consent.ties(case.policy, [(one.type, one.value) for one in names]))
+        for names, told in said.items()
+    ]
+    chosen = consent.choices(sets, case.policy)
+    return {category: choice.value for category, choice in chosen.items()} if said else None
+
+
 def _check_state(folded: Fold, graph: IdentityGraph, case: Case) -> None:
     held = records(folded)
     rows = {row["profile_id"]: row for row in tables(folded)["profiles"].to_pylist()}
@@ -177,6 +195,7 @@ def _check_state(folded: Fold, graph: IdentityGraph, case: Case) -> None:
         row = rows[public_id("users", key)]
         assert row["identifiers"] == identifiers_text(profile, held.idents)
         assert row["traits"] == traits_text(joined_traits(profile, held.traits))
+        assert json.loads(row["consent"] or "null") == _consent(case, graph, public_id("users", key))
         assert row["event_count"] == sum(held.activity[member].count for member in profile.sets)
     for outcome in graph.sets.values():
         assert held.sets[outcome.set_id].position == outcome.first_position
@@ -207,7 +226,7 @@ def _fold(case: Case) -> list[Fold]:
         connection.execute("SET TimeZone='UTC'")
         for name, rows in _lake(case).items():
             connection.register(name, rows)
-        return fold(connection, standing_of(connection, case.rules), frozenset({WEB}))
+        return fold(connection, standing_of(connection, case.rules), frozenset({WEB}), case.policy)
 
 
 def _lake(case: Case) -> dict[str, pa.Table]:
@@ -216,7 +235,7 @@ def _lake(case: Case) -> dict[str, pa.Table]:
     known: dict[bytes, dict[str, Any]] = {}
     days: dict[tuple[bytes, int], dict[str, Any]] = {}
     values: dict[bytes, dict[str, Any]] = {}
-    writes = []
+    writes, said = [], []
     for number, event in enumerate(case.events):
         seen, key = event.sighting, _set_id(event.sighting)
         about = {
@@ -269,6 +288,10 @@ def _lake(case: Case) -> dict[str, pa.Table]:
         for trait, value in event.traits.items():
             text = None if value is None else json.dumps(value)
             writes.append({**about, "collection": "users", "trait": trait, "value": text, "timestamp": START})
+        for category, allowed in (
+            ([*event.consent.items()] or [(None, False)]) if event.consent is not None else []
+        ):
+            said.append({**about, "category": category, "allowed": allowed, "timestamp": START})
     made = [
         {
             "position": fact.position,
@@ -287,6 +310,8 @@ def _lake(case: Case) -> dict[str, pa.Table]:
         (IDENTIFIERS, list(values.values())),
         (IDENTITY_FACTS, made),
         (TRAIT_WRITES, writes),
+        (CONSENT_WRITES, said),
+        (ACCOUNT_LINKS, []),
     )
     return {definition.name: pa.Table.from_pylist(of, schema=definition.schema()) for definition, of in rows}
 

@@ -96,8 +96,8 @@ def test_an_earlier_copy_is_kept_apart_and_moves_first_sightings_back(
     assert desk.verify() == []
     tables = desk.lake_tables("events", "event_copies", "profiles")
     assert (len(tables["events"]), len(tables["event_copies"])) == (1, 1)
-    assert {row[4].microsecond for row in tables["profiles"]} == {(START + 5) % 1_000_000}
-    assert {row[6] for row in tables["profiles"]} == {1}
+    assert {row[5].microsecond for row in tables["profiles"]} == {(START + 5) % 1_000_000}
+    assert {row[7] for row in tables["profiles"]} == {1}
     assert desk.applied().totals["duplicates"] == 1
     before = desk.state_tables()
     desk.rebuild()
