@@ -216,6 +216,7 @@ def report(name: str, directory: Path, lake: Lake, corpus: Corpus, sets: Bytes, 
     rng = np.random.default_rng(corpus.seed + 2)
     usual = rng.choice(np.flatnonzero((counts > 0) & (counts <= 50)), LOOKUPS)
     busy = np.argsort(counts)[-5:]
+    print(f"  the busiest five have {', '.join(f'{count:,}' for count in counts[busy])} events")
     scan_cpu, _ = scanned(lake, "count(DISTINCT set_id)")
     for columns in ("histogram(event)", "sum(strlen(properties)), sum(strlen(context))"):
         cpu, wall = scanned(lake, columns)

@@ -17,6 +17,7 @@ PLACES = {
     "source": "no-such-source",
     "key": "no-such-key",
     "token": "no-such-token",
+    "trait": "no-such-trait",
     "profile": "use_000000000000000000000000000",
     "writeKey": "no-such-key",
     "file": "no-such-file.js",

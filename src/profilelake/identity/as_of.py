@@ -134,7 +134,9 @@ class _Then:
         identifier = self._identifier(id)
         if identifier is None:
             return []
-        return tx.linked_sets(workspace, ident_id(self._moment.key, self._collection, identifier))
+        ident = ident_id(self._moment.key, self._collection, identifier)
+        _check_crowd(tx, workspace, ident)
+        return tx.linked_sets(workspace, ident)
 
     def _identifier(self, id: str) -> Identifier | None:
         type, colon, value = id.partition(":")
@@ -307,14 +309,8 @@ class _Gathered:
         tx, workspace = self.moment.tx, self.moment.workspace
         if most is None or ident in self.held.released:
             return False
-        (count,) = tx.link_counts(workspace, [ident])
-        if count <= min(most, SETS_MAX):
+        if _check_crowd(tx, workspace, ident) <= min(most, SETS_MAX):
             return False
-        if count > CROWD_SETS_MAX:
-            raise Invalid(
-                f"resolving the past of a profile: one of its identifiers stands in {count:,} identifier sets, more"
-                f" than {CROWD_SETS_MAX:,}; quarantine it (profilelake identity quarantine) or ask the lake with SQL"
-            )
         sets = tx.sets(workspace, tx.linked_sets(workspace, ident))
         certain = [
             record
@@ -331,3 +327,14 @@ class _Gathered:
             met[other.type] = met.get(other.type, 0) + 1
         met.pop(type, None)
         return max(met.values(), default=0) > most
+
+
+def _check_crowd(tx: Tx, workspace: str, ident: bytes) -> int:
+    """Return how many sets contain an identifier, if they can be looked through."""
+    (count,) = tx.link_counts(workspace, [ident])
+    if count > CROWD_SETS_MAX:
+        raise Invalid(
+            f"resolving the past of a profile: one of its identifiers stands in {count:,} identifier sets, more"
+            f" than {CROWD_SETS_MAX:,}; quarantine it (profilelake identity quarantine) or ask the lake with SQL"
+        )
+    return count

@@ -15,6 +15,7 @@ import profilelake
 from profilelake.manage import (
     _openapi_deciding,
     _openapi_explaining,
+    _openapi_history,
     _openapi_management,
     _openapi_profiles,
     _openapi_schema,
@@ -31,6 +32,7 @@ _AREAS: Final = (
     _openapi_explaining,
     _openapi_deciding,
     _openapi_schema,
+    _openapi_history,
 )
 
 
@@ -46,6 +48,7 @@ def document() -> Json:
     for area in _AREAS:
         paths |= area.paths()
         schemas |= area.schemas()
+    _openapi_history.extend(paths)
     bearer = {"type": "http", "scheme": "bearer"}
     basic = {"type": "http", "scheme": "basic"}
     return {

@@ -22,8 +22,8 @@ from profilelake.state.recent import shown_name
 
 EVENTS_DEFAULT: Final = 10
 EVENTS_MAX: Final = 1_000
-FILES_A_ROUND: Final = 64
-"""Files that are looked into at a time, the newest first, until a page is full."""
+FILES_FIRST: Final = 8
+"""Files that are looked into first, the newest ones; then eight times as many at a time, until a page is full."""
 TYPES: Final = get_args(EventType)
 
 _WHAT: Final = "reading the events of a profile"
@@ -166,14 +166,16 @@ class _Search:
             return self._read(slices, waiting=True)
         best: list[_Row] = []
         size = self._wanted.limit + 1
-        for start in range(0, max(len(slices), 1), FILES_A_ROUND):
-            rest = slices[start:]
-            # What is in the other files was received, hence happened, before all that is chosen.
-            if len(best) == size and best[-1].timestamp > rest[0].received_max:
-                break
-            rows = self._read(rest[:FILES_A_ROUND], waiting=start == 0)
+        start, count = 0, FILES_FIRST
+        while True:
+            rows = self._read(slices[start : start + count], waiting=start == 0)
             best = sorted([*best, *rows], key=lambda row: row[:2], reverse=True)[:size]
-        return best
+            start, count = start + count, count * 8
+            # What is in the other files was received, hence happened, before all that is chosen.
+            if start >= len(slices) or (
+                len(best) == size and best[-1].timestamp > slices[start].received_max
+            ):
+                return best
 
     def _read(self, slices: Sequence[Slice], *, waiting: bool) -> list[_Row]:
         wanted = self._wanted

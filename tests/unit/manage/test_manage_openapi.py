@@ -124,5 +124,6 @@ def of_profiles() -> dict[str, set[str]]:
         found[root] = {"get"}
         found[f"{root}/lookup"] = {"post"}
         found[f"{root}/{{id}}"] = {"get"}
+        found[f"{root}/export"] = found[f"{root}/{{id}}/traits/{{trait}}/history"] = {"get"}
         found |= {f"{root}/{{id}}/{resource}": {"get"} for resource in profile_api._EXPANDED}
     return found
