@@ -87,5 +87,5 @@ def select_keys(
     if len(keys) <= KEYS_SPELT_MAX:
         spelt = ", ".join(f"from_hex('{key.hex()}')" for key in sorted(keys)) or "NULL"
         return f"SELECT * FROM ({rows}) WHERE {name} IN ({spelt})"  # noqa: S608 - hex digits only
-    connection.register(WANTED, pa.table({"key": pa.array(sorted(keys), pa.binary())}))
-    return f"SELECT * FROM ({rows}) SEMI JOIN {WANTED} ON {name} = {WANTED}.key"  # noqa: S608
+    connection.register(WANTED, pa.table({WANTED: pa.array(sorted(keys), pa.binary())}))
+    return f"SELECT * FROM ({rows}) SEMI JOIN {WANTED} ON {name} = {WANTED}.{WANTED}"  # noqa: S608
