@@ -6,7 +6,8 @@ from urllib.parse import quote
 
 import msgspec
 
-from profilelake.semantics.identifiers import Identifier, ident_id, normalised, parse_public_id, public_id
+from profilelake.kernels.one_hash import siphash128
+from profilelake.semantics.identifiers import ident_prefix, normalised, parse_public_id, public_id
 from profilelake.semantics.rules import Collection, IdentityRules
 from profilelake.serve._answer import invalid, profile_not_found
 from profilelake.serve._request import Query
@@ -108,6 +109,6 @@ def _founding_set(
         return NOBODY if known is None else known.profile
     if "\0" in type:
         raise invalid("The parameter `id` has invalid character(s) in its type.")
-    identifier = Identifier(type, normalised(rules, collection, type, value))
-    owner = tx.ident(space, ident_id(identifier_key, collection, identifier))
+    written = normalised(rules, collection, type, value).encode()
+    owner = tx.ident(space, siphash128(identifier_key, ident_prefix(collection, type) + written))
     return NOBODY if owner is None else owner.profile

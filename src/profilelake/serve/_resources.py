@@ -47,12 +47,14 @@ def traits(found: Found, query: Query) -> TraitsPage:
     verbose = query.flag("verbose")
     # No audience and no computed trait is kept in a profile's own traits.
     written = {} if query.choice("class", ("audience", "computed_trait")) else found.traits()
-    chosen = _chosen(query.names("include"), found.scope.traits)
     names = [
-        name
-        for name in (written if chosen is None else written.keys() & chosen)
-        if written[name].value is not None and name >= start and not name.startswith(_CONSENT)
+        name for name, write in written.items() if write.value is not None and not name.startswith(_CONSENT)
     ]
+    chosen = _chosen(query.names("include"), found.scope.traits)
+    if chosen is not None:
+        names = [name for name in names if name in chosen]
+    if start:
+        names = [name for name in names if name >= start]
     names.sort()
     page: dict[str, msgspec.Raw | VerboseTrait] = {}
     for name in names[:limit]:
