@@ -1,5 +1,7 @@
 """Beyond Segment's resources: links that ended, consent, the list of all profiles, entity tags."""
 
+import asyncio
+import json
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +14,7 @@ from profilelake.profiles.consent import POLICY
 from profilelake.serve import _listing
 from profilelake.serve._resources import EXTERNAL_IDS_MAX
 from profilelake.serve.profile_api import ProfileApi
+from profilelake.state import activity
 
 USERS = "/v1/spaces/default/collections/users/profiles"
 ACCOUNTS = "/v1/spaces/default/collections/accounts/profiles"
@@ -38,6 +41,31 @@ def get(api: ProfileApi, target: str) -> Any:
 def refused(api: ProfileApi, target: str) -> bool:
     answer = call(api, target)
     return answer.status == 400 and answer.json["error"]["code"] == "validation_error"
+
+
+async def acall(
+    api: ProfileApi, target: str, order: list[str], name: str, *, method: str = "GET", body: bytes = b""
+) -> None:
+    """Send a request, and note in `order` when it is answered."""
+    path, _, query = target.partition("?")
+    scope = {
+        "type": "http",
+        "method": method,
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": query.encode(),
+        "headers": [(b"authorization", f"Bearer {TOKEN}".encode())],
+    }
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    async def send(message: Any) -> None:
+        if message["type"] == "http.response.start":
+            assert message["status"] == 200
+            order.append(name)
+
+    await api(scope, receive, send)
 
 
 def walked(api: ProfileApi, target: str) -> list[dict[str, Any]]:
@@ -180,6 +208,43 @@ def test_the_list_holds_every_profile_of_its_collection_once(
     assert rows[0]["collection"] == "users"
     assert {row["segment_id"] for row in walked(api, ACCOUNTS)} == accounts
     assert get(api, f"{USERS}/?limit=2") == get(api, f"{USERS}?limit=2")
+
+
+def test_a_run_that_goes_away_while_a_page_is_read_doubles_nobody(
+    profiles: Profiles, api: ProfileApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    people = sorted(profiles.add([f"user_id:{n}"])[0] for n in range(25))
+    real, calls = activity.read, [0]
+
+    def read(*asked: Any) -> Any:
+        calls[0] += 1
+        if calls[0] in (4, 17):
+            raise FileNotFoundError
+        return real(*asked)
+
+    monkeypatch.setattr(activity, "read", read)
+    page = get(api, f"{USERS}?limit=100&expand=metadata")
+    assert [row["segment_id"] for row in page["data"]] == people
+    assert page["cursor"]["has_more"] is False
+
+
+def test_a_long_page_and_a_long_look_up_let_others_in(profiles: Profiles, api: ProfileApi) -> None:
+    for n in range(50):
+        profiles.add([f"user_id:{n}"], traits={"n": n})
+    ids = [f"user_id:{n}" for n in range(50)]
+    order: list[str] = []
+
+    async def both(long: str, method: str, body: bytes) -> None:
+        await asyncio.gather(
+            acall(api, long, order, "long", method=method, body=body),
+            acall(api, f"{USERS}/user_id:1/traits", order, "short"),
+        )
+
+    asyncio.run(both(f"{USERS}?limit=50&expand=traits", "GET", b""))
+    asyncio.run(both(f"{USERS}/lookup", "POST", json.dumps({"ids": ids}).encode()))
+    assert order == ["short", "long"] * 2
+    found = call(api, f"{USERS}/lookup", method="POST", body=[json.dumps({"ids": ids}).encode()])
+    assert [entry["traits"]["traits"]["n"] for entry in found.json["data"]] == list(range(50))
 
 
 def test_whoever_stays_is_listed_whatever_comes_and_goes(profiles: Profiles, api: ProfileApi) -> None:

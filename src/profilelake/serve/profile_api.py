@@ -5,12 +5,13 @@ profiles, several resources in one answer (`expand`), a look-up of many profiles
 body instead of the URL, scopes of tokens, and entity tags.
 """
 
+import asyncio
 import itertools
 import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final, NamedTuple, cast
+from typing import Final, NamedTuple, TypeVar, cast
 from urllib.parse import quote
 
 import msgspec
@@ -23,7 +24,7 @@ from profilelake.serve._answer import Refused, encode, entity_tag, invalid, matc
 from profilelake.serve._consent import consent
 from profilelake.serve._events import EVENTS_MAX, EventsPage, events
 from profilelake.serve._links import LINKS_MAX, OTHER, links
-from profilelake.serve._listing import Listing, listed
+from profilelake.serve._listing import TURN_SHOWN, Listing, Place
 from profilelake.serve._metrics import ApiMetrics
 from profilelake.serve._profile import Found, find
 from profilelake.serve._rate import RateLimit
@@ -54,6 +55,7 @@ LOOKUP_IDS_MAX: Final = 100
 """Profiles of one look-up."""
 LOOKUP_BYTES_MAX: Final = 65_536
 
+_Answer = TypeVar("_Answer")
 _ATTEMPTS: Final = 2
 _LOG: Final = logging.getLogger(__name__)
 _EXPANDED: Final = {
@@ -155,9 +157,10 @@ class ProfileApi:
             asked = self._admitted(scope)
             place = asked.place
             if _is_lookup(place, scope["method"]):
-                ready = _FOUND.answer(own, encode(self._lookup(asked, await _body(receive))))
+                ready = _FOUND.answer(own, encode(await self._lookup(asked, await _body(receive))))
             else:
-                body = encode(self._get(asked, scope["query_string"]))
+                query = Query(scope["query_string"]) if scope["query_string"] else NO_QUERY
+                body = encode(self._one(asked, query) if place.profile else await self._all(asked, query))
                 own.append((b"etag", entity_tag(body)))
                 if asked.if_none_match is not None and matches(asked.if_none_match, own[-1][1]):
                     status = 304
@@ -217,34 +220,43 @@ class ProfileApi:
         admitted.check_collection(place.collection)
         return Asked(place, admitted, if_none_match)
 
-    def _get(self, asked: Asked, query_string: bytes) -> object:
+    def _one(self, asked: Asked, query: Query) -> object:
+        """Return a resource of one profile, or the profile with several of them."""
         place = asked.place
-        query = Query(query_string) if query_string else NO_QUERY
         name = place.resource
-        if name:
-            read = self._read.get(name)
-            if read is None:
-                raise Refused(404, "not_found", f"There is no resource `{name}` of a profile.")
-            _check_resource(asked, name)
-            return self._reading(place.space, lambda tx: read(self._found(tx, asked, place.profile), query))
-        wanted = query.names("expand")
-        _check_expand(asked, wanted)
-        if place.profile:
+        if not name:
+            wanted = query.names("expand")
+            _check_expand(asked, wanted)
             return self._reading(
                 place.space, lambda tx: self._expanded(self._found(tx, asked, place.profile), wanted)
             )
-        asked.admitted.check_resource(_LIST)
-        if "events" in wanted:
-            raise _one_at_a_time()
-        listing = Listing(place.space, _collection(place), asked.admitted.scope)
-        return self._reading(
-            place.space,
-            lambda tx: listed(
-                tx, listing, query, expanded=bool(wanted), show=lambda found: self._expanded(found, wanted)
-            ),
-        )
+        read = self._read.get(name)
+        if read is None:
+            raise Refused(404, "not_found", f"There is no resource `{name}` of a profile.")
+        _check_resource(asked, name)
+        return self._reading(place.space, lambda tx: read(self._found(tx, asked, place.profile), query))
 
-    def _lookup(self, asked: Asked, body: bytes) -> object:
+    async def _all(self, asked: Asked, query: Query) -> object:
+        """Return a page of the list; between its turns other requests are answered."""
+        if asked.place.resource:
+            raise Refused(404, "not_found", "There is nothing at this path.")
+        asked.admitted.check_resource(_LIST)
+        wanted = query.names("expand")
+        _check_expand_of_many(asked, wanted)
+        space = asked.place.space
+        listing = Listing(
+            Place(space, _collection(asked.place), asked.admitted.scope),
+            query,
+            expanded=bool(wanted),
+            show=lambda found: self._expanded(found, wanted),
+        )
+        self._reading(space, listing.read)
+        while not listing.done:
+            await asyncio.sleep(0)
+            self._reading(space, listing.read)
+        return listing.page()
+
+    async def _lookup(self, asked: Asked, body: bytes) -> object:
         """Return several profiles, each beside the id it was asked by, in the order asked."""
         try:
             wanted = msgspec.json.decode(body, type=Lookup)
@@ -253,9 +265,7 @@ class ProfileApi:
         if len(wanted.ids) > LOOKUP_IDS_MAX:
             raise invalid(f"The body names {len(wanted.ids)} ids, more than {LOOKUP_IDS_MAX}.")
         expand = frozenset(wanted.expand)
-        _check_expand(asked, expand)
-        if "events" in expand:
-            raise _one_at_a_time()
+        _check_expand_of_many(asked, expand)
 
         def one(tx: Tx, id: str) -> dict[str, object]:
             try:
@@ -263,9 +273,16 @@ class ProfileApi:
             except Refused as refused:
                 return {"id": id, "error": refused.error()}
 
-        return self._reading(asked.place.space, lambda tx: {"data": [one(tx, id) for id in wanted.ids]})
+        def some(ids: list[str]) -> Callable[[Tx], list[dict[str, object]]]:
+            return lambda tx: [one(tx, id) for id in ids]
 
-    def _reading(self, space: str, read: Callable[[Tx], object]) -> object:
+        data: list[dict[str, object]] = []
+        for start in range(0, len(wanted.ids), TURN_SHOWN):
+            await asyncio.sleep(0)
+            data += self._reading(asked.place.space, some(wanted.ids[start : start + TURN_SHOWN]))
+        return {"data": data}
+
+    def _reading(self, space: str, read: Callable[[Tx], _Answer]) -> _Answer:
         """Run `read` inside one read transaction, and once more where a run file went away meanwhile."""
         state = self._state()
         for _ in range(_ATTEMPTS):
@@ -347,8 +364,10 @@ def _check_expand(asked: Asked, names: frozenset[str]) -> None:
         _check_resource(asked, name)
 
 
-def _one_at_a_time() -> Refused:
-    return invalid("Events are read one profile at a time.")
+def _check_expand_of_many(asked: Asked, names: frozenset[str]) -> None:
+    _check_expand(asked, names)
+    if "events" in names:
+        raise invalid("Events are read one profile at a time.")
 
 
 def _refused(error: Exception) -> Refused:
