@@ -29,7 +29,7 @@ from profilelake.landing.tables import EVENTS
 from profilelake.ops import http
 from profilelake.semantics.rules import segment_defaults
 from profilelake.serve.latest_state import LatestState
-from profilelake.serve.profile_api import ProfileApi
+from profilelake.serve.profile_api import ProfileApi, request_ids
 from profilelake.state import recent
 from profilelake.state.store import State
 from profilelake.workspaces.control import CONTROL_FILE, Control
@@ -106,17 +106,17 @@ def serve(directory: Path, constant_bytes: int) -> None:
     """Run the server of the benchmark until it is terminated."""
     keys = KeyRing(directory / CONTROL_FILE)
     keys.refresh()
-    numbers = iter(range(1 << 62))
+    rules = segment_defaults()
     api = ProfileApi(
         LatestState(directory / "state"),
         lambda space: directory / "recent" / space,
         lambda space: identifier_key(directory / "secrets", space),
         keys,
         registry=CollectorRegistry(),
-        request_id=lambda: f"{next(numbers):016x}",
+        request_id=request_ids(os.urandom(8)),
         now=lambda: time.time_ns() // 1_000,
         requests_per_second=None,
-        rules=lambda _: segment_defaults(),
+        rules=lambda _: rules,
     )
     constant = http.answer(200, [], b"x" * constant_bytes, b"application/json")
 

@@ -10,6 +10,7 @@ decompressing anything: most runs hold nothing of a given person.
 
 import os
 import struct
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -127,7 +128,9 @@ class RunFile:
             self._arrow = source.read_buffer(arrow_bytes)
             source.seek(arrow_bytes + _padding(arrow_bytes))
             index = np.frombuffer(source.read_buffer(entries * _ENTRY_BYTES), dtype="<u8").reshape(3, entries)
-        self._high, self._low, self._starts = index
+        self._high, low, self._starts = index
+        # For the few keys of one profile, numpy's calls would cost more than the search itself.
+        self._high_words, self._low_words = self._high.data, low.data
         whole = self.reader()
         self.schema: pa.Schema = whole.schema
         self._batches = whole
@@ -145,10 +148,12 @@ class RunFile:
 
     def ranges(self, keys: Words) -> Iterator[tuple[int, int]]:
         """Yield the first row and the row after the last one of each key that is in the file."""
-        places = np.searchsorted(self._high, keys[:, 0])
-        for place, (high, low) in zip(places.tolist(), keys.tolist(), strict=True):
-            while place < len(self._high) and self._high[place] == high:
-                if self._low[place] == low:
+        highs, lows = self._high_words, self._low_words
+        count = len(highs)
+        for high, low in keys.tolist():
+            place = bisect_left(highs, high)
+            while place < count and highs[place] == high:
+                if lows[place] == low:
                     yield self._start(place), self._start(place + 1)
                     break
                 place += 1
