@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from _machine import machine
 from load import Corpus, Mix, run_load
 from pipeline import WRITE_KEY, start
-from profilelake.app import rebuild_directory
+from profilelake.app.offline import rebuild_directory
 from profilelake.lake.catalog import Lake
 from profilelake.lake.reading import attach
 from profilelake.semantics import identity

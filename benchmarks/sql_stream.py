@@ -28,7 +28,8 @@ import pyarrow as pa
 from starlette.applications import Starlette
 
 from _machine import machine
-from profilelake.app import WORKSPACE, sql_answers
+from profilelake.app.directory import WORKSPACE
+from profilelake.app.query_process import sql_answers
 from profilelake.lake.catalog import Lake
 from profilelake.lake.progress import Progress
 from profilelake.lake.reading import attach

@@ -109,7 +109,7 @@ def serve(
     ] = False,
 ) -> int:
     """Collect events, build profiles, serve them."""
-    from profilelake import app as application
+    from profilelake.app import server
 
     settings = Settings.load(
         directory,
@@ -117,7 +117,7 @@ def serve(
         http={"host": host, "port": port},
         sql={"jail": "off" if unsafe_sql else None},
     )
-    return application.serve(settings, os.environ)
+    return server.serve(settings, os.environ)
 
 
 @app.command()
@@ -210,7 +210,7 @@ def sql(
 @app.command()
 def verify(directory: Directory = DEFAULT_DIRECTORY, as_json: Json = False) -> None:
     """Compare the online state and the tables with what the accepted facts say. Needs a stopped server."""
-    from profilelake.app import verify_directory
+    from profilelake.app.offline import verify_directory
 
     differences = verify_directory(layout_of(directory))
     if as_json:
@@ -231,7 +231,7 @@ def rebuild(directory: Directory = DEFAULT_DIRECTORY) -> None:
 
         print_json(rebuild_beside(layout))
         return
-    from profilelake.app import rebuild_directory
+    from profilelake.app.offline import rebuild_directory
 
     print_json(rebuild_directory(layout))
 
@@ -270,19 +270,19 @@ def process_http(
     port: Annotated[int, typer.Option()],
 ) -> int:
     """Run one collecting and serving process; the supervisor starts it."""
-    from profilelake import app as application
+    from profilelake.app import http_process
 
     settings = Settings.load(directory, os.environ)
-    return application.http_process(settings, parent=parent, ready=ready, host=host, port=port)
+    return http_process.http_process(settings, parent=parent, ready=ready, host=host, port=port)
 
 
 @process_commands.command("pipeline")
 def process_pipeline(directory: Directory, parent: Parent, ready: Ready) -> int:
     """Run the pipeline process; the supervisor starts it."""
-    from profilelake import app as application
+    from profilelake.app import workers
 
     settings = Settings.load(directory, os.environ)
-    return application.pipeline_process(settings, parent=parent, ready=ready)
+    return workers.pipeline_process(settings, parent=parent, ready=ready)
 
 
 @process_commands.command("query")
@@ -290,18 +290,18 @@ def process_query(
     directory: Directory, parent: Parent, ready: Ready, sql_jail: Annotated[str, typer.Option()] = "required"
 ) -> int:
     """Run the process that reads the lake; the supervisor starts it."""
-    from profilelake import app as application
+    from profilelake.app import query_process
 
     settings = Settings.load(directory, os.environ, sql={"jail": sql_jail})
-    return application.query_process(settings, parent=parent, ready=ready)
+    return query_process.query_process(settings, parent=parent, ready=ready)
 
 
 @process_commands.command("apply")
 def process_apply(directory: Directory, parent: Parent) -> int:
     """Apply what is in the log, with no server; the import starts it."""
-    from profilelake import app as application
+    from profilelake.app import server
 
-    return application.apply_only(Settings.load(directory, os.environ), parent=parent)
+    return server.apply_only(Settings.load(directory, os.environ), parent=parent)
 
 
 @process_commands.command("ask-lake")
@@ -309,28 +309,28 @@ def process_ask_lake(directory: Directory, parent: Parent) -> None:
     """Answer one question about the lake for an HTTP process, so that collecting does not wait for it."""
     import msgspec
 
-    from profilelake import app as application
+    from profilelake.app import query_process
     from profilelake.manage.decisions import LakeQuestion
     from profilelake.ops.supervisor import die_with_parent
     from profilelake.settings import Layout
 
     die_with_parent(parent)
     question = msgspec.json.decode(sys.stdin.buffer.read(), type=LakeQuestion)
-    sys.stdout.buffer.write(application.ask_lake(Layout(directory), question))
+    sys.stdout.buffer.write(query_process.ask_lake(Layout(directory), question))
 
 
 @process_commands.command("rebuild")
 def process_rebuild(directory: Directory, parent: Parent) -> int:
     """Rebuild on behalf of the supervisor, which owns the directory and has stopped who writes."""
-    from profilelake import app as application
+    from profilelake.app import offline
 
-    return application.rebuild_process(Settings.load(directory, os.environ), parent=parent)
+    return offline.rebuild_process(Settings.load(directory, os.environ), parent=parent)
 
 
 @process_commands.command("lake")
 def process_lake(directory: Directory, parent: Parent, ready: Ready) -> int:
     """Run the lake process; the supervisor starts it."""
-    from profilelake import app as application
+    from profilelake.app import workers
 
     settings = Settings.load(directory, os.environ)
-    return application.lake_process(settings, parent=parent, ready=ready)
+    return workers.lake_process(settings, parent=parent, ready=ready)

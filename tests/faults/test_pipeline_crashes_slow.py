@@ -21,7 +21,8 @@ import pytest
 from eventlog_puppet import entry, write_log
 from pipeline_driver import Desk
 from pipeline_history import batches, history
-from profilelake.app import identity_rules, verify_directory
+from profilelake.app.directory import identity_rules
+from profilelake.app.offline import verify_directory
 from profilelake.eventlog import Kind
 from profilelake.eventlog.embedded import LogReader
 from profilelake.query.run import run_query

@@ -56,7 +56,7 @@ def planned(asked: "Asked", directory: Path) -> dict[str, Any]:
 
     A running server has everything committed first; without one, what waits in the log is left out.
     """
-    from profilelake.app import plan
+    from profilelake.app.offline import plan
 
     pipeline = Pipeline(layout_of(directory))
     if pipeline.runs():
@@ -68,7 +68,7 @@ def planned(asked: "Asked", directory: Path) -> dict[str, Any]:
 
 def _decide(pipeline: Pipeline, asked: "Asked") -> "Decided":
     """Return the facts that fulfil a request."""
-    from profilelake.app import deciding
+    from profilelake.app.offline import deciding
     from profilelake.lake.catalog import Lake
     from profilelake.pipeline.events_by_id import find_event
 
@@ -82,7 +82,7 @@ def _decide(pipeline: Pipeline, asked: "Asked") -> "Decided":
 
 def _record(layout: Layout, decided: "Decided") -> "list[Position]":
     """Append the facts to the event log; return their positions."""
-    from profilelake.app import log_limits
+    from profilelake.app.directory import log_limits
     from profilelake.eventlog.embedded import LogWriter
     from profilelake.identity.decide import entry_of
     from profilelake.ops.clock import wall

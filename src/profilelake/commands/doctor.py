@@ -12,7 +12,7 @@ _MARKS = ("ok  ", "WARN", "BAD ")
 
 def doctor(directory: Directory = DEFAULT_DIRECTORY, as_json: Json = False) -> int:
     """Look at everything that may be wrong. Changes nothing; exit code 0, 10 (warnings) or 20 (problems)."""
-    from profilelake.app import kernel_cache
+    from profilelake.app.directory import kernel_cache
 
     layout = Layout(directory)
     if not (layout.directory / "FORMAT").exists():

@@ -115,7 +115,7 @@ def replay(
     that is repeated stores nothing twice. Events that would fail again are told and not sent. Works
     with the server up (they are taken up at once) or down (at its next start).
     """
-    from profilelake import app
+    from profilelake.app import directory as owned
     from profilelake.eventlog.embedded import LogWriter
     from profilelake.failed import replay as replaying
     from profilelake.failed.edits import Edits, position_of
@@ -155,7 +155,7 @@ def replay(
         outcome.sent = replaying.send(
             replaying.records(sendable),
             lambda: LogWriter(
-                layout.log, region=settings.region, clock=wall, limits=app.log_limits(settings)
+                layout.log, region=settings.region, clock=wall, limits=owned.log_limits(settings)
             ),
             journal,
             WORKSPACE,

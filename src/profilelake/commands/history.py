@@ -147,7 +147,7 @@ def export_table(
 
 @contextmanager
 def _history(layout: "Layout", what: str) -> "Iterator[History]":
-    from profilelake.app import history
+    from profilelake.app.query_process import history
     from profilelake.serve.latest_state import LatestState
 
     if not (layout.state / "data.mdb").exists():

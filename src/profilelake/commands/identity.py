@@ -187,7 +187,7 @@ identity_decisions.add_to(identity_commands)
 
 def _ask(layout: Layout, asked: str, question: "Callable[[View], _Answer]") -> _Answer:
     """Return what is read from committed data, whether the server runs or not."""
-    from profilelake.app import identity_rules
+    from profilelake.app.directory import identity_rules
     from profilelake.identity.view import explained
     from profilelake.workspaces.identifier_key import identifier_key
 

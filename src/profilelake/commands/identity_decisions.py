@@ -239,7 +239,7 @@ def list_decisions(
     as_json: Json = False,
 ) -> None:
     """List what was decided, the newest first, and what of it is in force."""
-    from profilelake.app import identity_rules
+    from profilelake.app.directory import identity_rules
     from profilelake.identity import standing
     from profilelake.identity.decisions import listed
 

@@ -131,7 +131,7 @@ def _import(
 ) -> "Outcome":
     import asyncio
 
-    from profilelake.app import log_limits
+    from profilelake.app.directory import log_limits
     from profilelake.eventlog.embedded import LogWriter
     from profilelake.imports.progress import Progress, Target
     from profilelake.imports.run import Importer

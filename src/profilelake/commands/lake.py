@@ -196,7 +196,7 @@ def _connection() -> "Iterator[duckdb.DuckDBPyConnection]":
 
 def _change(layout: Layout, request: "Request", seconds_max: float) -> list[dict[str, Any]]:
     """Have a request carried out by whoever commits to the tables: the lake process, or else this one."""
-    from profilelake.app import DirectoryLock
+    from profilelake.app.directory import DirectoryLock
     from profilelake.ops.clock import wall
     from profilelake.pipeline.lake_requests import ask
     from profilelake.pipeline.upkeep import Record, Upkeep

@@ -34,7 +34,7 @@ def schema(
     """
     import msgspec
 
-    from profilelake import app as application
+    from profilelake.app import query_process
     from profilelake.ops.clock import wall
     from profilelake.shapes.listing import schema_asked
 
@@ -48,7 +48,7 @@ def schema(
         rows=limit + 1,
         now=wall(),
     )
-    found = application.schema_page(layout_of(directory), asked)
+    found = query_process.schema_page(layout_of(directory), asked)
     if len(found) > limit:
         print(f"schema: there are more than {limit:,}; give --limit, or ask for less", file=sys.stderr)
     found = found[:limit]

@@ -15,7 +15,7 @@ def upgrade(
     as_json: Json = False,
 ) -> None:
     """Bring a data directory to the format of this program. Needs a stopped server, cannot be undone."""
-    from profilelake.app import upgrade_directory
+    from profilelake.app.directory import upgrade_directory
     from profilelake.upgrades.run import missing
 
     layout = Layout(directory)

@@ -9,7 +9,7 @@ import pytest
 
 from command_line import run, told
 from lake_examples import START
-from profilelake.app import DirectoryLock
+from profilelake.app.directory import DirectoryLock
 from profilelake.lake.catalog import Lake
 from profilelake.lake.files import local_path
 from profilelake.lake.progress import Progress

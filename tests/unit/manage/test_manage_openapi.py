@@ -8,7 +8,8 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 from prometheus_client import CollectorRegistry
 from starlette.routing import Route
 
-from profilelake.app import WORKSPACE, management_routes
+from profilelake.app.directory import WORKSPACE
+from profilelake.app.http_process import management_routes
 from profilelake.collect import tracking
 from profilelake.collect.limits import CollectLimits
 from profilelake.errors import Unavailable

@@ -11,7 +11,7 @@ import pytest
 
 import profilelake
 from command_line import run, told
-from profilelake import app
+from profilelake.app import directory
 from profilelake.directory_format import FORMAT, DirectoryFormat, read_format, write_format
 from profilelake.errors import Conflict, Corrupt, Internal, Invalid
 from profilelake.settings import Layout
@@ -61,14 +61,14 @@ def test_an_older_directory_is_refused_with_the_command_that_helps(tmp_path: Pat
 
 def test_quick_steps_are_done_at_the_start_of_a_server(tmp_path: Path) -> None:
     layout = old(tmp_path / "data")
-    app._upgrade_quickly(layout)
+    directory.upgrade_quickly(layout)
     layout.check()
     assert read_format(layout.directory) == DirectoryFormat(FORMAT, None, "", profilelake.__version__)
 
 
 def test_an_upgrade_needs_the_directory_for_itself(tmp_path: Path) -> None:
     layout = old(tmp_path / "data")
-    lock = app.DirectoryLock(layout)
+    lock = directory.DirectoryLock(layout)
     try:
         told(run("upgrade", "--dir", layout.directory), 4, "in use by process")
     finally:
