@@ -362,7 +362,7 @@ def test_a_reader_that_has_enough_is_no_failure(shop: Served) -> None:
 # ---- one owner ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("command", [("verify",), ("rebuild",), ("serve", "--port", "0")], ids=" ".join)
+@pytest.mark.parametrize("command", [("verify",), ("serve", "--port", "0")], ids=" ".join)
 def test_a_directory_in_use_is_left_alone(shop: Served, command: tuple[str, ...]) -> None:
     ran = (
         run_process(*command, "--dir", shop.directory)
