@@ -139,10 +139,12 @@ class _Capture:
         self._copy_database(layout.control)
         for path in (layout.directory / "profilelake.toml", *_below(layout.definitions)):
             if path.is_file():
-                self._copy(path, found.files)
+                self._copy(path)
         for path in (*_below(layout.secrets), layout.credentials):
             if path.is_file() and not path.name.startswith("."):
-                self._copy(path, found.secrets)
+                # Not copied here: where the key is to be left out it must not touch that disk at all.
+                below = str(path.relative_to(layout.directory))
+                found.secrets.append(Found(below, path, path.stat().st_size))
         return found
 
     def _pin_log(self) -> None:
@@ -197,12 +199,12 @@ class _Capture:
             raise Corrupt(f"copying {path}: {error}; restore it from an earlier backup") from error
         self._add_made(path.name, copy)
 
-    def _copy(self, path: Path, found: list[Found]) -> None:
+    def _copy(self, path: Path) -> None:
         """Copy a small file that somebody may be writing."""
         below = str(path.relative_to(self.layout.directory))
         copy = self.making / below.replace("/", "_")
         shutil.copyfile(path, copy)
-        found.append(Found(below, copy, copy.stat().st_size, made=True))
+        self._add_made(below, copy)
 
     def _add_made(self, below: str, copy: Path) -> None:
         self.found.files.append(Found(below, copy, copy.stat().st_size, made=True))

@@ -176,6 +176,8 @@ def test_without_the_key(layout: Layout, tmp_path: Path) -> None:
     assert "keep" in ran.err
     assert not {"secrets/identifier.key", "credentials.json"} & paths(place)
     assert load(layout.backups).with_key is None
+    key = (layout.secrets / "identifier.key").read_bytes()
+    assert not any(key in path.read_bytes() for path in place.rglob("*") if path.is_file())
     told(run("restore", place, "--dir", target), 2, "name the folder that has it with --key-from")
     told(run("restore", place, "--dir", target, "--key-from", tmp_path), 3, "there is no identifier.key")
     other = stopped_directory(tmp_path / "other")
