@@ -38,9 +38,9 @@ numbers = (
 values = st.recursive(
     st.none() | st.booleans() | numbers | st.text(max_size=20) | st.sampled_from(HOSTILE),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(keys, inner, max_size=4),
-    max_leaves=20,
+    max_leaves=8,
 )
-documents = st.dictionaries(keys, values, max_size=6)
+documents = st.dictionaries(keys, values, max_size=4)
 
 
 def canonical(document: object) -> str:

@@ -65,8 +65,10 @@ class Known(NamedTuple):
     """All shapes that are known. `keys` and `numbers` are slots of one hash table, a power of two.
 
     So are `group_keys` and `group_numbers`, of the groups: one per type and name of events. `group_rows`
-    says which row brought a group (-1 - row, where its name is not listed), `per_place` how many shapes are listed of each part of a group. `keys` is
-    never more than half full when `observe` is called, and `counts` has room for as many more as `new` has.
+    says which row brought a group (-1 - row, where its name is not listed), `per_place` how many shapes are
+    listed of each part of a group. `keys` is never more than half full when `observe` is called, and `counts`
+    has room for as many more as `new` has. `spans` says where the keys of new shapes stand in the text; `stack`
+    and `path` are room for the objects that are open.
     """
 
     cursor: Longs
@@ -79,7 +81,6 @@ class Known(NamedTuple):
     per_place: Longs
     new: npt.NDArray[np.void]
     spans: Longs
-    """Of each new shape, where the keys that lead to it stand in the text."""
     stack: Words
     path: Longs
 
@@ -253,6 +254,8 @@ def _walk(known: Known, texts: Texts, row: int, place: int, time: int) -> bool: 
         kind, at = _past_value(text, at, end)
         if kind == NULL:
             continue
+        if at > end:
+            return True
         long = size + path[2 * depth + 1] - start > PATH_BYTES_MAX
         if not long:
             # Nearly all shapes are known; the call that can note a new one has ninety arguments when compiled.

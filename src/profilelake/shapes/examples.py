@@ -41,7 +41,10 @@ def example(part: ShapePart, path: str, type: JsonType, text: str) -> str:
         return "[…]" if text != "[]" else "[]"
     if type == "boolean":
         return text
-    shown = str(json_text.value(text)) if type == "string" else text
+    try:
+        shown = str(json_text.value(text)) if type == "string" else text
+    except json_text.NotJson:
+        shown = text
     if (part, path) in PLAIN and len(shown) <= EXAMPLE_CHARACTERS_MAX and _PLAIN_TEXT.fullmatch(shown):
         return shown
     form = masked(shown[:EXAMPLE_CHARACTERS_MAX])

@@ -241,7 +241,7 @@ class Shapes:
             type, event = self._groups[group]
             text = parts[part].data
             path = join_path([_key(text[begin:end]) for begin, end in keys[:depth]]) if depth else UNLISTED
-            value = text[start:stop].tobytes().decode() if depth else ""
+            value = _decoded(text[start:stop]) if depth else ""
             row = _described(type, event, PARTS[part], path, JSON_TYPES[kind], value)
             found.append(row)
             self._number(row[0], number)
@@ -300,8 +300,16 @@ def _texts(column: pa.Array) -> kernel.Texts:
     return kernel.Texts(read_only(text, np.uint8), read_only(places, np.int32))
 
 
+def _decoded(raw: npt.NDArray[np.uint8]) -> str:
+    return raw.tobytes().decode("utf-8", "replace")
+
+
 def _key(raw: npt.NDArray[np.uint8]) -> str:
-    return str(json_text.value(f'"{raw.tobytes().decode()}"'))
+    text = _decoded(raw)
+    try:
+        return str(json_text.value(f'"{text}"'))
+    except json_text.NotJson:
+        return text  # no sender can bring this about, and it must not stop what others send
 
 
 def _raw(key: str) -> bytes:
