@@ -40,7 +40,6 @@ def http_process(settings: Settings, *, parent: int, ready: int, host: str, port
     from profilelake.manage.external_ids import is_deletion
     from profilelake.manage.guard import Guard
     from profilelake.manage.limits_hit import REPORT
-    from profilelake.manage.sql import SqlDoor
     from profilelake.ops import http
     from profilelake.ops.forward import Forward
     from profilelake.serve.latest_state import LatestState
@@ -99,12 +98,7 @@ def http_process(settings: Settings, *, parent: int, ready: int, host: str, port
             trouble=lambda: writer.trouble,
             clock=wall,
             collectors=[LogSize(layout.log, settings.log.bytes_max)],
-        ).application(
-            [
-                *management_routes(layout, guard, state, suppressed, rules, writer.place),
-                *SqlDoor(keys, WORKSPACE, wall, Forward(layout.query_socket)).routes(),
-            ]
-        )
+        ).application(management_routes(layout, guard, state, suppressed, rules, writer.place))
 
         async def otherwise(scope: http.Scope, receive: http.Receive, send: http.Send) -> None:
             path = scope["path"]
@@ -165,9 +159,11 @@ def management_routes(
     from profilelake.manage.openapi import openapi_route
     from profilelake.manage.schema import schema_routes
     from profilelake.manage.sources import source_routes
+    from profilelake.manage.sql import SqlDoor
     from profilelake.manage.suppressions import suppression_routes
     from profilelake.manage.tail import tail_routes
     from profilelake.manage.tokens import token_routes
+    from profilelake.ops.forward import Forward
     from profilelake.workspaces.identifier_key import identifier_key
 
     changes = Changes(layout.control, WORKSPACE, wall)
@@ -193,5 +189,6 @@ def management_routes(
             ),
         ),
         *schema_routes(guard, layout.directory, wall),
+        *SqlDoor(guard.keys, WORKSPACE, wall, Forward(layout.query_socket)).routes(),
         openapi_route(),
     ]

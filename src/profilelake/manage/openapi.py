@@ -19,6 +19,7 @@ from profilelake.manage import (
     _openapi_management,
     _openapi_profiles,
     _openapi_schema,
+    _openapi_sql,
     _openapi_tracking,
 )
 from profilelake.manage._openapi_parts import PROBLEMS, Json, answer, query_parameter, ref
@@ -33,6 +34,7 @@ _AREAS: Final = (
     _openapi_deciding,
     _openapi_schema,
     _openapi_history,
+    _openapi_sql,
 )
 
 
@@ -64,6 +66,7 @@ def document() -> Json:
             {"name": "tracking", "description": "Events in, as SDKs send them."},
             {"name": "browser", "description": "What browsers load before they send."},
             {"name": "profiles", "description": "People and accounts out."},
+            {"name": "sql", "description": "Questions to the tables."},
             {"name": "management", "description": "Sources, tokens, and how it goes."},
             {"name": "health", "description": "For load balancers, monitoring and tools."},
         ],

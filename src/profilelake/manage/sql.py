@@ -6,8 +6,9 @@ as null, or everything.
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Any, Final, Literal, Protocol
 
+import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -17,12 +18,46 @@ from profilelake.manage.answers import problem
 from profilelake.manage.guard import secret_of
 from profilelake.ops.clock import Clock
 from profilelake.ops.http import Receive, Scope, Send
+from profilelake.query.failures import Failure
 from profilelake.workspaces import Token, TokenKind, scopes
 from profilelake.workspaces.keyring import KeyRing
 
 TOKEN: Final = b"x-profilelake-token"
 SEES: Final = b"x-profilelake-sql"
 """Headers to the process that reads the lake: the id of the token, `masked` or `whole`."""
+FORMATS: Final = {
+    "arrow": "application/vnd.apache.arrow.stream",
+    "parquet": "application/vnd.apache.parquet",
+    "csv": "text/csv",
+    "ndjson": "application/x-ndjson",
+    "json": "application/json",
+}
+"""Names of formats and the media types they are asked by."""
+
+
+class SqlAsked(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """A query over HTTP. Without a `format`, the Accept header names it, else it is JSON."""
+
+    query: str
+    parameters: list[Any] | dict[str, Any] | None = None
+    format: Literal["arrow", "parquet", "csv", "ndjson", "json"] | None = None
+    timeout_seconds: float | None = None
+    mode: Literal["sync", "async"] = "sync"
+
+
+class SqlJob(msgspec.Struct, frozen=True):
+    """A query that runs without its client. Once it is done, `result` is where to read it until `expires_at`."""
+
+    id: str
+    status: Literal["queued", "running", "done", "failed", "cancelled"]
+    format: str
+    created_at: str
+    finished_at: str | None
+    expires_at: str | None
+    rows: int
+    bytes: int
+    error: Failure | None
+    result: str | None
 
 
 class Forwarding(Protocol):

@@ -4,7 +4,7 @@ import asyncio
 import logging
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import msgspec
 from starlette.requests import Request
@@ -14,7 +14,7 @@ from starlette.routing import Route
 from profilelake.errors import Invalid, Unavailable
 from profilelake.manage.answers import json_answer, problem
 from profilelake.manage.requests import read_json
-from profilelake.manage.sql import SEES, TOKEN
+from profilelake.manage.sql import FORMATS, SEES, TOKEN, SqlAsked, SqlJob
 from profilelake.ops.forward import PIPE, pipe_of
 from profilelake.ops.http import Receive, Scope, Send
 from profilelake.query.asking import Asked, Queries, TooMany
@@ -24,14 +24,6 @@ from profilelake.query.nursery import Running
 from profilelake.semantics.times import format_time
 
 BODY_BYTES_MAX: Final = 1 << 20
-FORMATS: Final = {
-    "arrow": "application/vnd.apache.arrow.stream",
-    "parquet": "application/vnd.apache.parquet",
-    "csv": "text/csv",
-    "ndjson": "application/x-ndjson",
-    "json": "application/json",
-}
-"""Names of formats and the media types they are asked by."""
 _STATUS: Final[dict[Code, int]] = {
     "table_not_found": 404,
     "memory_limit": 422,
@@ -42,16 +34,6 @@ _STATUS: Final[dict[Code, int]] = {
 }
 """Of the codes that are not 400."""
 _LOG: Final = logging.getLogger(__name__)
-
-
-class SqlAsked(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """A query over HTTP. Without a `format`, the Accept header names it, else it is JSON."""
-
-    query: str
-    parameters: list[Any] | dict[str, Any] | None = None
-    format: Literal["arrow", "parquet", "csv", "ndjson", "json"] | None = None
-    timeout_seconds: float | None = None
-    mode: Literal["sync", "async"] = "sync"
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,19 +178,19 @@ def _refused(failure: Failure) -> Response:
     return Response(msgspec.json.encode(body), status, media_type="application/problem+json")
 
 
-def _shown(job: Job) -> dict[str, object]:
-    return {
-        "id": job.id,
-        "status": job.status,
-        "format": job.asked.format,
-        "created_at": format_time(job.created_at),
-        "finished_at": None if job.finished_at is None else format_time(job.finished_at),
-        "expires_at": None if job.expires_at is None else format_time(job.expires_at),
-        "rows": job.rows,
-        "bytes": job.bytes,
-        "error": job.failure,
-        "result": f"/api/sql/jobs/{job.id}/result" if job.status == "done" else None,
-    }
+def _shown(job: Job) -> SqlJob:
+    return SqlJob(
+        id=job.id,
+        status=job.status,
+        format=job.asked.format,
+        created_at=format_time(job.created_at),
+        finished_at=None if job.finished_at is None else format_time(job.finished_at),
+        expires_at=None if job.expires_at is None else format_time(job.expires_at),
+        rows=job.rows,
+        bytes=job.bytes,
+        error=job.failure,
+        result=f"/api/sql/jobs/{job.id}/result" if job.status == "done" else None,
+    )
 
 
 def _format(accept: str) -> str:

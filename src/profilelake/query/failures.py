@@ -94,6 +94,8 @@ def of_engine(error: Exception, query: str, shift: int = 0) -> Failed:
         code = "table_not_found"
     elif told.get("error_subtype") == "COLUMN_NOT_FOUND":
         code = "column_not_found"
+    elif "prepared statement parameter" in message.lower() or kind == "Parameter Not Resolved":
+        code = "invalid_parameters"
     elif _DEPTH.search(message):
         code = "too_complex"
     position = str(told.get("position", ""))
