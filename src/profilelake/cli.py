@@ -194,17 +194,16 @@ def profile_get(
 def sql(
     query: Annotated[str, typer.Argument(help="SQL (DuckDB); tables by their bare names.")],
     directory: Directory = DEFAULT_DIRECTORY,
-    format: Annotated[str, typer.Option(help="table, json, csv, arrow or parquet.")] = "table",
+    format: Annotated[str, typer.Option(help="table, json, ndjson, csv, arrow or parquet.")] = "table",
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Write to a file.")] = None,
     as_json: Json = False,
 ) -> None:
     """Ask the lake. Reads committed data, whether the server runs or not."""
-    from profilelake.query.run import run_query, writer
+    from profilelake.query.run import write_query, writer
     from profilelake.views.attach import attach
 
     layout = layout_of(directory)
-    write = writer("json" if as_json else format, output)
-    write(run_query(layout, query, attach))
+    write_query(layout, query, attach, writer("json" if as_json else format, output))
 
 
 @app.command()

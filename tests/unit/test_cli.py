@@ -342,7 +342,7 @@ def test_a_wrong_query_is_told_where(shop: Served, query: str, message: str) -> 
 
 
 def test_a_wrong_format_or_file_is_told(shop: Served, tmp_path: Path) -> None:
-    told(sql(shop, "SELECT 1", "--format", "xml"), 2, "it is one of table, json, csv, arrow, parquet")
+    told(sql(shop, "SELECT 1", "--format", "xml"), 2, "it is one of table, arrow, parquet, csv, json, ndjson")
     told(sql(shop, "SELECT INTERVAL 1 DAY AS i", "--format", "parquet"), 2, "cast the column in the query")
     told(sql(shop, "SELECT 1", "-o", tmp_path / "no" / "such"), 5, "No such file or directory")
 

@@ -72,6 +72,7 @@ _BY_CLASS: Final[dict[str, Code]] = {
 }
 """Codes by the class of the engine's error; what is not here is `invalid_query`."""
 _DEPTH: Final = re.compile(r"expression depth|recursion|too deep|stack", re.IGNORECASE)
+_PARAMETERS: Final = re.compile(r"following parameters|count mismatch|positional parameters", re.IGNORECASE)
 _PLACES: Final = re.compile(r"/proc/self/fd/\d+|/[\w.-]+(?:/[\w.-]+)+")
 
 
@@ -94,7 +95,7 @@ def of_engine(error: Exception, query: str, shift: int = 0) -> Failed:
         code = "table_not_found"
     elif told.get("error_subtype") == "COLUMN_NOT_FOUND":
         code = "column_not_found"
-    elif "prepared statement parameter" in message.lower() or kind == "Parameter Not Resolved":
+    elif _PARAMETERS.search(message):
         code = "invalid_parameters"
     elif _DEPTH.search(message):
         code = "too_complex"

@@ -31,6 +31,7 @@ def stream(relation: duckdb.DuckDBPyRelation, format: str, sink: Any, seen: Seen
     """Write the rows of a relation to a binary sink as they come; columns are named apart.
 
     Raises:
+        duckdb.Error: the query fails.
         pyarrow.ArrowException: the format cannot say a type of the result.
     """
     FORMATS[format](named_apart(relation), sink, seen)
@@ -54,7 +55,18 @@ def named_apart(relation: duckdb.DuckDBPyRelation) -> duckdb.DuckDBPyRelation:
 
 def batches(relation: duckdb.DuckDBPyRelation, seen: Seen) -> Iterator[pa.RecordBatch]:
     """Yield the rows of a relation; no more than a few batches are held."""
-    for batch in relation.to_arrow_reader(BATCH_ROWS):
+    yield from _read(relation.to_arrow_reader(BATCH_ROWS), seen)
+
+
+def _read(reader: pa.RecordBatchReader, seen: Seen) -> Iterator[pa.RecordBatch]:
+    while True:
+        try:
+            batch = reader.read_next_batch()
+        except StopIteration:
+            return
+        except pa.ArrowException as error:
+            # Of the engine, whoever carries it: what the format cannot say is raised by its writer.
+            raise duckdb.Error(str(error)) from error
         seen(batch.num_rows)
         yield batch
 
@@ -62,16 +74,14 @@ def batches(relation: duckdb.DuckDBPyRelation, seen: Seen) -> Iterator[pa.Record
 def _arrow(relation: duckdb.DuckDBPyRelation, sink: Any, seen: Seen) -> None:
     reader = relation.to_arrow_reader(BATCH_ROWS)
     with pa.ipc.new_stream(sink, reader.schema) as writer:
-        for batch in reader:
-            seen(batch.num_rows)
+        for batch in _read(reader, seen):
             writer.write_batch(batch)
 
 
 def _parquet(relation: duckdb.DuckDBPyRelation, sink: Any, seen: Seen) -> None:
     reader = relation.to_arrow_reader(BATCH_ROWS)
     with pyarrow.parquet.ParquetWriter(sink, reader.schema, compression="zstd") as writer:
-        for batch in reader:
-            seen(batch.num_rows)
+        for batch in _read(reader, seen):
             writer.write_batch(batch)
 
 
@@ -83,8 +93,7 @@ def _csv(relation: duckdb.DuckDBPyRelation, sink: Any, seen: Seen) -> None:
         [pa.field(field.name, pa.string()) if field.name in rest else field for field in reader.schema]
     )
     with pyarrow.csv.CSVWriter(sink, schema) as writer:
-        for batch in reader:
-            seen(batch.num_rows)
+        for batch in _read(reader, seen):
             writer.write_batch(_texts(batch, rest, schema) if rest else batch)
 
 

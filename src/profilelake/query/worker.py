@@ -181,14 +181,7 @@ def _answer(job: Job, files: int) -> None:
     except (duckdb.Error, MemoryError) as error:
         _say(Told(failure=of_engine(error, job.query).failure))
     except pa.ArrowException as error:
-        reason = str(error)
-        told = (
-            of_engine(error, job.query)
-            if "exception_type" in reason or "bad_alloc" in reason
-            else failed(
-                "result_format", f"the result as {job.format}: {reason}; cast the column in the query"
-            )
-        )
+        told = failed("result_format", f"the result as {job.format}: {error}; cast the column in the query")
         _say(Told(failure=told.failure))
 
 
