@@ -64,7 +64,7 @@ def _read(reader: pa.RecordBatchReader, seen: Seen) -> Iterator[pa.RecordBatch]:
             batch = reader.read_next_batch()
         except StopIteration:
             return
-        except pa.ArrowException as error:
+        except (pa.ArrowException, OSError) as error:
             # Of the engine, whoever carries it: what the format cannot say is raised by its writer.
             raise duckdb.Error(str(error)) from error
         seen(batch.num_rows)
