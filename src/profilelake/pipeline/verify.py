@@ -47,6 +47,7 @@ from profilelake.pipeline.progress import (
 )
 from profilelake.pipeline.publish import APPENDED, EVERY_CURRENT, JOURNALS, Publisher, run_rows
 from profilelake.pipeline.rebuild import Fold, decisions, fold, standing_of
+from profilelake.pipeline.told_by_events import consent_untold, links_untold
 from profilelake.profiles.consent import policy_in_force, store_policy
 from profilelake.profiles.tables import PROFILES
 from profilelake.semantics.consent import DEFAULT_POLICY
@@ -96,6 +97,8 @@ def verify(setup: WorkspaceSetup, state: State, lake: Lake) -> list[Difference]:
             found += _compare_table(connection, name, wanted)
         found += _compare_schema(connection, whole_schema(connection, setup.identifier_key))
         found += _compare_state(tx, setup.name, held)
+        found += _untold("account_links", links_untold(connection, standing))
+        found += _untold("consent_writes", consent_untold(connection))
         found += _compare_rows("state of leavings", _left(tx, setup.name), left(standing))
         waiting = background.load(tx, setup.name)
         if waiting:
@@ -398,6 +401,11 @@ def _compare_state(tx: Tx, workspace: str, held: Sequence[Records]) -> list[Diff
         ),
         *_compare_rows("state of refusals", dict(tx.items(workspace, Db.REFUSALS)), wanted_refusals),
     ]
+
+
+def _untold(table: str, messages: Sequence[str]) -> list[Difference]:
+    shown = ", ".join(messages[:DIFFERENCES_MAX])
+    return [Difference(f"table {table}", f"{len(messages)} events are missing: {shown}")] if messages else []
 
 
 def _left(tx: Tx, workspace: str) -> dict[bytes, list[bytes]]:

@@ -11,6 +11,30 @@ PROFILES__TRAIT_WRITES: Final = """
 PROFILES__LINKS: Final = "SELECT set_id, account_set_id, position, message_id, source_id FROM account_links"
 """Every sighting of a person's and an account's set that began a spell when it came, in no order."""
 
+PROFILES__GROUP_EVENTS: Final = """
+    WITH calls AS (FROM events UNION ALL FROM event_copies)
+    SELECT set_id, account_set_id, position, message_id, source_id
+    FROM calls
+    WHERE type = 'group' AND set_id IS NOT NULL AND account_set_id IS NOT NULL
+"""
+"""Every sighting that the events themselves tell of, copies included; in no order."""
+
+PROFILES__UNTOLD: Final = """
+    WITH said AS (
+        SELECT set_id, arg_max({position: position, message_id: message_id}, (timestamp, position)) AS last
+        FROM events
+        WHERE set_id IS NOT NULL AND json_type(consent, '$.categoryPreferences') = 'OBJECT'
+        GROUP BY set_id
+    )
+    SELECT last.message_id FROM said
+    WHERE NOT EXISTS (
+        FROM consent_writes
+        WHERE consent_writes.set_id = said.set_id AND consent_writes.position = said.last.position
+    )
+    ORDER BY last.position
+"""
+"""Events that are the last to say something of consent for their set, and are not in `consent_writes`."""
+
 PROFILES__STATEMENTS: Final = """
     SELECT set_id, category, allowed, epoch_us(timestamp) AS timestamp, position, source_id, message_id
     FROM consent_writes

@@ -1,0 +1,62 @@
+"""What events say of account links and consent must be in the tables that outlive them."""
+
+from collections.abc import Iterator
+
+import duckdb
+import pyarrow as pa
+import pytest
+
+from pipeline_driver import START, WORKSPACE, Desk, LogBuilder, tight_rules
+from profilelake.identity.facts import Leave
+from profilelake.lake.reading import attach
+from profilelake.pipeline.rebuild import standing_of
+from profilelake.pipeline.told_by_events import consent_untold, links_untold
+from profilelake.profiles.tables import ACCOUNT_LINKS, CONSENT_WRITES
+from profilelake.semantics.identifiers import Identifier, ident_id
+
+
+@pytest.fixture(scope="module")
+def connection(tmp_path_factory: pytest.TempPathFactory) -> Iterator[duckdb.DuckDBPyConnection]:
+    desk = Desk(tmp_path_factory.mktemp("desk"))
+    log = LogBuilder("00000000000000aa")
+    said = {"consent": {"categoryPreferences": {}}}
+    call = {"type": "group", "groupId": "g1", "userId": "u1", "context": said}
+    user, account = (
+        ident_id(desk.setup.identifier_key, collection, Identifier(type, value)).hex()
+        for collection, type, value in (("users", "user_id", "u1"), ("accounts", "group_id", "g1"))
+    )
+    desk.apply([log.record(START, [{**call, "messageId": "m1"}])])
+    desk.apply([log.decision(START + 1, Leave(by="test", user=user, account=account))])
+    desk.apply([log.record(START + 2, [{**call, "messageId": "m2"}])])
+    assert desk.verify() == []
+    with duckdb.connect() as opened:
+        attach(opened, desk.lake, WORKSPACE)
+        yield opened
+    desk.close()
+
+
+@pytest.mark.parametrize(
+    ("kept", "missing"), [("m1", ["m2"]), ("m2", ["m1"]), ("m1', 'm2", []), ("", ["m1", "m2"])]
+)
+def test_a_spell_that_is_not_written_is_named(
+    connection: duckdb.DuckDBPyConnection, kept: str, missing: list[str]
+) -> None:
+    standing = standing_of(connection, tight_rules())
+    assert links_untold(connection, standing) == []
+    rows = connection.table(ACCOUNT_LINKS.name).to_arrow_table()
+    chosen = [row for row in rows.to_pylist() if f"'{row['message_id']}'" in f"'{kept}'"]
+    connection.register(ACCOUNT_LINKS.name, pa.Table.from_pylist(chosen, schema=rows.schema))
+    try:
+        assert links_untold(connection, standing) == missing
+    finally:
+        connection.unregister(ACCOUNT_LINKS.name)
+
+
+def test_a_statement_that_is_not_written_is_named(connection: duckdb.DuckDBPyConnection) -> None:
+    assert consent_untold(connection) == []
+    rows = connection.table(CONSENT_WRITES.name).to_arrow_table()
+    connection.register(CONSENT_WRITES.name, rows.slice(0, 0))
+    try:
+        assert consent_untold(connection) == ["m2"]
+    finally:
+        connection.unregister(CONSENT_WRITES.name)
