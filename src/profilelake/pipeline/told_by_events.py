@@ -1,33 +1,65 @@
 """Hold what was written of account links and consent against the events that said it.
 
-Both outlive events, so a rebuild reads what was written; here it is seen whether that is all of it.
+Both outlive events, so a rebuild reads what was written. Whether that is all of it is seen here; what an
+older program, which knew nothing of them, did not write can be had from the events that are left.
 """
 
 import duckdb
+import pyarrow as pa
 
 from profilelake.identity.facts import Standing
-from profilelake.pipeline.fold_spells import memberships
-from profilelake.profiles.plan import PROFILES__GROUP_EVENTS, PROFILES__LINKS, PROFILES__UNTOLD
+from profilelake.lake.sql import identifier
+from profilelake.pipeline.fold_facts import received_at
+from profilelake.pipeline.fold_spells import first_of_spells, memberships
+from profilelake.profiles.fold_consent import consent_rows
+from profilelake.profiles.plan import (
+    PROFILES__GROUP_EVENTS,
+    PROFILES__LINKS,
+    PROFILES__SAID,
+    PROFILES__UNTOLD,
+)
+from profilelake.profiles.tables import ACCOUNT_LINKS, CONSENT_WRITES
 from profilelake.semantics.memberships import interval
 
 
-def links_untold(connection: duckdb.DuckDBPyConnection, held: Standing) -> list[str]:
-    """Return the messages of group events that began a spell which `account_links` does not know so early."""
-    seen, written = (
-        memberships(connection.sql(query).to_arrow_table().combine_chunks(), held)
-        for query in (PROFILES__GROUP_EVENTS, PROFILES__LINKS)
-    )
+def links_untold(connection: duckdb.DuckDBPyConnection, held: Standing) -> pa.Table:
+    """Return the group events that began a spell which `account_links` does not know so early, as its rows."""
+    seen = connection.sql(PROFILES__GROUP_EVENTS).to_arrow_table().combine_chunks()
+    written = memberships(connection.sql(PROFILES__LINKS).to_arrow_table().combine_chunks(), held)
+    first = seen.take(pa.array(first_of_spells(seen, held.leavings)))
+    known = {
+        (pair, interval(spell.position, held.leavings)): spell.position
+        for pair, record in written.items()
+        for spell in record.spells
+    }
     missing = []
-    for pair, record in seen.items():
-        known = written[pair].spells if pair in written else []
-        first = {interval(spell.position, held.leavings): spell.position for spell in known}
-        for spell in record.spells:
-            place = first.get(interval(spell.position, held.leavings))
-            if place is None or place > spell.position:
-                missing.append(spell.message_id)
-    return missing
+    for person, account, position in zip(*(first.column(at).to_pylist() for at in range(3)), strict=True):
+        place = known.get((person + account, interval(position, held.leavings)))
+        missing.append(place is None or place > position)
+    rows = first.filter(pa.array(missing, pa.bool_()))
+    linked_at = pa.array(received_at(rows.column("position"))).cast(
+        ACCOUNT_LINKS.schema().field("linked_at").type
+    )
+    return ACCOUNT_LINKS.shape(rows.append_column("linked_at", linked_at))
 
 
-def consent_untold(connection: duckdb.DuckDBPyConnection) -> list[str]:
-    """Return the messages of events that said the last of their set on consent and are not in `consent_writes`."""
-    return [message_id for (message_id,) in connection.sql(PROFILES__UNTOLD).fetchall()]
+def consent_untold(connection: duckdb.DuckDBPyConnection) -> pa.Table:
+    """Return which sets said something of consent that is not in `consent_writes`, and the last event in which."""
+    return connection.sql(PROFILES__UNTOLD).to_arrow_table()
+
+
+def add_untold(connection: duckdb.DuckDBPyConnection, held: Standing) -> dict[str, pa.Table]:
+    """Let `account_links` and `consent_writes` show what is missing in them too; return that by table."""
+    added = {ACCOUNT_LINKS.name: links_untold(connection, held)}
+    untold = consent_untold(connection)
+    if untold.num_rows:
+        connection.register("untold", untold)
+        said = connection.sql(PROFILES__SAID).to_arrow_table().combine_chunks()
+        added[CONSENT_WRITES.name] = CONSENT_WRITES.shape(consent_rows(said))
+        connection.unregister("untold")
+    for name, rows in added.items():
+        view, before, more = (identifier(name + end) for end in ("", "_before", "_added"))
+        connection.execute(f"ALTER VIEW {view} RENAME TO {before}")
+        connection.register(f"{name}_added", rows)
+        connection.execute(f"CREATE VIEW {view} AS (FROM {before}) UNION ALL BY NAME (FROM {more})")
+    return added

@@ -25,6 +25,7 @@ from profilelake.kernels.siphash import HASH_BYTES as SET_BYTES
 from profilelake.lake.catalog import Lake
 from profilelake.lake.progress import Progress
 from profilelake.lake.reading import attach
+from profilelake.lake.tables import TableDef
 from profilelake.landing.dedup import DedupIndex, Entries
 from profilelake.landing.land import CONTENT_COLUMNS, dedup_entries
 from profilelake.landing.tables import EVENT_COPIES, EVENTS
@@ -47,9 +48,9 @@ from profilelake.pipeline.progress import (
 )
 from profilelake.pipeline.publish import APPENDED, EVERY_CURRENT, JOURNALS, Publisher, run_rows
 from profilelake.pipeline.rebuild import Fold, decisions, fold, standing_of
-from profilelake.pipeline.told_by_events import consent_untold, links_untold
+from profilelake.pipeline.told_by_events import add_untold, consent_untold, links_untold
 from profilelake.profiles.consent import policy_in_force, store_policy
-from profilelake.profiles.tables import PROFILES
+from profilelake.profiles.tables import ACCOUNT_LINKS, CONSENT_WRITES, PROFILES
 from profilelake.semantics.consent import DEFAULT_POLICY
 from profilelake.semantics.positions import POSITION_BYTES
 from profilelake.semantics.shapes import UNLISTED
@@ -97,8 +98,8 @@ def verify(setup: WorkspaceSetup, state: State, lake: Lake) -> list[Difference]:
             found += _compare_table(connection, name, wanted)
         found += _compare_schema(connection, whole_schema(connection, setup.identifier_key))
         found += _compare_state(tx, setup.name, held)
-        found += _untold("account_links", links_untold(connection, standing))
-        found += _untold("consent_writes", consent_untold(connection))
+        found += _untold(ACCOUNT_LINKS, links_untold(connection, standing))
+        found += _untold(CONSENT_WRITES, consent_untold(connection))
         found += _compare_rows("state of leavings", _left(tx, setup.name), left(standing))
         waiting = background.load(tx, setup.name)
         if waiting:
@@ -144,6 +145,7 @@ def rebuild(
         decided = decisions(connection)
         standing = facts.standing(decided, setup.rules)
         policy = setup.consent_policy or DEFAULT_POLICY
+        added = add_untold(connection, standing)
         folds = fold(connection, standing, setup.untrusted(), policy)
         clock.done("identity")
         whole = whole_tables(folds)
@@ -151,9 +153,8 @@ def rebuild(
         clock.done("tables")
         replace_tables(lake, setup.name, whole, progress)
         for definition in (EVENTS, *_FACTS):
-            lake.table(setup.name, definition).append(
-                definition.schema().empty_table(), progress, always=True
-            )
+            rows = added.get(definition.name, definition.schema().empty_table())
+            lake.table(setup.name, definition).append(rows, progress, always=True)
             reach("rebuild.appended")
         clock.done("commit")
         held = [records(folded) for folded in folds]
@@ -403,9 +404,11 @@ def _compare_state(tx: Tx, workspace: str, held: Sequence[Records]) -> list[Diff
     ]
 
 
-def _untold(table: str, messages: Sequence[str]) -> list[Difference]:
-    shown = ", ".join(messages[:DIFFERENCES_MAX])
-    return [Difference(f"table {table}", f"{len(messages)} events are missing: {shown}")] if messages else []
+def _untold(definition: TableDef, missing: pa.Table) -> list[Difference]:
+    if not missing.num_rows:
+        return []
+    shown = ", ".join(missing.column("message_id").slice(0, DIFFERENCES_MAX).to_pylist())
+    return [Difference(f"table {definition.name}", f"{missing.num_rows} events are missing: {shown}")]
 
 
 def _left(tx: Tx, workspace: str) -> dict[bytes, list[bytes]]:

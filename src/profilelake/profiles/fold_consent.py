@@ -29,9 +29,26 @@ def fold_consent(work: Working, events: pa.Table) -> pa.Table:
 
     Of equal statements of one set only the last of a micro-batch is kept: it says all that they say.
     """
+    kept, statements = _last_statements(events)
+    if not statements:
+        return CONSENT_WRITES.schema().empty_table()
+    _apply(work, kept, statements)
+    return _rows(kept, statements)
+
+
+def consent_rows(events: pa.Table) -> pa.Table:
+    """Return what these events (in position order) say of consent as rows of `consent_writes`.
+
+    Of equal statements of one set only the last is kept.
+    """
+    return _rows(*_last_statements(events))
+
+
+def _last_statements(events: pa.Table) -> tuple[pa.Table, list[Mapping[str, bool]]]:
+    """Return the last event of each set that makes a statement, for each distinct one, and what it says."""
     column = events.column("consent")
     if column.null_count == events.num_rows:
-        return CONSENT_WRITES.schema().empty_table()
+        return events.slice(0, 0), []
     made = events.filter(pc.and_(pc.is_valid(column), pc.is_valid(events.column("set_id"))))
     texts = pc.dictionary_encode(made.column("consent")).combine_chunks()
     stated = [_stated(text) for text in texts.dictionary.to_pylist()]
@@ -39,12 +56,10 @@ def fold_consent(work: Working, events: pa.Table) -> pa.Table:
     telling = np.array([one is not None for one in stated], dtype=np.bool_)[codes]
     rows = np.flatnonzero(telling)
     if not len(rows):
-        return CONSENT_WRITES.schema().empty_table()
+        return events.slice(0, 0), []
     rows = rows[_last_of_equal(made.take(pa.array(rows)), codes[rows], len(stated))]
     kept = made.take(pa.array(rows))
-    statements = [told for code in codes[rows].tolist() if (told := stated[code]) is not None]
-    _apply(work, kept, statements)
-    return _rows(kept, statements)
+    return kept, [told for code in codes[rows].tolist() if (told := stated[code]) is not None]
 
 
 @lru_cache(maxsize=_TEXTS_MAX)
@@ -54,7 +69,8 @@ def _stated(text: str) -> Mapping[str, bool] | None:
 
 def _last_of_equal(made: pa.Table, codes: npt.NDArray[np.int64], texts: int) -> npt.NDArray[np.int64]:
     """Return the row of the last statement of each set and text, in position order."""
-    sets, _ = dense_numbers(siphash.from_arrow(made.column("set_id").combine_chunks()))
+    keys = made.column("set_id").cast(pa.binary(siphash.HASH_BYTES)).combine_chunks()
+    sets, _ = dense_numbers(siphash.from_arrow(keys))
     groups = sets.astype(np.int64) * texts + codes
     times = made.column("timestamp").cast(pa.int64()).to_numpy()
     order = np.lexsort((times, groups))  # stable: of equal times the greater position is the later row

@@ -26,14 +26,22 @@ PROFILES__UNTOLD: Final = """
         WHERE set_id IS NOT NULL AND json_type(consent, '$.categoryPreferences') = 'OBJECT'
         GROUP BY set_id
     )
-    SELECT last.message_id FROM said
+    SELECT set_id, last.message_id FROM said
     WHERE NOT EXISTS (
         FROM consent_writes
         WHERE consent_writes.set_id = said.set_id AND consent_writes.position = said.last.position
     )
     ORDER BY last.position
 """
-"""Events that are the last to say something of consent for their set, and are not in `consent_writes`."""
+"""Sets with the last event that said something of consent, where that is not in `consent_writes`."""
+
+PROFILES__SAID: Final = """
+    SELECT set_id, timestamp, position, received_at, source_id, message_id, consent
+    FROM events SEMI JOIN untold USING (set_id)
+    WHERE consent IS NOT NULL
+    ORDER BY position
+"""
+"""What the sets of `untold` (set_id) said of consent, in order."""
 
 PROFILES__STATEMENTS: Final = """
     SELECT set_id, category, allowed, epoch_us(timestamp) AS timestamp, position, source_id, message_id

@@ -1,6 +1,7 @@
 """What events say of account links and consent must be in the tables that outlive them."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import duckdb
 import pyarrow as pa
@@ -9,6 +10,7 @@ import pytest
 from pipeline_driver import START, WORKSPACE, Desk, LogBuilder, tight_rules
 from profilelake.identity.facts import Leave
 from profilelake.lake.reading import attach
+from profilelake.pipeline import batch
 from profilelake.pipeline.rebuild import standing_of
 from profilelake.pipeline.told_by_events import consent_untold, links_untold
 from profilelake.profiles.tables import ACCOUNT_LINKS, CONSENT_WRITES
@@ -42,21 +44,46 @@ def test_a_spell_that_is_not_written_is_named(
     connection: duckdb.DuckDBPyConnection, kept: str, missing: list[str]
 ) -> None:
     standing = standing_of(connection, tight_rules())
-    assert links_untold(connection, standing) == []
+    assert links_untold(connection, standing).num_rows == 0
     rows = connection.table(ACCOUNT_LINKS.name).to_arrow_table()
     chosen = [row for row in rows.to_pylist() if f"'{row['message_id']}'" in f"'{kept}'"]
     connection.register(ACCOUNT_LINKS.name, pa.Table.from_pylist(chosen, schema=rows.schema))
     try:
-        assert links_untold(connection, standing) == missing
+        untold = links_untold(connection, standing)
+        assert untold.column("message_id").to_pylist() == missing
     finally:
         connection.unregister(ACCOUNT_LINKS.name)
 
 
 def test_a_statement_that_is_not_written_is_named(connection: duckdb.DuckDBPyConnection) -> None:
-    assert consent_untold(connection) == []
+    assert consent_untold(connection).num_rows == 0
     rows = connection.table(CONSENT_WRITES.name).to_arrow_table()
     connection.register(CONSENT_WRITES.name, rows.slice(0, 0))
     try:
-        assert consent_untold(connection) == ["m2"]
+        assert consent_untold(connection).column("message_id").to_pylist() == ["m2"]
     finally:
         connection.unregister(CONSENT_WRITES.name)
+
+
+def test_a_rebuild_writes_what_an_older_program_did_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log, message = LogBuilder("00000000000000aa"), {"type": "group", "groupId": "g1", "userId": "u1"}
+    said = [{"consent": {"categoryPreferences": {"Ads": allowed}}} for allowed in (True, False, True)]
+    calls = [{**message, "messageId": f"m{n}", "context": context} for n, context in enumerate(said)]
+    desk, right = Desk(tmp_path / "older"), Desk(tmp_path / "right")
+    with monkeypatch.context() as older:
+        older.setattr(batch, "fold_links", lambda *_: ACCOUNT_LINKS.schema().empty_table())
+        older.setattr(batch, "fold_consent", lambda *_: CONSENT_WRITES.schema().empty_table())
+        desk.apply([log.record(START, calls)])
+    right.apply([LogBuilder("00000000000000aa").record(START, calls)])
+    assert [line.partition(":")[0] for line in desk.verify()] == [
+        "table account_links",
+        "table consent_writes",
+    ]
+    desk.rebuild()
+    assert desk.verify() == right.verify() == []
+    assert desk.state_tables() == right.state_tables()
+    assert desk.lake_tables("account_links") == right.lake_tables("account_links")
+    desk.close()
+    right.close()
