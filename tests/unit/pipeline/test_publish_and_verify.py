@@ -15,11 +15,12 @@ from profilelake.landing.tables import EVENTS
 from profilelake.ops import failpoints
 from profilelake.pipeline import publish
 from profilelake.pipeline.publish import Publisher
+from profilelake.profiles.tables import PROFILES
 from profilelake.state.records import NOBODY, decode_activity, decode_ident, decode_profile, encode
 from profilelake.state.store import Db, Tx
 
 LOG = "00000000000000aa"
-COUNT = 6
+COUNT = PROFILES.schema().get_field_index("event_count")
 
 
 @pytest.fixture
