@@ -1,4 +1,4 @@
-"""The law of the past, run with few examples in the fast suite and with many in the slow one."""
+"""The laws of the past, run with few examples in the fast suite and with many in the slow one."""
 
 from collections.abc import Callable
 from contextlib import closing
@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import event, note
 from hypothesis import strategies as st
 
-from pipeline_arrivals import IDENTIFIERS, UNTRUSTED, Arrival, deliver, late
+from pipeline_arrivals import IDENTIFIERS, UNTRUSTED, Arrival, deliver, first_events, late, set_of
 from pipeline_driver import KEY, SECOND, START, WORKSPACE, Desk, LogBuilder
 from pipeline_laws import desk
 from profilelake.eventlog import Record
@@ -16,11 +16,15 @@ from profilelake.semantics.rules import COLLECTIONS, Collection
 from profilelake.serve._answer import Refused
 from profilelake.serve._past import Past
 from profilelake.serve._profile import Found, find
+from profilelake.serve._request import Query
 from profilelake.serve.as_of import AsOf, Reading, activity_then, find_then
+from profilelake.serve.event_history import event_history
 from profilelake.state import activity
 from profilelake.state.recent import RunReader
+from profilelake.state.store import Tx
 
 NOT_FOUND = 404
+STEPS_MAX = 1
 STEPS: dict[str, Callable[[Desk], object]] = {
     "publish": lambda lived: lived.publish(),
     "publish some": lambda lived: lived.publish(whole=False),
@@ -46,12 +50,59 @@ def then_is_what_was_known_then(records: list[Record], data: st.DataObject) -> N
             prompt.apply([LogBuilder("00000000000000dd").record(START - SECOND, [])])
         for batch in data.draw(late(records)).batches:
             lived.apply(batch)
-            for step in data.draw(st.lists(st.sampled_from(sorted(STEPS)), max_size=2)):
+            for step in data.draw(st.lists(st.sampled_from(sorted(STEPS)), max_size=STEPS_MAX)):
                 note(step)
                 STEPS[step](lived)
         was, told = shown_now(prompt), shown_then(lived, at)
         assert told == was
         event(f"profiles then: {len(set(map(str, was.values())) - {'None'})}")
+
+
+def every_event_is_told_once(records: list[Record], data: st.DataObject) -> None:
+    """All pages of a profile's history together are its events, each once and in order, in both directions."""
+    with desk() as lived:
+        for batch in data.draw(late(records)).batches:
+            lived.apply(batch)
+            for step in data.draw(st.lists(st.sampled_from(sorted(STEPS)), max_size=STEPS_MAX)):
+                note(step)
+                STEPS[step](lived)
+        past = Past(lived._open_lake, lambda _: lived.setup.recent_directory, lived.directory / "spill")
+        events = first_events(records)
+        with closing(past), lived.state.read(WORKSPACE) as tx:
+            for collection in COLLECTIONS:
+                shown = {
+                    (event.message_id, collection): event for event in events if getattr(event, collection)
+                }
+                for name in IDENTIFIERS[collection]:
+                    found = _looked_for(tx, lived, collection, str(name))
+                    if found is None:
+                        continue
+                    mine = sorted(
+                        (event.timestamp, id)
+                        for (id, _), event in shown.items()
+                        if set_of(collection, getattr(event, collection)) in found.record.sets
+                    )
+                    assert _told(found, past, "asc") == [id for _, id in mine]
+                    assert _told(found, past, "desc") == [id for _, id in reversed(mine)]
+
+
+def _told(found: Found, past: Past, sort: str) -> list[str]:
+    ids: list[str] = []
+    following = ""
+    while True:
+        query = Query(f"sort={sort}&limit=3&next={following}".encode())
+        page = event_history(found, query, past)
+        ids += [event.message_id for event in page.data]
+        following = page.cursor.next
+        if not following:
+            return ids
+
+
+def _looked_for(tx: Tx, made: Desk, collection: Collection, id: str) -> Found | None:
+    try:
+        return find(tx, WORKSPACE, collection, id, KEY, made.rules())
+    except Refused:
+        return None
 
 
 def shown_now(made: Desk) -> dict[Any, Any]:

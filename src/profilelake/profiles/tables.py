@@ -25,6 +25,7 @@ TRAIT_WRITES: Final = TableDef(
         Column("message_id", pa.string(), "the event", personal=True),
     ),
     day="received_at",
+    sort=("set_id", "position"),
 )
 
 ACCOUNT_LINKS: Final = TableDef(
