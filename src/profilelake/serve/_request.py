@@ -22,7 +22,7 @@ _COLLECTION_CHARACTERS: Final = re.compile(r"[A-Za-z0-9_-]")
 class Route(NamedTuple):
     """A path taken apart. `profile` is the id as the client wrote it, "" for the collection itself.
 
-    `/traits/{name}/history` is the resource `trait_history` with the name in `trait`.
+    `/traits/{name}/history` is the resource `traits/history` with the name in `trait`.
     """
 
     space: str
@@ -58,9 +58,7 @@ def route(raw_path: bytes) -> Route:
     trait = b""
     if len(parts) == 11 and parts[8] == b"traits" and parts[10] == b"history":
         trait = parts[9]
-        parts[8:] = [b"trait_history"]
-    elif len(parts) == 9 and parts[8] == b"trait_history":
-        parts[8] = b""
+        parts[8:] = [b"traits/history"]
     if (
         not 7 <= len(parts) <= 9
         or parts[0]
@@ -157,6 +155,10 @@ class Query:
         if not values:
             return _NO_NAMES
         return frozenset(entry for value in values for entry in value.split(",") if entry)
+
+    def has(self, name: str) -> bool:
+        """Tell whether a parameter was given, be it empty."""
+        return name in self._values
 
     def beginning(self, prefix: str) -> list[tuple[str, str]]:
         """Return the parameters whose names begin like that, without the beginning, each with its value."""

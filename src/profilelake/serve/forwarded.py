@@ -9,7 +9,7 @@ from profilelake.serve._request import Route
 
 SPACE_HEADER: Final = "x-profilelake-space"
 SCOPE_HEADER: Final = "x-profilelake-token-scope"
-TRAIT_HISTORY: Final = "trait_history"
+TRAIT_HISTORY: Final = "traits/history"
 """Resource that `/traits/{name}/history` is known by."""
 EXPORT: Final = "export"
 """Stands where a profile id would; ids have a colon or a prefix, so it is none."""
@@ -23,6 +23,8 @@ Forwarding: TypeAlias = Callable[[Scope, Receive, Send, Iterable[tuple[bytes, by
 def is_past(scope: Scope) -> bool:
     """Tell whether a request asks for what only the lake knows."""
     path: bytes = scope.get("raw_path") or b""
+    if scope["method"] == "POST":
+        return False
     if path.endswith(_ENDS):
         return True
     said: bytes = scope["query_string"]

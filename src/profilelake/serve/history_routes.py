@@ -172,6 +172,10 @@ class _Answers:
     def _then(self, asked: _Asked) -> object:
         """Return a profile, or one resource of it, as it was."""
         place, query = asked.place, asked.query
+        if place.resource and not query.has("as_of"):
+            raise Refused(404, "not_found", f"There is no resource `{place.resource}` of a profile.")
+        if not place.profile:
+            raise invalid("`as_of` is taken for one profile at a time.")
         as_of = AsOf.of(query, self._history.now())
         wanted = frozenset({place.resource}) if place.resource else query.names("expand")
         if unknown := sorted(wanted - _THEN.keys()):
