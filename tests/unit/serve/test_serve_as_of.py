@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from past_examples import World, identify, track, world
+from pipeline_decisions import retractions
 from pipeline_driver import KEY, SECOND, START, LogBuilder, tight_rules
 from profilelake.errors import Invalid
 from profilelake.identity import as_of as identity_as_of
@@ -77,6 +78,20 @@ def test_what_was_decided_since_has_not_happened(tmp_path: Path) -> None:
         decide(made, 5, facts.Unlink(by="somebody", collection="users", one=one, other=other))
         assert len(made.shown_then("user_id:u1", 4)[0]) == 2
         assert made.shown_then("user_id:u1", 5)[0] == ["user_id:u1"]
+
+
+def test_an_event_that_was_retracted_since_still_counted_then(tmp_path: Path) -> None:
+    with world(tmp_path) as made:
+        linking = made.log.record(START, [identify("m1", "u1", "a1")])
+        made.desk.apply([linking])
+        made.feed(3, identify("m2", "u1", "a1"))
+        (retracted,) = retractions([linking], "m1")
+        decide(made, 5, retracted)
+        for _ in range(2):
+            both = ["anonymous_id:a1", "user_id:u1"]
+            # The set counts from its second event on now; then it did from its first.
+            assert [made.shown_then("user_id:u1", second)[0] for second in (0, 4, 6)] == [both] * 3
+            made.desk.publish()
 
 
 def test_an_identifier_of_a_crowd_links_nobody_then_and_its_others_are_not_followed(
