@@ -3,6 +3,7 @@
 import os
 import re
 import sqlite3
+import threading
 import time
 from collections.abc import Callable, Iterable
 from functools import cached_property
@@ -154,6 +155,7 @@ class Lake:
         self._clock = clock
         self._tables: dict[tuple[str, str, str], LakeTable] = {}
         self._published: dict[tuple[str, str], PublishedTable] = {}
+        self._opening = threading.Lock()
         self.warehouse = warehouse
 
     @classmethod
@@ -234,6 +236,11 @@ class Lake:
             definition, self._open(workspace, definition, "current"), self._open(workspace, log, "changes")
         )
 
+    def opened(self, workspace: str) -> list[LakeTable]:
+        """Return the tables of a workspace that this process has opened to commit to, in the order of that."""
+        # A copy: another thread may be opening one.
+        return [table for (of, _, _), table in list(self._tables.items()) if of == workspace]
+
     def names(self, workspace: str, part: Part = "") -> list[str]:
         """Return the names of the tables in one namespace of a workspace, sorted; logs of changes included."""
         namespace = namespace_of(workspace, part)
@@ -296,10 +303,20 @@ class Lake:
         kind: str,
         shape: Callable[[Table, TableDef], None] = grow,
     ) -> LakeTable:
-        namespace = namespace_of(workspace, definition.part)
         held = self._tables.get((workspace, definition.part, definition.name))
         if held is not None and held.definition == definition:
             return held
+        # Threads that commit to a table share one object, whose lock they take turns at.
+        with self._opening:
+            held = self._tables.get((workspace, definition.part, definition.name))
+            if held is not None and held.definition == definition:
+                return held
+            return self._open_anew(workspace, definition, kind, shape)
+
+    def _open_anew(
+        self, workspace: str, definition: TableDef, kind: str, shape: Callable[[Table, TableDef], None]
+    ) -> LakeTable:
+        namespace = namespace_of(workspace, definition.part)
         self._catalog.create_namespace_if_not_exists(namespace)
         try:
             table = self._catalog.load_table((namespace, definition.name))

@@ -43,7 +43,6 @@ from profilelake.pipeline.progress import (
     PROGRESS,
     PUBLISHED,
     Published,
-    events_in,
     load_applied,
     load_published,
 )
@@ -95,6 +94,8 @@ PROFILES_SHARE: Final = 0.05
 waits, but never longer than `publish_age`."""
 
 
+IDLE_COMMIT_SECONDS: Final = 600.0
+"""How often a workspace for which nothing comes commits how far the log was read, so that it can be pruned."""
 PART_ROWS: Final = 1_000_000
 """About as many events are in memory while they are published, however many have piled up."""
 
@@ -178,23 +179,45 @@ class Publisher:
         return self.publish_current(whole=whole) or facts is not None
 
     def facts_waiting(self) -> int:
-        """Return about how many events are in the state and not in the lake."""
+        """Return about how many events are in the state and not in the lake; 0 while nothing need be committed.
+
+        A workspace for which nothing came only moves on in the log; that is committed once in
+        `IDLE_COMMIT_SECONDS`, or when somebody asks.
+        """
         with self.state.read(self.workspace) as tx:
             applied = load_applied(tx, self.workspace, "")
             published = load_published(tx, self.workspace)
-        if applied.sequence <= published.facts_sequence:
-            return 0
-        # A decision is no event and is to be published all the same.
-        return max(1, events_in(applied.vector) - events_in(published.facts_vector))
+            if applied.sequence <= published.facts_sequence:
+                return 0
+            events = sum(applied.totals.values()) - sum(published.facts_totals.values())
+            if events > 0:
+                return events
+            if self._facts_marked(tx, published.facts_sequence):
+                return 1
+        moved = applied.vector != published.facts_vector
+        return int(moved and self._older(published.facts_at, IDLE_COMMIT_SECONDS))
 
     def current_waiting(self) -> int:
-        """Return about how many events the derived tables do not show yet."""
+        """Return about how many events the derived tables do not show yet; 0 while nothing need be committed."""
         with self.state.read(self.workspace) as tx:
             applied = load_applied(tx, self.workspace, "")
             published = load_published(tx, self.workspace)
-        if applied.sequence <= published.sequence:
-            return 0
-        return max(1, events_in(applied.vector) - events_in(published.vector))
+            if applied.sequence <= published.sequence:
+                # Counts of shapes may wait for their time.
+                return int(applied.sequence > 0 and self.observing.waits(applied.as_progress()))
+            events = sum(applied.totals.values()) - sum(published.totals.values())
+            if events > 0:
+                return events
+            if next(tx.keys(self.workspace, Db.DIRTY), None) is not None:
+                return 1
+        moved = applied.vector != published.vector
+        return int(moved and self._older(published.at, IDLE_COMMIT_SECONDS))
+
+    def _facts_marked(self, tx: Tx, after: int) -> bool:
+        """Tell whether rows of facts wait, or values of identifiers that changed behind a micro-batch."""
+        return bool(_tables_waiting(tx, self.workspace, after)) or bool(
+            _marked(tx, self.workspace, Dirty.IDENT, after)
+        )
 
     def publish_facts(self) -> FactsPublished | None:
         """Commit what only the state has and nothing else could tell: facts, and values of identifiers.
@@ -204,30 +227,31 @@ class Publisher:
         Raises:
             Unavailable: as `publish`.
         """
-        identifiers = self.lake.current_table(self.workspace, IDENTIFIERS)
         with self.state.read(self.workspace) as tx:
             progress = load_applied(tx, self.workspace, "").as_progress()
-            if progress.sequence <= load_published(tx, self.workspace).facts_sequence:
+            published = load_published(tx, self.workspace)
+            if progress.sequence <= published.facts_sequence:
+                return None
+            came = progress.vector != published.facts_vector or progress.totals != published.facts_totals
+            if not came and not self._facts_marked(tx, published.facts_sequence):
+                self._let_go_facts(progress)
                 return None
             runs = recent.load(tx, self.workspace)
-            waiting = [(table, self._waiting(tx, table, progress)) for table in APPENDED]
-            held = identifiers.progress()
-            keys = _marked(tx, self.workspace, Dirty.IDENT, held_by(held, progress))
-            # A rebuild that was cut short may have begun the next epoch there.
-            values = (
-                identity_rows.identifier_changes(tx, self.workspace, keys, progress.sequence)
-                if keys and (held is None or held.epoch == progress.epoch)
-                else None
-            )
-        published = self._publish_events(runs, progress)
+            # Tables for which there is nothing are not even opened: with many workspaces they are most.
+            named = _tables_waiting(tx, self.workspace, published.facts_sequence)
+            waiting = [
+                (table, self._waiting(tx, table, progress)) for table in APPENDED if table.name in named
+            ]
+            values = self._identifier_values(tx, progress)
+        facts = self._publish_events(runs, progress)
         reach("publish.events")
         for definition, rows in waiting:
             self.lake.table(self.workspace, definition).append(rows, progress)
         reach("publish.appended")
         if values is not None:
-            identifiers.append_changes(values, progress)
+            self.lake.current_table(self.workspace, IDENTIFIERS).append_changes(values, progress)
         self._let_go_facts(progress)
-        return published
+        return facts
 
     def publish_current(self, *, whole: bool) -> bool:
         """Commit what follows from the facts of the state: the derived tables, `profiles` when it is due.
@@ -269,6 +293,18 @@ class Publisher:
             progress, (through, seconds) if profiles else None, frozenset() if due else _PROFILE_MARKS
         )
         return True
+
+    def _identifier_values(self, tx: Tx, progress: Progress) -> pa.Table | None:
+        if not _anything_marked(tx, self.workspace, Dirty.IDENT):
+            return None
+        held = self.lake.current_table(self.workspace, IDENTIFIERS).progress()
+        # A rebuild that was cut short may have begun the next epoch there.
+        if held is not None and held.epoch != progress.epoch:
+            return None
+        keys = _marked(tx, self.workspace, Dirty.IDENT, held_by(held, progress))
+        if not keys:
+            return None
+        return identity_rows.identifier_changes(tx, self.workspace, keys, progress.sequence)
 
     def _waiting(self, tx: Tx, definition: TableDef, progress: Progress) -> pa.Table:
         held = self.lake.table(self.workspace, definition).progress()
@@ -468,6 +504,8 @@ class Publisher:
         }
         for definition in only:
             kind, make = makers[definition.name]
+            if definition is not PROFILES and not _anything_marked(tx, workspace, kind):
+                continue
             table = self.lake.current_table(self.workspace, definition)
             held = held_by(table.progress(), progress)
             if held >= progress.sequence:
@@ -541,6 +579,11 @@ def _marked(tx: Tx, workspace: str, kind: Dirty, after: int) -> list[bytes]:
     return keys
 
 
+def _anything_marked(tx: Tx, workspace: str, kind: Dirty) -> bool:
+    prefix = kind.encode()
+    return next(tx.keys(workspace, Db.DIRTY, prefix), b"").startswith(prefix)
+
+
 def _unmark(tx: Tx, workspace: str, through: int, waiting: frozenset[bytes]) -> None:
     """Take away the marks of the micro-batches through that one, except those that are `waiting`."""
     last = through.to_bytes(8, "big")
@@ -562,6 +605,12 @@ def _unmark(tx: Tx, workspace: str, through: int, waiting: frozenset[bytes]) -> 
 
 def _between(runs: Iterable[Run], after: int, through: int) -> list[Run]:
     return [run for run in runs if run.sequence_min > after and run.sequence_max <= through]
+
+
+def _tables_waiting(tx: Tx, workspace: str, after: int) -> set[str]:
+    """Return the names of the append-only tables that have rows in the outbox behind a micro-batch."""
+    start = (after + 1).to_bytes(8, "big")
+    return {key[8:].decode() for key in tx.keys(workspace, Db.OUTBOX, start)}
 
 
 def _parts(runs: Iterable[Run]) -> Iterator[list[Run]]:

@@ -65,6 +65,7 @@ class Tending:
     stop: threading.Event
     monotonic: Callable[[], float] = time.monotonic
     _watched: list[_Watched] = field(default_factory=list)
+    _known: dict[str, int] = field(default_factory=dict)
     _merge_at: float = 0.0
     _rest_until: float = 0.0
     _sizes: dict[str, dict[str, TableSize]] = field(default_factory=dict)
@@ -82,7 +83,7 @@ class Tending:
                 self.stop.wait(RETRY_SECONDS)
 
     def step(self) -> bool:
-        """Do what is due now, of compaction and sweeping at most one step; tell whether anything was done."""
+        """Do what is due now: merges, and one look at one table at most; tell whether anything was done."""
         asked = lake_requests.carry_out(self.requests, self.carry_out)
         now = self.monotonic()
         if now >= self._merge_at:
@@ -90,7 +91,7 @@ class Tending:
             self._merge()
         if now < self._rest_until:
             return asked > 0
-        self._watch()
+        self._watch(now)
         for watched in sorted(self._watched, key=lambda w: min(w.look_at, w.sweep_at)):
             began = self.monotonic()
             worked = self._look(watched, began)
@@ -117,18 +118,17 @@ class Tending:
             if due and publisher.merge():
                 self.metrics.done("merge", self.clock())
 
-    def _watch(self) -> None:
-        if self._watched:
-            return
-        # Not all at once after a start.
-        now = self.monotonic()
+    def _watch(self, now: float) -> None:
+        """Take in tables that were opened since; of many workspaces only those that commit are."""
         for upkeep in self.upkeeps:
-            tables = list(upkeep.tables())
-            for number, table in enumerate(tables):
-                later = number / len(tables)
+            opened = upkeep.lake.opened(upkeep.workspace)
+            known = self._known.get(upkeep.workspace, 0)
+            for number, table in enumerate(opened[known:]):
+                later = number / len(opened)  # Not all at once after a start.
                 self._watched.append(
                     _Watched(table, upkeep, now + later * LOOK_SECONDS, now + later * SWEEP_SECONDS)
                 )
+            self._known[upkeep.workspace] = len(opened)
 
     def _look(self, watched: _Watched, now: float) -> bool:
         """Do the step that is due for one table; tell whether it was work worth a rest."""
@@ -136,13 +136,12 @@ class Tending:
             watched.look_at = now + LOOK_SECONDS
             metadata = watched.table.metadata_location()
             if metadata != watched.metadata:
-                compacted = self._compact(watched)
-                if compacted:
+                if self._compact(watched):
                     watched.look_at = now  # there may be more
                 else:
                     watched.metadata = metadata
                     self._measure(watched)
-                return compacted
+                return True
         if now >= watched.sweep_at:
             watched.sweep_at = now + SWEEP_SECONDS
             return self._sweep(watched)

@@ -30,7 +30,8 @@ from profilelake.state.records import (
 
 MAP_BYTES: Final = 256 << 30
 """Upper bound of the sparse memory map; the file grows only as pages are used."""
-DATABASES_MAX: Final = 4096
+DATABASES_MAX: Final = 32_768
+"""Named databases: enough for more than a thousand workspaces."""
 READERS_MAX: Final = 512
 COPY_ROWS: Final = 20_000
 """Entries that one transaction of a copy takes."""
@@ -297,14 +298,19 @@ class State:
         """Create the databases of these workspaces where they are missing."""
         if not self._writable:
             raise Conflict("creating state databases: this process only reads")
-        for workspace in workspaces:
-            for db in Db:
-                name = f"{workspace}/{db}"
-                if name not in self._handles:
-                    duplicates = db is Db.LINKS
-                    self._handles[name] = self._env.open_db(
-                        name.encode(), create=True, dupsort=duplicates, dupfixed=duplicates
-                    )
+        missing = [(f"{workspace}/{db}", db) for workspace in workspaces for db in Db]
+        missing = [(name, db) for name, db in missing if name not in self._handles]
+        if not missing:
+            return
+        opened: dict[str, Any] = {}
+        # One transaction for all: each would be a sync of its own.
+        with self._env.begin(write=True) as txn:
+            for name, db in missing:
+                duplicates = db is Db.LINKS
+                opened[name] = self._env.open_db(
+                    name.encode(), txn=txn, create=True, dupsort=duplicates, dupfixed=duplicates
+                )
+        self._handles |= opened
 
     def _open_handles(self, workspace: str) -> None:
         if workspace in self._opened:
