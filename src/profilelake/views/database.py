@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import duckdb
 
@@ -11,6 +12,10 @@ from profilelake.lake.catalog import Lake
 from profilelake.views.attach import JOURNALS, create, create_schemas
 from profilelake.views.discover import Known
 from profilelake.views.places import Places, Schema, View
+
+MAGIC: Final = b"DUCK"
+HEAD_BYTES: Final = 12
+"""What a DuckDB file begins with: a checksum, then four letters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +40,7 @@ def write_database(lake: Lake, workspace: str, path: Path, places: Places) -> Wr
         Unavailable: another program has the file open.
     """
     progress = lake.load(workspace, "events").progress
+    _check_database(path)
     try:
         connection = duckdb.connect(str(path))
     except (duckdb.IOException, duckdb.CatalogException, duckdb.SerializationException) as error:
@@ -57,6 +63,16 @@ def write_database(lake: Lake, workspace: str, path: Path, places: Places) -> Wr
         connection.execute("COMMIT")
         connection.execute("CHECKPOINT")
     return Written(path, places, made, -1 if progress is None else progress.sequence)
+
+
+def _check_database(path: Path) -> None:
+    """Refuse a file of another kind: DuckDB itself would begin a small one anew."""
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        head = file.read(HEAD_BYTES)
+    if head and not head.endswith(MAGIC):
+        raise Invalid(f"writing {path}: that file is no DuckDB database; name another file")
 
 
 def _write(connection: duckdb.DuckDBPyConnection, lake: Lake, workspace: str, places: Places) -> int:

@@ -12,7 +12,7 @@ from profilelake.lake import reading, sql
 from profilelake.lake.catalog import Lake
 from profilelake.lake.progress import Progress
 from profilelake.lake.tables import Column, Part, TableDef
-from profilelake.views.attach import attach
+from profilelake.views.attach import JOURNALS, attach
 from profilelake.views.places import Places, Schema
 
 ROWS_AT_ONCE: Final = 1_000_000
@@ -63,9 +63,7 @@ def _views(connection: duckdb.DuckDBPyConnection, places: Places) -> list[tuple[
             "SELECT table_name FROM information_schema.tables WHERE table_schema = ? ORDER BY 1",
             [getattr(places, place)],
         ).fetchall()
-        found += [(place, name) for (name,) in rows if not name.endswith("_updates") or place != "sync"]
-        if place == "sync" and ("profile_traits_updates",) in rows:
-            found.append((place, "profile_traits_updates"))
+        found += [(place, name) for (name,) in rows if place != "sync" or name not in JOURNALS]
     return found
 
 

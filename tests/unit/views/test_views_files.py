@@ -62,11 +62,12 @@ def test_a_view_of_which_there_is_nothing_any_more_goes(desk: Desk, tmp_path: Pa
 
 def test_what_is_in_the_way_is_left_alone(desk: Desk, tmp_path: Path) -> None:
     Sender(desk).send([SEEN])
-    text = tmp_path / "notes.txt"
-    text.write_text("not a database" * 1000)
-    with pytest.raises(Invalid, match="name another file"):
-        write_database(desk.lake, WORKSPACE, text, PLACES)
-    assert text.read_text().startswith("not a database")
+    notes = tmp_path / "notes.txt"
+    for size in (1, 10_000):
+        notes.write_text("not a database" * size)
+        with pytest.raises(Invalid, match="name another file"):
+            write_database(desk.lake, WORKSPACE, notes, PLACES)
+        assert notes.read_text() == "not a database" * size
     path = tmp_path / "own.duckdb"
     with duckdb.connect(str(path)) as connection:
         connection.execute("CREATE SCHEMA shop; CREATE TABLE shop.users AS SELECT 1 AS one")
