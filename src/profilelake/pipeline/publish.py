@@ -75,7 +75,7 @@ APPENDED: Final = (
 """Tables whose rows wait in the outbox as they are."""
 JOURNALS: Final = (TRAIT_UPDATES,)
 """Tables whose rows are made when they are published, from rows in the outbox and marks."""
-_TOLD_FROM: Final = frozenset(table.name for table in (TRAIT_WRITES, REGROUPED))
+_TOLD_FROM: Final = frozenset({REGROUPED.name})
 """Rows in the outbox that journals are made from; they stay until these have them."""
 CURRENT: Final = (SET_MAP, IDENTIFIERS, IDENTITY_MAP, IDENTITY_REFUSALS, PROFILES)
 DERIVED: Final = tuple(table for table in CURRENT if table is not IDENTIFIERS)
@@ -333,10 +333,11 @@ class Publisher:
         table = self.lake.table(self.workspace, TRAIT_UPDATES)
         held = held_by(table.progress(), progress)
         if held < progress.sequence:
-            table.append(self._trait_updates(tx, progress.sequence, held), progress)
+            table.append(self.trait_updates(tx, progress.sequence, held), progress)
         reach("publish.journals")
 
-    def _trait_updates(self, tx: Tx, sequence: int, held: int) -> pa.Table:
+    def trait_updates(self, tx: Tx, sequence: int, held: int) -> pa.Table:
+        """Return the rows of the journal of traits behind `held`."""
         changed, again = (_marked(tx, self.workspace, kind, held) for kind in (Dirty.TRAITS, Dirty.AGAIN))
         moved = waiting_rows(tx, self.workspace, REGROUPED, held)
         if not (changed or again or moved.num_rows):
@@ -346,7 +347,6 @@ class Publisher:
             self.workspace,
             changed=changed,
             again=again,
-            writes=waiting_rows(tx, self.workspace, TRAIT_WRITES, held),
             moved=moved,
             sequence=sequence,
             loaded_at=self._told_at(),

@@ -7,7 +7,6 @@ several times in between has one row, which says what is so at the end. `trait_w
 from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -15,10 +14,11 @@ from profilelake.identity.publish import public_ids
 from profilelake.identity.rows import IdentityRows, Sighting
 from profilelake.identity.sync import USERS, sequence_texts
 from profilelake.lake.tables import Column, TableDef
-from profilelake.profiles.publish import CHUNK, traits_of, written_profiles
+from profilelake.profiles.fold import traits_text
+from profilelake.profiles.publish import CHUNK, written_profiles
 from profilelake.profiles.tables import ID, POSITION, TIME
 from profilelake.semantics.positions import POSITION_BYTES
-from profilelake.state.records import received_at
+from profilelake.state.records import TraitRecord, decode_traits, joined_traits, received_at
 from profilelake.state.store import Db, Tx
 from profilelake.state.working import Working
 
@@ -132,17 +132,15 @@ def trait_updates(
     *,
     changed: Sequence[bytes],
     again: Sequence[bytes],
-    writes: pa.Table,
     moved: pa.Table,
     sequence: int,
     loaded_at: int,
 ) -> pa.Table:
     """Return the rows of a publication: one for each person whose traits changed, in order of the causes.
 
-    `changed` and `again` are sets as `written_profiles` takes them; `writes` (of `trait_writes`) and
-    `moved` (of `regrouped`) are what waits since the publication before.
+    `changed` and `again` are sets as `written_profiles` takes them, `moved` is what `regrouped` made
+    since the publication before.
     """
-    last = _last_writes(writes)
     causes: dict[bytes, _Cause] = {}
     lost: set[bytes] = set()
     columns = [moved.column(name) for name in ("profile", "again", *_Cause._fields)]
@@ -162,39 +160,26 @@ def trait_updates(
         members = sorted([key for record in people.values() for key in record.sets])
         stored = tx.get_many(workspace, Db.TRAITS, members)
         for key, record in people.items():
-            text = traits_of(record, stored)
+            writes = {member: decode_traits(stored[member]) for member in record.sets if member in stored}
+            traits = joined_traits(record, writes)
+            text = traits_text(traits)
             if text == _NOTHING and key not in written and key not in lost:
                 continue  # Two became one, and neither had traits.
             cause = causes.get(key, _UNKNOWN)
-            for member in record.sets:
-                write = last.get(member)
-                if write is not None and write.position > cause.position:
-                    cause = write
+            if key in written:
+                cause = max(cause, _last_write(traits.values()), key=lambda each: each.position)
             profiles.append(key)
             texts.append(text)
             of.append(cause)
     return _rows(profiles, texts, of, sequence, loaded_at)
 
 
-def _last_writes(writes: pa.Table) -> dict[bytes, _Cause]:
-    """Return the latest write of each set."""
-    if not writes.num_rows:
-        return {}
-    rows = writes.append_column("row", pa.array(np.arange(writes.num_rows)))
-    # Rows wait in the order of micro-batches; inside one they are in the order of positions.
-    chosen = rows.group_by("set_id", use_threads=False).aggregate([("row", "max")]).column("row_max")
-    taken = writes.take(chosen)
-    return {
-        key: _Cause(position, message_id, source_id, "identify", None, timestamp)
-        for key, position, message_id, source_id, timestamp in zip(
-            taken.column("set_id").to_pylist(),
-            taken.column("position").to_pylist(),
-            taken.column("message_id").to_pylist(),
-            taken.column("source_id").to_pylist(),
-            taken.column("timestamp").cast(pa.int64()).to_pylist(),
-            strict=True,
-        )
-    }
+def _last_write(writes: Iterable[TraitRecord]) -> _Cause:
+    """Return the latest of the writes that traits are made of, also of those that removed one."""
+    last = max(writes, key=lambda write: write.position, default=None)
+    if last is None:
+        return _UNKNOWN
+    return _Cause(last.position, last.message_id, last.source_id, "identify", None, last.timestamp)
 
 
 def _rows(

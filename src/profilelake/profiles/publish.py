@@ -56,7 +56,7 @@ def _changes(tx: Tx, workspace: str, keys: Sequence[bytes], sequence: int) -> pa
         public_ids(collections, found),
         collections_of(collections),
         [identifiers_text(profile, named) for profile in profiles.values()],
-        [traits_of(profile, writes) for profile in profiles.values()],
+        [_traits(profile, writes) for profile in profiles.values()],
         consents(tx, workspace, list(profiles.values()), sets),
         first,
         last,
@@ -84,7 +84,7 @@ def _changes(tx: Tx, workspace: str, keys: Sequence[bytes], sequence: int) -> pa
     )
 
 
-def traits_of(profile: ProfileRecord, writes: Mapping[bytes, bytes]) -> str:
+def _traits(profile: ProfileRecord, writes: Mapping[bytes, bytes]) -> str:
     """Return the traits of a profile; which write is the last one matters only between several sets."""
     writing = [key for key in profile.sets if key in writes]
     if len(writing) == 1:
