@@ -6,10 +6,17 @@ from collections.abc import Iterator
 import pytest
 
 from profilelake.errors import Internal
-from profilelake.ops.http import Receive, Scope, Send, answer
+from profilelake.ops.http import AnswerForm, Receive, Scope, Send, answer
 from tracking_server import TRACK, TrackingServer
 
 GOOD = answer(200, [(b"x-name", b"value")], b'{"a":1}', b"application/json")
+FORM = AnswerForm(200, [(b"x-name", b"value")], b"application/json")
+BARE = AnswerForm(304, [(b"x-name", b"value")], None)
+FORMED = {
+    "/formed": FORM.answer([(b"x-own", b"1")], b'{"a":1}'),
+    "/empty": FORM.answer([]),
+    "/bare": BARE.answer([(b"x-own", b"1")]),
+}
 LAST = answer(200, [(b"connection", b"close")], b"bye", b"text/plain")
 
 
@@ -19,6 +26,9 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
         ready = GOOD if path == "/whole" else LAST
         await send(ready.start)
         await send(ready.body)
+    elif path in FORMED:
+        await send(FORMED[path].start)
+        await send(FORMED[path].body)
     elif path == "/stream":
         await send({"type": "http.response.start", "status": 200, "headers": []})
         for piece in (b"one", b"two"):
@@ -72,6 +82,26 @@ def test_head_sends_no_body(server: TrackingServer) -> None:
     data = everything(server, b"HEAD /whole HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
     assert b"content-length: 7\r\n" in data
     assert data.endswith(b"\r\n\r\n")
+
+
+def test_answers_of_a_form_are_whole_whoever_writes_them(server: TrackingServer) -> None:
+    asked = b"".join(
+        b"%s %s HTTP/1.1\r\nHost: x\r\n%s\r\n" % (method, path, b"Connection: close\r\n" if last else b"")
+        for method, path, last in (
+            (b"GET", b"/formed", False),
+            (b"GET", b"/bare", False),
+            (b"HEAD", b"/bare", False),
+            (b"GET", b"/empty", False),
+            (b"GET", b"/formed", True),
+        )
+    )
+    heads = everything(server, asked).split(b"HTTP/1.1 ")[1:]
+    assert [head[:3] for head in heads] == [b"200", b"304", b"304", b"200", b"200"]
+    assert [b"content-length: " in head for head in heads] == [True, False, False, True, True]
+    assert all(b"x-name: value\r\n" in head for head in heads)
+    assert heads[0].endswith(b'x-own: 1\r\ncontent-length: 7\r\n\r\n{"a":1}')
+    assert heads[3].endswith(b"content-length: 0\r\n\r\n")
+    assert heads[4].endswith(b'\r\n\r\n{"a":1}')
 
 
 def test_a_stream_is_chunked(server: TrackingServer) -> None:

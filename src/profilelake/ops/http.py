@@ -97,20 +97,24 @@ def answer(status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes, con
 class AnswerForm:
     """What many answers have in common, checked and put together once: status, content type, some headers."""
 
-    __slots__ = ("_headers", "_lines", "_status")
+    __slots__ = ("_bare", "_headers", "_lines", "_status")
 
     def __init__(
         self, status: int, headers: Sequence[tuple[bytes, bytes]], content_type: bytes | None
     ) -> None:
-        """Without a content type its answers have no body at all. Raises Internal as `answer` does."""
+        """Without a content type its answers have no body at all. Raises Internal as `answer` does.
+
+        No header may be `connection`: whether it ends is left to the server.
+        """
         made = answer(status, headers, b"", content_type or b"").start["headers"]
         self._status = status
-        self._headers = made[2:] if content_type is None else [made[0], *made[2:]]
+        self._bare = content_type is None
+        self._headers = made[2:] if self._bare else [made[0], *made[2:]]
         self._lines = b"".join([name + b": " + value + b"\r\n" for name, value in self._headers])
 
     def answer(self, headers: Sequence[tuple[bytes, bytes]], body: bytes = b"") -> Answer:
         """Return an answer with a few more headers; the caller made those, so they are not checked."""
-        own = [*headers, (b"content-length", b"%d" % len(body))] if body else headers
+        own = headers if self._bare else [*headers, (b"content-length", b"%d" % len(body))]
         lines = b"".join([b"%b: %b\r\n" % header for header in own])
         start: Message = {
             "type": "http.response.start",
