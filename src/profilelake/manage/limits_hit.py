@@ -114,7 +114,8 @@ LIMITS: Final = (
         "profile_requests_per_second",
         _PROFILES,
         ("status", "429"),
-        "a space asks the Profile API for more than it may: raise [http] profile_requests_per_second",
+        "a space asks the Profile API for more than it may: raise [http] profile_requests_per_second; or a"
+        " token for more than its rate: issue one with a higher rate",
     ),
 )
 
