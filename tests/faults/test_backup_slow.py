@@ -24,6 +24,8 @@ from server_process import ServerProcess
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 BATCH = 20
+TOGETHER = 20
+"""Batches that are sent again in one request."""
 
 
 def batch(number: int) -> list[dict[str, Any]]:
@@ -52,7 +54,7 @@ class Sender:
         while not self._stop.is_set():
             self._server.send(batch(self.sent))
             self.sent += 1
-            time.sleep(0.02)
+            time.sleep(0.2)
 
     def __enter__(self) -> "Sender":
         self._thread.start()
@@ -116,8 +118,8 @@ def test_a_restored_server_has_everything_from_before_and_goes_on(
         there = set(ids_in(restored))
         assert {m["messageId"] for n in range(before[number]) for m in batch(n)} <= there
         # Clients that heard nothing send all of it again, and what came after the backup too.
-        for n in range(sent):
-            server.send(batch(n))
+        for n in range(0, sent, TOGETHER):
+            server.send([m for number in range(n, min(n + TOGETHER, sent)) for m in batch(number)])
         status = server.committed()
         assert status["in_lake"] == sent * BATCH
         assert status["accepted"] == status["in_lake"] + status["duplicates"]
