@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from profilelake.manage.decisions import LakeQuestion
     from profilelake.manage.sql_answers import SqlAnswers
     from profilelake.serve.history_routes import History
-    from profilelake.shapes.listing import SchemaAsked, ShapeSeen
+    from profilelake.shapes.asking import SchemaAsked, ShapeSeen
     from profilelake.state.store import State
 
 _log = logging.getLogger(__name__)

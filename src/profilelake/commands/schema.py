@@ -36,7 +36,7 @@ def schema(
 
     from profilelake.app import query_process
     from profilelake.ops.clock import wall
-    from profilelake.shapes.listing import schema_asked
+    from profilelake.shapes.asking import schema_asked
 
     asked = schema_asked(
         event=event,

@@ -19,7 +19,7 @@ from profilelake.manage._openapi_parts import (
 )
 from profilelake.semantics.events import EVENT_TYPES
 from profilelake.semantics.shapes import PARTS
-from profilelake.shapes.listing import AT_ODDS, ShapeSeen
+from profilelake.shapes.asking import AT_ODDS, ShapeSeen
 
 _ANSWERS: Final = (400, 401, 403, 503)
 

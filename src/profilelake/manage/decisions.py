@@ -44,7 +44,7 @@ from profilelake.pipeline.progress import load_published
 from profilelake.pipeline.told_effects import EXAMPLES_MAX
 from profilelake.semantics.positions import Position
 from profilelake.semantics.rules import IdentityRules
-from profilelake.shapes.listing import SchemaAsked
+from profilelake.shapes.asking import SchemaAsked
 
 BODY_BYTES_MAX: Final = 1 << 20
 RECORD_SECONDS_MAX: Final = 3.0

@@ -12,7 +12,7 @@ from profilelake.manage.answers import page_answer, page_asked
 from profilelake.manage.decisions import LakeQuestion, LakeReader
 from profilelake.manage.guard import Guard
 from profilelake.ops.clock import Clock
-from profilelake.shapes.listing import ShapeSeen, schema_asked
+from profilelake.shapes.asking import ShapeSeen, schema_asked
 
 FILTERS: Final = ("event", "type", "part", "path", "new_since", "at_odds")
 

@@ -215,10 +215,11 @@ def whole_tables(folds: Sequence[Fold]) -> dict[str, pa.Table]:
 
 
 def replace_tables(lake: Lake, workspace: str, whole: Mapping[str, pa.Table], progress: Progress) -> None:
-    """Put whole current tables in the place of those that are there, one commit each."""
+    """Put the whole current tables that are given in the place of those that are there, one commit each."""
     for definition in EVERY_CURRENT:
-        lake.current_table(workspace, definition).replace(whole[definition.name], progress)
-        reach("rebuild.replaced")
+        if definition.name in whole:
+            lake.current_table(workspace, definition).replace(whole[definition.name], progress)
+            reach("rebuild.replaced")
 
 
 def _finish_publication(setup: WorkspaceSetup, state_path: Path, lake: Lake, now: int) -> None:

@@ -13,7 +13,8 @@ from profilelake.lake.current import CurrentTable
 from profilelake.lake.reading import attach
 from profilelake.pipeline import observing
 from profilelake.pipeline.observing import Observing
-from profilelake.shapes.listing import listed, schema_asked
+from profilelake.shapes.asking import schema_asked
+from profilelake.shapes.listing import listed
 from profilelake.shapes.observed import ShapeLimits
 from profilelake.shapes.tables import SCHEMA
 from profilelake.state import recent
@@ -73,6 +74,8 @@ def test_drift_is_listed_whole_and_told_apart(desk: Desk, send: Callable[..., No
     assert [path for path, _, _ in asked(desk, at_odds="column")] == ["userName", "user_name"]
     assert len(asked(desk, at_odds="any")) == 7
     assert len(asked(desk, event="Wide")) == 1_500
+    desk.tend()
+    assert shown(desk) == counts
     assert desk.verify() == []
 
 
