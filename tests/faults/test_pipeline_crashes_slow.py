@@ -54,6 +54,7 @@ PUBLISHING = (
     "lake.swapped",
     "publish.events",
     "publish.appended",
+    "publish.facts_let_go",
     "publish.schema",
     "publish.current",
     "publish.let_go",

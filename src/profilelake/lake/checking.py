@@ -23,7 +23,6 @@ from profilelake.lake.progress import Progress
 from profilelake.lake.schema import KEY, KIND
 from profilelake.lake.showing import Shown, all_tables, progress_of
 from profilelake.lake.sql import LiveFile
-from profilelake.lake.tables import Part
 
 UNREADABLE: Final = (ValueError, ValidationError, OSError, ProfilelakeError, EOFError, KeyError)
 """What the library says of metadata and manifests that are not what they should be."""
@@ -146,8 +145,7 @@ def _check_file(file: LiveFile, quick: bool) -> tuple[str, str] | None:
 
 def _still_there(lake: Lake, workspace: str, shown: Shown, file: LiveFile) -> bool:
     """Tell whether a file is part of the table now: maintenance may have replaced it while we looked."""
-    part: Part = "sync" if "." in shown.name else ""
-    newest = lake.load(workspace, shown.name.rpartition(".")[2], part)
+    newest = lake.load(workspace, shown.bare, shown.part)
     return any(held.location == file.location for held in newest.files)
 
 
@@ -157,7 +155,7 @@ def _check_base(
     """A base has each key once, and its log has what it does not have yet."""
     table = base.published.table
     generation = Generation.of_base(table.properties)
-    log = lake.load(workspace, f"{base.name}_changes")
+    log = lake.load(workspace, f"{base.bare}_changes", base.part)
     if Generation.cut(log.table.properties) > generation and not _moved_on(lake, workspace, base):
         yield Problem(
             base.name, "log", f"cut through {Generation.cut(log.table.properties)}, base at {generation}"
@@ -179,7 +177,10 @@ def _check_base(
 
 def _moved_on(lake: Lake, workspace: str, base: Shown) -> bool:
     """Tell whether the base was merged since it was loaded; its log may be ahead of the old one then."""
-    return lake.load(workspace, base.name).table.metadata_location != base.published.table.metadata_location
+    return (
+        lake.load(workspace, base.bare, base.part).table.metadata_location
+        != base.published.table.metadata_location
+    )
 
 
 _COUNTED: Final = (("events", "in_lake"), ("failed_events", "failed"))

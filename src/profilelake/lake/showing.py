@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import duckdb
 import pyarrow as pa
@@ -17,6 +17,8 @@ from profilelake.lake.progress import Progress
 from profilelake.lake.sql import LiveFile
 from profilelake.lake.tables import Part
 
+PARTS: Final[tuple[Part, ...]] = get_args(Part)
+"""Namespaces of a workspace, its own first."""
 _TIME: Final = pa.timestamp("us", tz="UTC")
 _TABLES: Final = pa.schema(
     [
@@ -51,19 +53,20 @@ _SNAPSHOTS: Final = pa.schema(
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """One Iceberg table of a workspace under the name by which SQL knows it."""
+    """One Iceberg table of a workspace: the name by which SQL knows it, and where it lies."""
 
     name: str
+    part: Part
+    bare: str
     published: PublishedTable
 
 
 def all_tables(lake: Lake, workspace: str) -> Iterator[Shown]:
-    """Yield every table of a workspace; those of Profiles Sync as `ws_W_sync.<table>`."""
-    parts: tuple[Part, ...] = ("", "sync")
-    for part in parts:
+    """Yield every table of a workspace; those that lie not in `ws_W` itself as `ws_W_sync.<table>`."""
+    for part in PARTS:
         for name in lake.names(workspace, part):
             shown = f"{namespace_of(workspace, part)}.{name}" if part else name
-            yield Shown(shown, lake.load(workspace, name, part))
+            yield Shown(shown, part, name, lake.load(workspace, name, part))
 
 
 def table_of(lake: Lake, workspace: str, name: str) -> Shown:
@@ -73,10 +76,9 @@ def table_of(lake: Lake, workspace: str, name: str) -> Shown:
         NotFound: there is none of that name.
     """
     namespace, _, bare = name.rpartition(".")
-    if namespace in ("", namespace_of(workspace, "")):
-        return Shown(bare, lake.load(workspace, bare))
-    if namespace == namespace_of(workspace, "sync"):
-        return Shown(name, lake.load(workspace, bare, "sync"))
+    for part in PARTS:
+        if namespace == namespace_of(workspace, part) or not (namespace or part):
+            return Shown(name if part else bare, part, bare, lake.load(workspace, bare, part))
     raise NotFound(f"opening table {name}: no such namespace; see: profilelake lake tables")
 
 

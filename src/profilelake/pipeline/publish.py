@@ -75,8 +75,6 @@ APPENDED: Final = (
 """Tables whose rows wait in the outbox as they are."""
 JOURNALS: Final = (TRAIT_UPDATES,)
 """Tables whose rows are made when they are published, from rows in the outbox and marks."""
-_TOLD_FROM: Final = frozenset({REGROUPED.name})
-"""Rows in the outbox that journals are made from; they stay until these have them."""
 CURRENT: Final = (SET_MAP, IDENTIFIERS, IDENTITY_MAP, IDENTITY_REFUSALS, PROFILES)
 DERIVED: Final = tuple(table for table in CURRENT if table is not IDENTIFIERS)
 """Current tables that a rebuild makes again from facts. The values of identifiers are facts themselves."""
@@ -128,10 +126,9 @@ def check_epoch(state: State, lake: Lake, workspace: str) -> None:
     """
     with state.read(workspace) as tx:
         mine = load_applied(tx, workspace, "").epoch
-    appended = (EVENTS, SET_SIGHTINGS, *APPENDED, *JOURNALS)
-    reached = [lake.table(workspace, table).progress() for table in appended]
-    reached += [lake.current_table(workspace, table).progress() for table in EVERY_CURRENT]
-    for progress in reached:
+    for table in TABLES:
+        opened = (lake.current_table if table.kind == "current" else lake.table)(workspace, table)
+        progress = opened.progress()
         if progress is not None and progress.epoch != mine:
             raise Conflict(
                 f"publishing workspace {workspace}: its state is of epoch {mine!r}, its tables of "
@@ -394,7 +391,9 @@ class Publisher:
     def merge(self) -> int:
         """Fold the change logs of current tables into their bases; return how many had something new."""
         merged = 0
-        for definition in EVERY_CURRENT:
+        for definition in TABLES:
+            if definition.kind != "current":
+                continue
             if self.lake.current_table(self.workspace, definition).merge():
                 merged += 1
                 reach("publish.merged")
@@ -521,10 +520,9 @@ class Publisher:
                 table.append_changes(make(keys), progress)
 
     def _let_go_facts(self, committed: Progress) -> None:
-        """Forget the rows of facts that every table has now, and note how far these have come."""
+        """Note how far facts have come; their rows are let go when the derived tables have passed them too."""
         with self.state.write() as tx:
             published = load_published(tx, self.workspace)
-            outbox.let_go(tx, self.workspace, committed.sequence, keep=_TOLD_FROM)
             published.facts_sequence = committed.sequence
             published.facts_vector = dict(committed.vector)
             published.facts_totals = dict(committed.totals)
@@ -535,14 +533,14 @@ class Publisher:
     def _let_go(
         self, committed: Progress, profiles: tuple[int, float] | None, waiting: frozenset[bytes]
     ) -> None:
-        """Forget the marks of what the tables show now, and note how far all of them have come.
+        """Forget the rows and marks of what all tables show now, and note how far these have come.
 
         `profiles` says through which micro-batch counts are shown and how long that took, None where
         they are not shown anew. The marks that are `waiting` stay for a later publication.
         """
         with self.state.write() as tx:
             published = load_published(tx, self.workspace)
-            # Facts may be behind: the marks of identifiers are theirs too, and nothing is said to be in
+            # Facts may be behind: rows and some of the marks are theirs too, and nothing is said to be in
             # all tables before it is.
             through_all = min(committed.sequence, published.facts_sequence)
             _unmark(tx, self.workspace, through_all, waiting)
@@ -556,10 +554,10 @@ class Publisher:
                 published.vector = dict(published.facts_vector)
                 published.totals = dict(published.facts_totals)
             if profiles is not None:
-                through, published.profiles_seconds = profiles
+                counted, published.profiles_seconds = profiles
                 published.profiles_at = self.clock()
-                if through != published.activity_through:
-                    published.activity_through = through
+                if counted != published.activity_through:
+                    published.activity_through = counted
                     published.activity_at = self.clock()
             published.at = self.clock()
             tx.put_meta(self.workspace, PUBLISHED, published)

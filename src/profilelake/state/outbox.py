@@ -4,7 +4,7 @@ Whoever reads the past finds here what the tables may not have yet. Only the pip
 takes them out.
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 
 import pyarrow as pa
 
@@ -36,11 +36,9 @@ def parts(tx: Tx, workspace: str, table: str, after: int = -1) -> Iterator[pa.Ta
             yield pa.ipc.open_stream(tx.get(workspace, Db.OUTBOX, key)).read_all()
 
 
-def let_go(tx: Tx, workspace: str, through: int, keep: Collection[str] = ()) -> None:
-    """Forget the rows of the micro-batches through that one, except those for the tables in `keep`."""
-    kept = {table.encode() for table in keep}
+def let_go(tx: Tx, workspace: str, through: int) -> None:
+    """Forget the rows of the micro-batches through that one."""
     for key in tx.keys(workspace, Db.OUTBOX):
         if int.from_bytes(key[:8], "big") > through:
             break
-        if key[8:] not in kept:
-            tx.delete(workspace, Db.OUTBOX, key)
+        tx.delete(workspace, Db.OUTBOX, key)
