@@ -12,6 +12,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pyiceberg.exceptions import ValidationError
+from pyiceberg.table.snapshots import Snapshot
 
 from profilelake.errors import ProfilelakeError
 from profilelake.lake import sql
@@ -57,7 +58,7 @@ def check_tables(
 def _check(
     lake: Lake, workspace: str, shown: Shown, connection: duckdb.DuckDBPyConnection, quick: bool
 ) -> Iterator[Problem]:
-    yield from _check_snapshots(shown)
+    yield from _check_snapshots(lake, workspace, shown)
     yield from _check_progress(shown)
     for file in shown.published.files:
         found = _check_file(file, quick)
@@ -67,27 +68,34 @@ def _check(
         yield from _check_base(lake, workspace, shown, connection, quick)
 
 
-def _check_snapshots(shown: Shown) -> Iterator[Problem]:
+def _check_snapshots(lake: Lake, workspace: str, shown: Shown) -> Iterator[Problem]:
     """Every snapshot that is kept can be read, and says what its manifests say."""
-    table = shown.published.table
-    for snapshot in table.metadata.snapshots:
-        name = f"snapshot {snapshot.snapshot_id}"
-        try:
-            entries = live_entries(table, manifests_of(table, snapshot))
-        except UNREADABLE as error:
-            yield Problem(shown.name, "manifests", f"{name} cannot be read: {error}")
-            continue
-        said = dict(snapshot.summary.additional_properties) if snapshot.summary else {}
-        counted = {
-            "total-records": sum(e.data_file.record_count for e in entries),
-            "total-data-files": len(entries),
-        }
-        for what, count in counted.items():
-            if what in said and int(said[what]) != count:
-                yield Problem(shown.name, "manifests", f"{name}: {what} {said[what]}, its manifests {count}")
-        for entry in entries:
-            if not local_path(entry.data_file.file_path).exists():
-                yield Problem(shown.name, "files", f"{name}: {entry.data_file.file_path} is missing")
+    for snapshot in shown.published.table.metadata.snapshots:
+        problems = list(_check_snapshot(shown, snapshot))
+        newest = lake.load(workspace, shown.bare, shown.part) if problems else shown.published
+        # One that was forgotten while we looked may have lost its files by now.
+        if newest.table.snapshot_by_id(snapshot.snapshot_id) is not None:
+            yield from problems
+
+
+def _check_snapshot(shown: Shown, snapshot: Snapshot) -> Iterator[Problem]:
+    table, name = shown.published.table, f"snapshot {snapshot.snapshot_id}"
+    try:
+        entries = live_entries(table, manifests_of(table, snapshot))
+    except UNREADABLE as error:
+        yield Problem(shown.name, "manifests", f"{name} cannot be read: {error}")
+        return
+    said = dict(snapshot.summary.additional_properties) if snapshot.summary else {}
+    counted = {
+        "total-records": sum(e.data_file.record_count for e in entries),
+        "total-data-files": len(entries),
+    }
+    for what, count in counted.items():
+        if what in said and int(said[what]) != count:
+            yield Problem(shown.name, "manifests", f"{name}: {what} {said[what]}, its manifests {count}")
+    for entry in entries:
+        if not local_path(entry.data_file.file_path).exists():
+            yield Problem(shown.name, "files", f"{name}: {entry.data_file.file_path} is missing")
 
 
 def _check_progress(shown: Shown) -> Iterator[Problem]:
