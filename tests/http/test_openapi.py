@@ -15,6 +15,7 @@ PLACES = {
     "collection": "users",
     "id": "user_id:nobody",
     "source": "no-such-source",
+    "job": "no-such-job",
     "key": "no-such-key",
     "token": "no-such-token",
     "trait": "no-such-trait",

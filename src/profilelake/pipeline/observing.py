@@ -121,6 +121,7 @@ class Observing:
         if held >= 0:
             shapes.load(table.scan())
             shapes.mark_shown()
+            self._told = shapes.unlisted_events
         else:
             # Where the lake is older than this table, all of its events are new here. It may be behind
             # the state or, where micro-batches came meanwhile, before this progress: it says where it is.
@@ -130,7 +131,6 @@ class Observing:
                 rows = sql.select_files(events.table.schema(), events.files)
                 connection.execute(f"CREATE VIEW {sql.identifier(EVENTS.name)} AS {rows}")
                 count_all(shapes, connection)
-        self._told = shapes.unlisted_events
         return shapes
 
 

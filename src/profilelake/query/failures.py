@@ -72,6 +72,7 @@ _BY_CLASS: Final[dict[str, Code]] = {
 }
 """Codes by the class of the engine's error; what is not here is `invalid_query`."""
 _DEPTH: Final = re.compile(r"expression depth|recursion|too deep|stack", re.IGNORECASE)
+_LARGE: Final = re.compile("maximum total string size")
 _PARAMETERS: Final = re.compile(r"following parameters|count mismatch|positional parameters", re.IGNORECASE)
 _PLACES: Final = re.compile(r"/proc/self/fd/\d+|/[\w.-]+(?:/[\w.-]+)+")
 
@@ -90,6 +91,8 @@ def of_engine(error: Exception, query: str, shift: int = 0) -> Failed:
         told, message, kind = {}, text, type(error).__name__.removesuffix("Exception")
     if kind == "Out of Memory" or isinstance(error, MemoryError) or "bad_alloc" in message:
         return failed("memory_limit", "the query needs more memory than it may have; narrow or aggregate it")
+    if _LARGE.search(message):
+        return failed("byte_limit", "one batch of the result has more than 2 GiB of text; select less")
     code: Code = _BY_CLASS.get(kind, "invalid_query")
     if kind == "Catalog" and told.get("type") == "Table":
         code = "table_not_found"

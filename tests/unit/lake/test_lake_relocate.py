@@ -24,7 +24,8 @@ def lived_in(folder: Path) -> Lake:
     table = lake.table("w", VISITS)
     for number in range(1, 6):
         table.append(visits(10 * number, 4, at=START + number % 2 * DAY), upto(number))
-    table.compact(files_min=2)
+    while table.compact(open_from=None) is not None:
+        pass
     current = lake.current_table("w", MEMBERS)
     current.replace(members({"m1": 1, "m2": 2}), upto(1))
     schema = current.log.definition.schema()

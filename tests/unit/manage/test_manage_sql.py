@@ -7,7 +7,7 @@ import msgspec
 import pytest
 from starlette.requests import Request
 
-from profilelake.app import sql_answers
+from profilelake.app.query_process import sql_answers
 from profilelake.query import jail
 from profilelake.settings import Layout, Settings
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from profilelake import app
+from profilelake.app import offline, server
 from profilelake.errors import Conflict, Unavailable
 from profilelake.pipeline.rebuilding import TRIES_MAX, Rebuilding, ended, load, store
 from profilelake.settings import Layout, Settings
@@ -28,8 +28,8 @@ def test_nonsense_asks_for_nothing(layout: Layout, text: str | None) -> None:
     if text is not None:
         layout.rebuild_request.write_text(text)
     assert load(layout.rebuild_request) is None
-    assert app._rebuild_asked(Settings(layout.directory), layout) is None
-    app._finish_rebuild(Settings(layout.directory), layout)
+    assert server._rebuild_asked(Settings(layout.directory), layout) is None
+    server._finish_rebuild(Settings(layout.directory), layout)
 
 
 def test_a_killed_rebuild_is_tried_so_often(layout: Layout) -> None:
@@ -59,12 +59,12 @@ def test_what_is_done_is_done(layout: Layout) -> None:
     known = load(path)
     assert known is not None
     assert known.result == {"profiles": 1}
-    assert app._rebuild_asked(Settings(layout.directory), layout) is None
+    assert server._rebuild_asked(Settings(layout.directory), layout) is None
 
 
 def test_who_writes_is_stopped_meanwhile(layout: Layout) -> None:
     store(layout.rebuild_request, Rebuilding("x"))
-    task = app._rebuild_asked(Settings(layout.directory), layout)
+    task = server._rebuild_asked(Settings(layout.directory), layout)
     assert task is not None
     assert task.instead_of == {"pipeline", "lake"}
     assert list(task.arguments[:2]) == ["process", "rebuild"]
@@ -75,14 +75,14 @@ def test_a_start_that_cannot_finish_it_says_so(layout: Layout, monkeypatch: pyte
     store(layout.rebuild_request, Rebuilding("x", stage="running", tries=TRIES_MAX - 1))
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(Unavailable, match="profilelake rebuild --dir"):
-        app._finish_rebuild(Settings(layout.directory), layout)
+        server._finish_rebuild(Settings(layout.directory), layout)
 
 
 def test_nobody_asked(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(app, "die_with_parent", lambda _: None)
-    monkeypatch.setattr(app.logs, "configure", lambda _: None)
+    monkeypatch.setattr(offline, "die_with_parent", lambda _: None)
+    monkeypatch.setattr(offline.logs, "configure", lambda _: None)
     with pytest.raises(Conflict, match="nobody asked for it"):
-        app.rebuild_process(Settings(layout.directory), parent=os.getpid())
+        offline.rebuild_process(Settings(layout.directory), parent=os.getpid())
 
 
 def test_the_file_is_replaced_as_a_whole(layout: Layout) -> None:

@@ -277,7 +277,13 @@ def test_requests_have_limits_and_leave_nothing(tmp_path: Path, monkeypatch: pyt
 
 
 def test_everything_that_is_published_is_in_the_register() -> None:
-    published = {publish.EVENTS, publish.SET_SIGHTINGS, *publish.APPENDED, *publish.CURRENT}
+    published = {
+        publish.EVENTS,
+        publish.SET_SIGHTINGS,
+        *publish.APPENDED,
+        *publish.JOURNALS,
+        *publish.EVERY_CURRENT,
+    }
     assert {table.name for table in TABLES} == {table.name for table in published}
     assert len({(table.part, table.name) for table in TABLES}) == len(TABLES)
 
