@@ -39,12 +39,17 @@ def traits_of_now(live: Desk, collection: str) -> dict[str, dict[str, Any]]:
 
 def written(row: dict[str, Any]) -> dict[str, str | None]:
     """Return the traits that a wide row shows, an object put together from its columns again."""
-    assert row.pop("_rest") is None
+    rest = row.pop("_rest")
+    assert rest is None or set(json.loads(rest)) == {"context"}, "an empty consent has no column"
     for name in ("x", "y"):
         deep = row.pop(f"{name}_deep", None)
         if deep is not None:
             row[name] = f'{{"deep":{deep}}}'
-    return {name: text(value) for name, value in row.items() if value is not None}
+    return {
+        name: text(value)
+        for name, value in row.items()
+        if value is not None and not name.startswith("context_")
+    }
 
 
 class Views:
