@@ -69,7 +69,7 @@ def verify_directory(layout: Layout) -> list[dict[str, str]]:
     from profilelake.lake.catalog import Lake
     from profilelake.lake.reading import damage_told
     from profilelake.pipeline.observing import Observing
-    from profilelake.pipeline.publish import Publisher, ensure_tables
+    from profilelake.pipeline.publish import Publisher, check_epoch, ensure_tables
     from profilelake.pipeline.verify import finish_replays, verify
     from profilelake.state.store import State
 
@@ -81,6 +81,7 @@ def verify_directory(layout: Layout) -> list[dict[str, str]]:
         finish_replays(setup, state, "", wall())
         lake = Lake.open(layout.catalog_uri, layout.warehouse)
         ensure_tables(lake, WORKSPACE)
+        check_epoch(state, lake, WORKSPACE)
         Publisher(
             workspace=WORKSPACE,
             state=state,

@@ -14,6 +14,7 @@ from profilelake.errors import Corrupt, Internal, NotFound
 from profilelake.eventlog.embedded import log_bytes, log_trouble
 from profilelake.lake.catalog import Lake
 from profilelake.lake.files import local_path
+from profilelake.lake.schema import KIND
 from profilelake.landing.dedup import DedupIndex, Entries, Verdict
 from profilelake.landing.land import CONTENT_COLUMNS, dedup_entries
 from profilelake.pipeline.progress import Applied, Published, events_in, load_applied, load_published
@@ -105,7 +106,8 @@ def tables(patient: Patient) -> Iterator[Finding]:
         for name, part in names:
             table = lake.load(patient.workspace, name, "sync" if part else "")
             count += 1
-            if table.progress is not None:
+            # A copy that was made by command says of what it is a copy, which may be long ago.
+            if table.progress is not None and table.table.properties.get(KIND) != "replaced":
                 epochs.add(table.progress.epoch)
             missing += [f.location for f in table.files if not local_path(f.location).exists()]
             swept = table.unreachable(round(time.time()) - ORPHAN_AGE_SECONDS)

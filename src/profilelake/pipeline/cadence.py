@@ -59,6 +59,12 @@ class Cadence:
         self._waiting.pop(workspace, None)
         self._rest_until = ended + (ended - began) * (1 / self.share - 1)
 
+    def failed(self, workspace: str, now: _Seconds) -> None:
+        """Note that a workspace could not publish: others are not to wait behind it."""
+        held = self._waiting.get(workspace)
+        if held is not None:
+            held.since = now
+
     def oldest(self, now: _Seconds) -> _Seconds:
         """Return for how long the longest has waited."""
         return max((now - held.since for held in self._waiting.values()), default=0.0)

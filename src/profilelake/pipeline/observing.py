@@ -13,6 +13,7 @@ from typing import Final, Self
 import duckdb
 import pyarrow as pa
 
+from profilelake.errors import Unavailable
 from profilelake.lake import sql
 from profilelake.lake.catalog import Lake
 from profilelake.lake.progress import Progress
@@ -74,7 +75,12 @@ class Observing:
         try:
             shapes = self._shapes
             if shapes is None:
-                shapes = self._shapes = self._start(lake, workspace, progress)
+                try:
+                    shapes = self._shapes = self._start(lake, workspace, progress)
+                except duckdb.Error as error:
+                    raise Unavailable(
+                        f"reading {SCHEMA.name} of workspace {workspace}: {error}; run: profilelake rebuild"
+                    ) from error
             if self._through < progress.sequence:
                 for part in read(self._through, progress.sequence):
                     shapes.observe(part)

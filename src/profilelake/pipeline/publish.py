@@ -8,6 +8,7 @@ Facts (events, what hangs on them, values of identifiers) and what is derived fr
 together, profiles) are published apart: facts are little work and are waited for, the others may be much.
 """
 
+import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from profilelake.errors import Conflict
+from profilelake.errors import Conflict, Unavailable
 from profilelake.identity import publish as identity_rows
 from profilelake.identity.standing import rules_in_force
 from profilelake.identity.sync_tables import TABLES as SYNC_TABLES
@@ -42,6 +43,7 @@ from profilelake.pipeline.observing import Observing, held_by
 from profilelake.pipeline.progress import (
     PROGRESS,
     PUBLISHED,
+    Applied,
     Published,
     load_applied,
     load_published,
@@ -108,6 +110,8 @@ _PROFILE_MARKS: Final = frozenset(
 )
 """Marks of what only the `profiles` table shows."""
 
+_log = logging.getLogger(__name__)
+
 
 def ensure_tables(lake: Lake, workspace: str) -> None:
     """Make the tables that are missing, so that a question finds them empty before the first event."""
@@ -125,13 +129,20 @@ def check_epoch(state: State, lake: Lake, workspace: str) -> None:
         Conflict: a rebuild was cut short, or the state is gone or from a backup.
     """
     with state.read(workspace) as tx:
-        mine = load_applied(tx, workspace, "").epoch
+        mine = load_applied(tx, workspace, "")
     for table in TABLES:
         opened = (lake.current_table if table.kind == "current" else lake.table)(workspace, table)
         progress = opened.progress()
-        if progress is not None and progress.epoch != mine:
+        if progress is None:
+            continue
+        if progress.epoch == mine.epoch and progress.sequence > mine.sequence:
             raise Conflict(
-                f"publishing workspace {workspace}: its state is of epoch {mine!r}, its tables of "
+                f"publishing workspace {workspace}: its state stands at micro-batch {mine.sequence}, table "
+                f"{table.name} at {progress.sequence}: it is an older copy; run: profilelake rebuild"
+            )
+        if progress.epoch != mine.epoch:
+            raise Conflict(
+                f"publishing workspace {workspace}: its state is of epoch {mine.epoch!r}, its tables of "
                 f"{progress.epoch!r}: a rebuild was cut short, or the state is not the one that belongs here; "
                 "run: profilelake rebuild"
             )
@@ -189,7 +200,9 @@ class Publisher:
             events = sum(applied.totals.values()) - sum(published.facts_totals.values())
             if events > 0:
                 return events
-            if self._facts_marked(tx, published.facts_sequence):
+            # What a replay beside the micro-batches changed has marks and nothing else: moving on lets them go.
+            only_marks = applied.vector == published.facts_vector and _any_mark(tx, self.workspace)
+            if only_marks or self._facts_marked(tx, published.facts_sequence):
                 return 1
         moved = applied.vector != published.facts_vector
         return int(moved and self._older(published.facts_at, IDLE_COMMIT_SECONDS))
@@ -200,12 +213,14 @@ class Publisher:
             applied = load_applied(tx, self.workspace, "")
             published = load_published(tx, self.workspace)
             if applied.sequence <= published.sequence:
+                if self._profiles_behind(applied, published):
+                    return 1
                 # Counts of shapes may wait for their time.
                 return int(applied.sequence > 0 and self.observing.waits(applied.as_progress()))
             events = sum(applied.totals.values()) - sum(published.totals.values())
             if events > 0:
                 return events
-            if next(tx.keys(self.workspace, Db.DIRTY), None) is not None:
+            if _any_mark(tx, self.workspace):
                 return 1
         moved = applied.vector != published.vector
         return int(moved and self._older(published.at, IDLE_COMMIT_SECONDS))
@@ -258,6 +273,12 @@ class Publisher:
         Raises:
             Unavailable: as `publish`.
         """
+        with self.state.read(self.workspace) as tx:
+            applied = load_applied(tx, self.workspace, "")
+            published = load_published(tx, self.workspace)
+        # Where nothing more comes, profiles that were left for later are shown when their time has come.
+        idle = applied.sequence <= published.sequence
+        whole = whole or (idle and self._profiles_behind(applied, published))
         if whole:
             self._make_room_for_counts()
         self._settle(whole=whole)
@@ -314,7 +335,12 @@ class Publisher:
             for run in _between(runs, after, through):
                 yield recent.read_whole(self.recent_directory, run, COLUMNS)
 
-        self.observing.look(self.lake, self.workspace, progress, events)
+        try:
+            self.observing.look(self.lake, self.workspace, progress, events)
+        except Unavailable as error:
+            # The list of shapes is made again from the events; what else is published must not wait for it.
+            _log.error("the table of shapes is not brought up to date: %s", error)
+            return
         self.observing.show(
             self.lake, self.workspace, progress, self.clock(), self.publish_age_seconds, whole=whole
         )
@@ -368,6 +394,10 @@ class Publisher:
             if whole and settled.done:
                 # That has only finished what a crash, or the moment of a backup, had cut short.
                 activity.settle(self.state, self.workspace, self.recent_directory)
+
+    def _profiles_behind(self, applied: Applied, published: Published) -> bool:
+        """Tell whether it is time to show profiles that a publication has left for later."""
+        return published.activity_through < applied.sequence and self._profiles_due(published)
 
     def _profiles_due(self, published: Published) -> bool:
         wait = max(PROFILES_AGE_SECONDS, published.profiles_seconds / PROFILES_SHARE)
@@ -429,7 +459,11 @@ class Publisher:
                 place = next(number for number, run in enumerate(now) if run.name in names)
                 recent.store(tx, self.workspace, [*kept[:place], merged, *kept[place:]])
             reach("runs.listed")
-        expired = {run.name for run in settled if run.received_max < oldest}
+        # A run that counts or shapes still need stays, however old.
+        counted_in = min(shown, published.activity_through)
+        expired = {
+            run.name for run in settled if run.received_max < oldest and run.sequence_max <= counted_in
+        }
         if expired:
             with self.state.write() as tx:
                 now = recent.load(tx, self.workspace)
@@ -545,14 +579,12 @@ class Publisher:
             through_all = min(committed.sequence, published.facts_sequence)
             _unmark(tx, self.workspace, through_all, waiting)
             outbox.let_go(tx, self.workspace, through_all)
-            if committed.sequence <= published.facts_sequence:
-                published.sequence = committed.sequence
-                published.vector = dict(committed.vector)
-                published.totals = dict(committed.totals)
-            else:
-                published.sequence = published.facts_sequence
-                published.vector = dict(published.facts_vector)
-                published.totals = dict(published.facts_totals)
+            behind = committed.sequence > published.facts_sequence
+            published.sequence = through_all
+            if not waiting:
+                # Whoever waits for events to be shown waits for profiles too.
+                published.vector = dict(published.facts_vector if behind else committed.vector)
+                published.totals = dict(published.facts_totals if behind else committed.totals)
             if profiles is not None:
                 counted, published.profiles_seconds = profiles
                 published.profiles_at = self.clock()
@@ -575,6 +607,10 @@ def _marked(tx: Tx, workspace: str, kind: Dirty, after: int) -> list[bytes]:
         if mark >= first:
             keys.append(key[1:])
     return keys
+
+
+def _any_mark(tx: Tx, workspace: str) -> bool:
+    return next(tx.keys(workspace, Db.DIRTY), None) is not None
 
 
 def _anything_marked(tx: Tx, workspace: str, kind: Dirty) -> bool:

@@ -270,9 +270,11 @@ class Publishing:
                 timer.start()
                 done = self._try(partial(publish, named[chosen], chosen in asked))
                 timer.lap(stage)
+                asked.discard(chosen)  # who waits for one that failed asks again
                 if done:
-                    asked.discard(chosen)
                     cadence.published(chosen, now, time.monotonic())
+                else:
+                    cadence.failed(chosen, time.monotonic())
             between(cadence, now)
             if chosen is None:
                 self._stop.wait(TICK_SECONDS)

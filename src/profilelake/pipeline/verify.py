@@ -50,6 +50,8 @@ from profilelake.pipeline.publish import APPENDED, EVERY_CURRENT, JOURNALS, Publ
 from profilelake.pipeline.rebuild import Fold, decisions, fold, standing_of
 from profilelake.pipeline.told_by_events import add_untold, consent_untold, links_untold
 from profilelake.profiles.consent import policy_in_force, store_policy
+from profilelake.profiles.journal import TRAIT_UPDATES
+from profilelake.profiles.plan import PROFILES__TRAITS_TOLD_WRONG
 from profilelake.profiles.tables import ACCOUNT_LINKS, CONSENT_WRITES, PROFILES
 from profilelake.semantics.consent import DEFAULT_POLICY
 from profilelake.semantics.positions import POSITION_BYTES
@@ -98,6 +100,11 @@ def verify(setup: WorkspaceSetup, state: State, lake: Lake) -> list[Difference]:
             found += _compare_table(connection, name, wanted)
         found += _compare_schema(connection, whole_schema(connection, setup.identifier_key))
         found += _compare_state(tx, setup.name, held)
+        wrong = connection.sql(PROFILES__TRAITS_TOLD_WRONG).fetchall()
+        if wrong:
+            found.append(
+                Difference(TRAIT_UPDATES.name, f"of {len(wrong)} people it does not say what is so now")
+            )
         found += _untold(ACCOUNT_LINKS, links_untold(connection, standing))
         found += _untold(CONSENT_WRITES, consent_untold(connection))
         found += _compare_rows("state of leavings", _left(tx, setup.name), left(standing))
@@ -138,7 +145,10 @@ def rebuild(
     _finish_publication(setup, state_path, lake, now)
     reached = lake.table(setup.name, EVENTS).progress() or Progress("", 0)
     _check_level(lake, setup.name, reached)
-    progress = Progress(_next_epoch(reached.epoch, now), reached.sequence + 1, reached.vector, reached.totals)
+    # Journals are corrected, not made again: what they gain must come after what they have.
+    told = [lake.table(setup.name, definition).progress() for definition in JOURNALS]
+    last = max([reached.sequence, *(progress.sequence for progress in told if progress is not None)])
+    progress = Progress(_next_epoch(reached.epoch, now), last + 1, reached.vector, reached.totals)
     with duckdb.connect() as connection:
         attach(connection, lake, setup.name)
         _check_whole(connection)
@@ -251,7 +261,7 @@ def _finish_publication(setup: WorkspaceSetup, state_path: Path, lake: Lake, now
 
 
 def _check_level(lake: Lake, workspace: str, facts: Progress) -> None:
-    for definition in _FACTS:
+    for definition in (SET_SIGHTINGS, *APPENDED):
         progress = lake.table(workspace, definition).progress()
         if progress is not None and (progress.epoch, progress.sequence) > (facts.epoch, facts.sequence):
             raise Conflict(

@@ -90,7 +90,8 @@ def settle(state: State, workspace: str, directory: Path) -> int:
         runs = [run for run in runs if run.sequence_max <= settled.next_through]
     if not runs:
         return settled.through
-    through = runs[-1].sequence_max
+    # The last in the list need not reach furthest: runs that were counted are merged apart from others.
+    through = max(run.sequence_max for run in runs)
     for part in recent.parts(directory, runs, _COLUMNS, PART_ROWS):
         keys, counts, last = _by_key(part)
         for start in range(bisect_right(keys, settled.done or _NO_SET), len(keys), CHUNK):

@@ -157,7 +157,7 @@ def keys_of_message(directory: Path, runs: Iterable[Run], message_id: str) -> li
 
 
 def merge_due(runs: Sequence[Run]) -> list[Run]:
-    """Return neighbouring runs that should become one, oldest first; empty when none should."""
+    """Return runs that should become one, oldest first; empty when none should."""
     for level in range(LEVEL_TOP):
         same = [run for run in runs if run.level == level]
         if len(same) >= FAN_IN:
@@ -166,9 +166,11 @@ def merge_due(runs: Sequence[Run]) -> list[Run]:
 
 
 def merge(directory: Path, runs: Sequence[Run]) -> Run:
-    """Write the rows of neighbouring runs as one run of the next level."""
+    """Write the rows of runs as one run of the next level."""
     files = [RunFile(directory / run.name) for run in runs]
-    sequence_min, sequence_max, level = runs[0].sequence_min, runs[-1].sequence_max, runs[0].level + 1
+    # Runs between them may wait to be counted, and be merged later: the ranges of runs may overlap.
+    sequence_min, sequence_max = min(r.sequence_min for r in runs), max(r.sequence_max for r in runs)
+    level = runs[0].level + 1
     name = _name(sequence_min, sequence_max, level)
     with RunWriter(directory / name, files[0].schema) as writer:
         for rows in _parts(files, None, math.ceil(sum(run.rows for run in runs) / MERGE_ROWS)):

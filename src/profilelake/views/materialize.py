@@ -17,6 +17,10 @@ from profilelake.views.places import Places, Schema
 
 ROWS_AT_ONCE: Final = 1_000_000
 """Rows of a view in memory, and at most in one file."""
+SNAPSHOT_SECONDS: Final = 600
+"""How long a copy that was replaced can still be read."""
+ORPHAN_SECONDS: Final = 3_600
+"""How old files are that are removed with it; longer than any writing takes."""
 MEMORY_LIMIT: Final = "1GB"
 
 _PARTS: Final[dict[Schema, Part]] = {"tables": "", "sync": "sync", "warehouse": "warehouse"}
@@ -107,6 +111,9 @@ def _write(
         table = lake.replaced_table(workspace, definition)
         schema = definition.schema()
         rows = table.replace((pa.Table.from_batches([batch]).cast(schema) for batch in reader), progress)
+        # Nobody else tends these tables, and each replacement leaves a whole copy behind.
+        table.expire_old(SNAPSHOT_SECONDS)
+        table.sweep(min_age_seconds=ORPHAN_SECONDS, dry_run=False)
     return Materialized(table.name, rows, progress.sequence)
 
 
