@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from test_parse_agrees import NASTY, RULES, SEEDS, Writer
 
 from profilelake.landing._documents import envelope_of
@@ -20,6 +20,7 @@ SIZE = "event_too_large"
 
 @settings(max_examples=200, deadline=None)
 @given(SEEDS, NASTY)
+@example(733371, 0.05)
 def test_it_means_the_same_by_itself(seed: int, nasty: float) -> None:
     item, body = Writer(seed, nasty).record()
     envelope = envelope_of(item)
@@ -46,7 +47,9 @@ def test_it_means_the_same_by_itself(seed: int, nasty: float) -> None:
         if isinstance(outcome, Rejected):
             # By itself it may be small enough, and then show what else is wrong.
             assert isinstance(again, Rejected) or outcome.reason == SIZE
-            if isinstance(again, Rejected) and SIZE not in (outcome.reason, again.reason):
+            # What is wrong with a batch comes first there, and not where the event carries it itself.
+            of_batch = (outcome.detail or "").startswith("batch ")
+            if isinstance(again, Rejected) and SIZE not in (outcome.reason, again.reason) and not of_batch:
                 assert again.reason == outcome.reason
             continue
         if isinstance(again, Rejected):
