@@ -56,6 +56,8 @@ _DROPPED: Final = frozenset(
 )
 """What belongs to one connection, and what only the process in front may know."""
 
+_GONE: Final = "asking the lake: its answer is gone; try again"
+
 
 class Forward:
     """Sends requests to the process that listens on a Unix socket, each on a connection of its own."""
@@ -183,8 +185,8 @@ async def _send_request(upstream: "_Upstream", head: bytes, receive: Receive) ->
 
 
 def pipe_of(descriptor: int) -> str:
-    """Return the value of the header `PIPE` for a pipe that this process has open."""
-    return f"/proc/{os.getpid()}/fd/{descriptor}"
+    """Return the value of the header `PIPE` for a pipe that this process has open: its place and inode."""
+    return f"/proc/{os.getpid()}/fd/{descriptor} {os.fstat(descriptor).st_ino}"
 
 
 async def _send_answer(upstream: "_Upstream", send: Send) -> None:
@@ -209,11 +211,19 @@ async def _send_answer(upstream: "_Upstream", send: Send) -> None:
     await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-def _opened(place: bytes) -> int:
+def _opened(named: bytes) -> int:
+    place, _, inode = named.partition(b" ")
     try:
-        return os.open(place, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        opened = os.open(place, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
-        raise Unavailable("asking the lake: its answer is gone; try again") from error
+        raise Unavailable(_GONE) from error
+    # A query that breaks off gives its descriptor back at once, and another one's pipe, or a file of a
+    # table, may have the number by now.
+    found = os.fstat(opened)
+    if not stat.S_ISFIFO(found.st_mode) or str(found.st_ino).encode() != inode:
+        os.close(opened)
+        raise Unavailable(_GONE)
+    return opened
 
 
 class _Upstream(asyncio.Protocol):

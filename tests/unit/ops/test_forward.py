@@ -2,6 +2,7 @@
 
 import asyncio
 import http.client
+import os
 import socket
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any, TypeVar
 import pytest
 
 from profilelake.errors import Conflict, Internal, Unavailable
-from profilelake.ops.forward import Forward, listen
+from profilelake.ops.forward import PIPE, Forward, listen, pipe_of
 from profilelake.ops.http import HttpLimits, Receive, Scope, Send, bind, run, serve_app
 
 PIECE = b"x" * 65_536
@@ -50,6 +51,8 @@ class Behind:
                 self.sent += len(PIECE)
             await send({"type": "http.response.body", "body": b"", "more_body": False})
             watching.cancel()
+        elif path.startswith("/pipe/"):
+            await _through_pipe(receive, send, path.removeprefix("/pipe/"))
         elif path == "/silent":
             await _until_gone(receive, self.gone)
 
@@ -58,6 +61,25 @@ async def _send_whole(send: Send, status: int, body: bytes) -> None:
     headers = [(b"content-length", b"%d" % len(body)), (b"x-told", b"yes")]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body, "more_body": False})
+
+
+async def _through_pipe(receive: Receive, send: Send, found: str) -> None:
+    """Answer through a pipe in whose place the other side finds it, or what has its number by now."""
+    (ours, write), (other, other_write) = os.pipe(), os.pipe()
+    file = os.open(__file__, os.O_RDONLY)
+    try:
+        for end in (write, other_write):
+            os.write(end, b"of another query" if end == other_write else b"rows")
+            os.close(end)
+        named = pipe_of(ours).encode()
+        if found != "itself":
+            os.dup2({"another pipe": other, "a file": file}[found], ours)
+        await send({"type": "http.response.start", "status": 200, "headers": [(PIPE, named)]})
+        await send({"type": "http.response.body", "body": b".", "more_body": True})
+        await _until_gone(receive, asyncio.Event())
+    finally:
+        for descriptor in (ours, other, file):
+            os.close(descriptor)
 
 
 async def _until_gone(receive: Receive, gone: asyncio.Event) -> None:
@@ -142,6 +164,15 @@ def test_a_request_arrives_with_what_was_checked_and_without_what_only_claims_so
 def test_bodies_of_any_length_arrive(path: Path, size: int) -> None:
     status, _, body = between(path, asking("POST", "/shown", b"b" * size))
     assert (status, body.splitlines()[3]) == (201, b"%d" % size)
+
+
+def test_an_answer_comes_through_the_pipe_that_was_named_and_no_other(path: Path) -> None:
+    status, headers, body = between(path, asking("GET", "/pipe/itself"))
+    assert (status, body, PIPE.decode() in headers) == (200, b"rows", False)
+    for found in ("another%20pipe", "a%20file"):
+        status, headers, body = between(path, asking("GET", f"/pipe/{found}"))
+        assert (status, PIPE.decode() in headers) == (503, False)
+        assert b"its answer is gone" in body
 
 
 def test_a_body_in_chunks_arrives(path: Path) -> None:
