@@ -4,6 +4,7 @@ Nothing a worker says is believed beyond its shape, and what it may take in time
 """
 
 import asyncio
+import errno
 import fcntl
 import os
 import select
@@ -22,7 +23,15 @@ import msgspec
 from profilelake.errors import Unavailable
 from profilelake.ops.pipes import pieces
 from profilelake.query.failures import Failed, Failure, failed
-from profilelake.query.worker import FILES_MAX, FILES_PER_MESSAGE, Job, Told
+from profilelake.query.worker import (
+    FILES_MAX,
+    FILES_PER_MESSAGE,
+    FORKED,
+    NOT_FORKED,
+    Job,
+    Told,
+    message_of,
+)
 
 START_SECONDS_MAX: Final = 30.0
 """How long the process that forks workers may take to load its libraries."""
@@ -32,6 +41,11 @@ PIPE_BYTES: Final = 1 << 20
 TOLD_BYTES_MAX: Final = 1 << 20
 """Bytes of one thing that a worker says."""
 
+_NO_ROOM: Final = "starting a query: the system has no room for another process or open file now; try again"
+_NOT_ITS_END: Final = frozenset(
+    {errno.EBADF, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.ETOOMANYREFS}
+)
+"""Why a job could not be sent that does not mean that the process that forks workers is gone."""
 _BOOT: Final = (
     "import sys; sys.path[:] = sys.argv[2:]; "
     "from profilelake.query import worker; worker.main(int(sys.argv[1]))"
@@ -85,8 +99,7 @@ class Running:
     def end(self, failure: Failure) -> None:
         """End the work at once; whoever waits for the result gets `failure`."""
         self._ended = self._ended or failure
-        with suppress(ProcessLookupError):
-            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+        _kill(self._pidfd)
 
     def close(self) -> None:
         """End the worker, if it has not, and give back what it held here."""
@@ -145,23 +158,39 @@ class Nursery:
                 "too_complex",
                 f"the query reads {len(files):,} files, more than {FILES_MAX:,}; name fewer tables at once",
             )
-        control, control_write = os.pipe2(os.O_CLOEXEC)
-        out, out_write = os.pipe2(os.O_CLOEXEC)
+        (control, said), (out, written) = os.pipe2(os.O_CLOEXEC), os.pipe2(os.O_CLOEXEC)
+        # Of the fork's own: it goes on in its thread when nobody waits for it any more, and a number that
+        # was closed meanwhile may be a descriptor of somebody else.
+        handed = [said, written]
         try:
-            pidfd = await asyncio.to_thread(self._fork, job, [control_write, out_write, *files])
+            handed.extend(os.dup(file) for file in files)  # those before one that fails stay listed
+        except OSError as error:
+            for descriptor in (control, out, *handed):
+                os.close(descriptor)
+            raise Unavailable(_NO_ROOM) from error
+        forking = asyncio.ensure_future(asyncio.to_thread(self._fork, job, handed))
+        try:
+            pidfd = await asyncio.shield(forking)
         except BaseException:
             os.close(control)
             os.close(out)
+            forking.add_done_callback(_end_late)
+            # Whoever counts workers counts this one until it is dead.
+            await asyncio.wait([forking])
             raise
-        finally:
-            os.close(control_write)
-            os.close(out_write)
         with suppress(OSError):
             fcntl.fcntl(out, fcntl.F_SETPIPE_SZ, PIPE_BYTES)  # beyond what this user may have, it stays small
-        told, transport = await _reader(control)
+        try:
+            told, transport = await _reader(control)
+        except BaseException:
+            _kill(pidfd)
+            os.close(pidfd)
+            os.close(out)
+            raise
         return Running(pidfd, told, transport, out)
 
-    def _fork(self, job: Job, descriptors: Sequence[int]) -> int:
+    def _fork(self, job: Job, handed: Sequence[int]) -> int:
+        """Have a worker forked, and close what it is handed here."""
         described = os.memfd_create("job", os.MFD_CLOEXEC)
         try:
             with open(described, "wb", closefd=False) as sink:
@@ -169,26 +198,34 @@ class Nursery:
             os.lseek(described, 0, os.SEEK_SET)
             with self._lock:
                 try:
-                    return self._ask([described, *descriptors])
+                    return self._ask([described, *handed])
                 except OSError:
                     self._drop()  # it was killed; nothing of the job has begun
                 try:
-                    return self._ask([described, *descriptors])
+                    return self._ask([described, *handed])
                 except OSError as error:
                     self._drop()
                     raise Unavailable("starting a query: its process does not start; try again") from error
         finally:
-            os.close(described)
+            for descriptor in (described, *handed):
+                os.close(descriptor)
 
     def _ask(self, descriptors: list[int]) -> int:
         asked = self._ready()
         for begin in range(0, len(descriptors), FILES_PER_MESSAGE):
             part = descriptors[begin : begin + FILES_PER_MESSAGE]
             last = begin + FILES_PER_MESSAGE >= len(descriptors)
-            socket.send_fds(asked, [b"last" if last else b"more"], part)
+            try:
+                socket.send_fds(asked, [message_of(first=begin == 0, last=last)], part)
+            except OSError as error:
+                if error.errno in _NOT_ITS_END:
+                    raise Unavailable(_NO_ROOM) from error
+                raise
         asked.settimeout(FORK_SECONDS_MAX)
         message, received, _, _ = socket.recv_fds(asked, 16, 1)
-        if message != b"forked" or len(received) != 1:
+        if message == NOT_FORKED:
+            raise Unavailable(_NO_ROOM)
+        if message != FORKED or len(received) != 1:
             raise OSError("the process that forks workers is gone")
         return received[0]
 
@@ -225,10 +262,26 @@ class Nursery:
             self._process = None
 
 
+def _kill(pidfd: int) -> None:
+    with suppress(ProcessLookupError):
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+
+
+def _end_late(forking: "asyncio.Future[int]") -> None:
+    """End a worker that nobody waits for any more."""
+    if not forking.cancelled() and forking.exception() is None:
+        _kill(forking.result())
+        os.close(forking.result())
+
+
 async def _reader(descriptor: int) -> tuple[asyncio.StreamReader, asyncio.BaseTransport]:
     reader = asyncio.StreamReader(limit=TOLD_BYTES_MAX)
     pipe = open(descriptor, "rb", buffering=0)  # noqa: SIM115, ASYNC230 - the transport closes it
-    transport, _ = await asyncio.get_running_loop().connect_read_pipe(
-        lambda: asyncio.StreamReaderProtocol(reader), pipe
-    )
+    try:
+        transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(reader), pipe
+        )
+    except BaseException:
+        pipe.close()
+        raise
     return reader, transport

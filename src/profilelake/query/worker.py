@@ -12,7 +12,8 @@ import resource
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, BinaryIO, Final
 
 import duckdb
@@ -29,6 +30,8 @@ FILES_AT: Final = 5_000
 """Descriptor of the first file of a job; the next ones follow, and no other descriptor gets so far."""
 FILES_PER_MESSAGE: Final = 200
 """Descriptors that one message carries; Linux takes 253."""
+FORKED, NOT_FORKED = b"forked", b"failed"
+"""Answers to a job: its worker, as a descriptor, comes along; the system has no room for one."""
 CONTROL, OUT = 3, 4
 """Descriptors of a worker: where it says what became of it, where the result goes."""
 WRITE_BYTES: Final = 1 << 20
@@ -87,12 +90,35 @@ def main(descriptor: int) -> None:
         descriptors = _received(asked)
         if not descriptors:
             return
+        pidfd = _forked(partial(_work, asked, descriptors))
+        if pidfd is None:
+            asked.send(NOT_FORKED)
+        else:
+            socket.send_fds(asked, [FORKED], [pidfd])
+            descriptors.append(pidfd)
+        for opened in descriptors:
+            os.close(opened)
+
+
+def _forked(work: Callable[[], None]) -> int | None:
+    """Fork a process that does `work`, which ends it. Return its pidfd, None if there is no room for it.
+
+    A process that ended is only reaped once it has its pidfd: until then its number names it.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
+    child = None
+    try:
         child = os.fork()
         if child == 0:
-            _work(asked, descriptors)
-        socket.send_fds(asked, [b"forked"], [pidfd := os.pidfd_open(child)])
-        for opened in (*descriptors, pidfd):
-            os.close(opened)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
+            work()
+        return os.pidfd_open(child)
+    except OSError:
+        if child is not None:
+            os.kill(child, signal.SIGKILL)
+        return None
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
 
 
 def _reap(*_: object) -> None:
@@ -117,6 +143,11 @@ def _warm() -> None:
         raise failed("invalid_sql", "", "", 0)
 
 
+def message_of(*, first: bool, last: bool) -> bytes:
+    """Return what is said with a part of the descriptors of a job."""
+    return b"%d%d" % (first, last)
+
+
 def _received(asked: socket.socket) -> list[int]:
     """Return the descriptors of the next job: its description, where it says and writes, its files."""
     descriptors: list[int] = []
@@ -124,8 +155,13 @@ def _received(asked: socket.socket) -> list[int]:
         message, some, _, _ = socket.recv_fds(asked, 16, FILES_PER_MESSAGE)
         if not message:
             return []
+        if message.startswith(b"1"):
+            # Of a job whose rest never came.
+            for left in descriptors:
+                os.close(left)
+            descriptors = []
         descriptors += some
-        if message == b"last":
+        if message.endswith(b"1"):
             return descriptors
 
 

@@ -1,6 +1,11 @@
 """What a worker is handed: files of the tables it names, and none of what its asker may not see."""
 
 import asyncio
+import os
+import socket
+import subprocess
+import sys
+import threading
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,6 +25,7 @@ from profilelake.query.gate import Checked, TableNamed
 from profilelake.query.inputs import ATTEMPTS_MAX, Inputs
 from profilelake.query.jobs import Job, Jobs
 from profilelake.query.nursery import Nursery
+from profilelake.query.worker import FORKED, NOT_FORKED, message_of
 
 WAIT_SECONDS = 30
 TOKEN = "t"
@@ -161,7 +167,7 @@ def test_a_table_that_is_not_there_is_told_with_its_place(
         ("SELECT ?", "invalid_parameters", None),
         ("SELECT INTERVAL 1 DAY AS i", "result_format", None),
         (
-            "SELECT CASE WHEN range = 90000 THEN 'x' ELSE '1' END::INT FROM range(99999)",
+            "SELECT CASE WHEN range = 90000 THEN 'x' ELSE '1' END::INT AS n FROM range(99999)",
             "invalid_value",
             None,
         ),
@@ -213,6 +219,116 @@ def test_a_nursery_that_was_killed_is_started_again(inputs: Inputs) -> None:
         assert rows(inputs, nursery, asked("SELECT 1 AS a")) == [{"a": 1}]
     finally:
         nursery.stop()
+
+
+def test_who_gives_up_while_his_worker_is_forked_disturbs_nobody(
+    inputs: Inputs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither are other queries ended, nor does his own run on."""
+    nursery, fork = Nursery(), Nursery._fork
+    nursery.start()
+    entered, go_on = threading.Event(), threading.Event()
+
+    def held(*arguments: Any) -> int:
+        entered.set()
+        assert go_on.wait(WAIT_SECONDS)
+        return fork(*arguments)
+
+    async def use(queries: Queries) -> None:
+        async def ask() -> None:
+            async with queries.asked(asked(ENDLESS)):
+                pass
+
+        others = [asyncio.create_task(ask()), asyncio.create_task(ask())]
+        while len(workers(nursery)) < 2:  # noqa: ASYNC110 - the kernel's
+            await asyncio.sleep(0.01)
+        process = nursery._process
+        monkeypatch.setattr(Nursery, "_fork", held)
+        entered.clear()
+        leaving = asyncio.create_task(ask())
+        await asyncio.to_thread(entered.wait, WAIT_SECONDS)
+        leaving.cancel()
+        await asyncio.sleep(0.01)
+        assert not queries.has_room(TOKEN), "a worker that may still come counts"
+        go_on.set()
+        await asyncio.gather(leaving, return_exceptions=True)
+        assert queries.has_room(TOKEN)
+        while len(workers(nursery)) > 2:  # noqa: ASYNC110 - the kernel's
+            await asyncio.sleep(0.01)
+        assert nursery._process is process
+        assert not any(other.done() for other in others)
+        for other in others:
+            other.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+
+    async def bounded(queries: Queries) -> None:
+        async with asyncio.timeout(WAIT_SECONDS):
+            await use(queries)
+
+    try:
+        asking(inputs, nursery, bounded, queries_max=3, queries_per_token_max=3)
+    finally:
+        go_on.set()
+        nursery.stop()
+
+
+def workers(nursery: Nursery) -> list[str]:
+    assert nursery._process is not None
+    pid = nursery._process.pid
+    try:
+        return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except FileNotFoundError:
+        return []
+
+
+FORKS = """
+import errno, os, signal, socket, sys
+from profilelake.query import worker
+fork = os.fork
+
+def full():
+    os.fork = quick
+    raise OSError(errno.EAGAIN, "no more processes")
+
+def quick():
+    # The worker has ended before anybody could look at it.
+    child = fork()
+    if child == 0:
+        os._exit(0)
+    os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
+    return child
+
+os.fork = full
+worker.main(int(sys.argv[1]))
+"""
+
+
+def test_what_forks_workers_survives_one_that_ends_at_once_and_one_that_cannot_be() -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours.settimeout(WAIT_SECONDS)
+    with ours, theirs, Path(__file__).open("rb") as file:
+        forking = subprocess.Popen(
+            [sys.executable, "-c", FORKS, str(theirs.fileno())], pass_fds=[theirs.fileno()]
+        )
+        try:
+            theirs.close()
+            assert ours.recv(16) == b"ready"
+            # A job that was not sent to its end is none.
+            socket.send_fds(ours, [message_of(first=True, last=False)], [file.fileno()])
+            answers = []
+            for _ in range(3):
+                socket.send_fds(ours, [message_of(first=True, last=True)], [file.fileno()] * 3)
+                answer, received, _, _ = socket.recv_fds(ours, 16, 1)
+                answers.append((answer, len(received)))
+                for descriptor in received:
+                    os.close(descriptor)
+            assert answers == [(NOT_FORKED, 0), (FORKED, 1), (FORKED, 1)]
+            # The descriptors of jobs are not kept; those of the last are closed about now.
+            links = [link.readlink() for link in Path(f"/proc/{forking.pid}/fd").iterdir()]
+            assert links.count(Path(__file__)) <= 3
+        finally:
+            forking.kill()
+            forking.wait()
 
 
 def test_files_that_went_away_are_planned_again(inputs: Inputs, monkeypatch: pytest.MonkeyPatch) -> None:
