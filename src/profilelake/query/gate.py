@@ -125,7 +125,7 @@ class _Walk:
     def __init__(self, query: str, shift: int) -> None:
         self._query = query
         self._shift = shift
-        self._tables: dict[tuple[str, str], int | None] = {}
+        self._tables: dict[tuple[str, str], TableNamed] = {}
         self._own: set[str] = set()
         self.shows = False
 
@@ -139,11 +139,7 @@ class _Walk:
 
     def found(self) -> list[TableNamed]:
         """Return the tables that are not made by the query itself."""
-        return [
-            TableNamed(schema, name, offset)
-            for (schema, name), offset in self._tables.items()
-            if schema or name.lower() not in self._own
-        ]
+        return [table for (schema, name), table in self._tables.items() if schema or name not in self._own]
 
     def _node(self, node: dict[str, Any]) -> None:
         kind = node.get("type")
@@ -181,10 +177,12 @@ class _Walk:
             raise self._refused(
                 node, "table_not_found", f"there is no table {name} of another catalog or time"
             )
-        if schema == "information_schema":
+        if schema.lower() == "information_schema":
             self.shows = True
             return
-        self._tables.setdefault((schema, name), self._offset(node))
+        # The engine does not tell names apart by their case.
+        key = schema.lower(), name.lower()
+        self._tables.setdefault(key, TableNamed(schema, name, self._offset(node)))
 
     def _offset(self, node: dict[str, Any]) -> int | None:
         location = node.get("query_location")

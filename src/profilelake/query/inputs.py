@@ -20,7 +20,7 @@ from profilelake.lake.catalog import Lake, namespace_of
 from profilelake.lake.tables import Part
 from profilelake.query.failures import failed
 from profilelake.query.gate import Checked, TableNamed
-from profilelake.query.worker import FILES_AT, View
+from profilelake.query.worker import FILES_AT, FILES_MAX, View
 
 ATTEMPTS_MAX: Final = 3
 """Times that tables are planned again because files went away before they were open."""
@@ -37,7 +37,15 @@ class HandedOver:
     files: list[int] = field(default_factory=list)
 
     def opened(self, path: Path | str) -> str:
-        """Open a file for the worker and return the name it has there."""
+        """Open a file for the worker and return the name it has there.
+
+        Raises:
+            Failed: these are more files than a worker takes.
+        """
+        if len(self.files) >= FILES_MAX:
+            raise failed(
+                "too_complex", f"the query reads more than {FILES_MAX:,} files; name fewer tables at once"
+            )
         self.files.append(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
         return f"/proc/self/fd/{FILES_AT + len(self.files) - 1}"
 
@@ -63,16 +71,17 @@ class Inputs:
         With `masked`, personal columns are null and their values are in no file the worker can open.
 
         Raises:
-            Failed: the query names a table that does not exist.
+            Failed: the query names a table that does not exist, or reads too many files.
             Unavailable: tables change faster than they could be opened.
             Corrupt: a table cannot be read.
         """
-        tables = [(table, *self._found(query, table)) for table in checked.tables]
+        views = dict.fromkeys(self._found(query, table) for table in checked.tables)
+        tables = dict.fromkeys((part, name) for _, part, name in views)
         for _ in range(ATTEMPTS_MAX):
             handed = HandedOver()
             try:
-                for table, part, name in tables:
-                    handed.views.append(self._view(handed, table.schema, part, name, masked=masked))
+                selects = {table: self._select(handed, *table, masked=masked) for table in tables}
+                handed.views.extend(View(schema, name, selects[part, name]) for schema, part, name in views)
                 if checked.all_tables:
                     handed.views.extend(self._names({(view.schema, view.name) for view in handed.views}))
             except (FileNotFoundError, duckdb.IOException):
@@ -85,28 +94,28 @@ class Inputs:
                 return handed
         raise Unavailable("reading the tables: they change faster than they can be opened; try again")
 
-    def _found(self, query: str, table: TableNamed) -> tuple[Part, str]:
+    def _found(self, query: str, table: TableNamed) -> tuple[str, Part, str]:
+        """Return the schema as which the query names a table, and which table it is, as they are spelt."""
         schema = table.schema.lower()
         for part in _PARTS:
             here = namespace_of(self.workspace, part)
             if schema in ({"", "main", here.lower()} if part == "" else {here.lower()}):
                 for name in self.lake.names(self.workspace, part):
                     if name.lower() == table.name.lower():
-                        return part, name
+                        return "" if schema in ("", "main") else here, part, name
         shown = f"{table.schema}.{table.name}" if table.schema else table.name
         raise failed(
             "table_not_found", f"there is no table {shown}; SHOW TABLES lists all", query, table.offset
         )
 
-    def _view(self, handed: HandedOver, schema: str, part: Part, name: str, *, masked: bool) -> View:
-        schema = "" if schema.lower() == "main" else schema
+    def _select(self, handed: HandedOver, part: Part, name: str, *, masked: bool) -> str:
         columns = reading.columns(self.lake, self.workspace, name, part)
         if not (masked and any(column.personal for column in columns)):
 
             def place(location: str) -> str:
                 return handed.opened(sql.local_place(location))
 
-            return View(schema, name, reading.select(self.lake, self.workspace, name, part, place))
+            return reading.select(self.lake, self.workspace, name, part, place)
         shown = [column for column in columns if not column.personal]
         path = self._copied(reading.select(self.lake, self.workspace, name, part), shown)
         try:
@@ -117,7 +126,7 @@ class Inputs:
             (f"CAST(NULL AS {column.type}) AS " if column.personal else "") + sql.identifier(column.name)
             for column in columns
         )
-        return View(schema, name, f"SELECT {listed} FROM {source}")  # noqa: S608 - quoted
+        return f"SELECT {listed} FROM {source}"  # noqa: S608 - quoted
 
     def _copied(self, select: str, columns: Sequence[reading.ColumnRead]) -> Path:
         """Write some columns of a table into a file of the spool and return its path."""

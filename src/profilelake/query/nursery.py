@@ -24,7 +24,6 @@ from profilelake.errors import Unavailable
 from profilelake.ops.pipes import pieces
 from profilelake.query.failures import Failed, Failure, failed
 from profilelake.query.worker import (
-    FILES_MAX,
     FILES_PER_MESSAGE,
     FORKED,
     NOT_FORKED,
@@ -147,17 +146,11 @@ class Nursery:
             self._drop()
 
     async def run(self, job: Job, files: Sequence[int] = ()) -> Running:
-        """Start a worker with a job and read-only descriptors of the files it reads.
+        """Start a worker with a job and read-only descriptors of the files it reads, at most `FILES_MAX`.
 
         Raises:
-            Failed: the query reads more files than a worker takes.
             Unavailable: no worker could be started.
         """
-        if len(files) > FILES_MAX:
-            raise failed(
-                "too_complex",
-                f"the query reads {len(files):,} files, more than {FILES_MAX:,}; name fewer tables at once",
-            )
         (control, said), (out, written) = os.pipe2(os.O_CLOEXEC), os.pipe2(os.O_CLOEXEC)
         # Of the fork's own: it goes on in its thread when nobody waits for it any more, and a number that
         # was closed meanwhile may be a descriptor of somebody else.

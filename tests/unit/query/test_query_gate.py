@@ -23,6 +23,8 @@ def parser() -> Iterator[duckdb.DuckDBPyConnection]:
         ("  -- note\n SELECT 1 -- more\n;", []),
         ("FROM events", [".events"]),
         ("TABLE events", [".events"]),
+        ("FROM events, Events e, EVENTS AS f", [".events"]),
+        ("WITH A AS (FROM events) FROM a, Information_Schema.tables", [".events"]),
         ("VALUES (1), (2)", []),
         ("WITH a AS (FROM events), b AS (FROM a) SELECT * FROM a, b, profiles", [".events", ".profiles"]),
         ("WITH RECURSIVE r AS (SELECT 1 AS i UNION ALL SELECT i + 1 FROM r WHERE i < 3) FROM r", []),
@@ -51,7 +53,7 @@ def test_a_query_passes_with_its_tables(
     parser: duckdb.DuckDBPyConnection, query: str, tables: list[str]
 ) -> None:
     found = gate.check(parser, query).tables
-    assert sorted(f"{table.schema}.{table.name}" for table in found) == tables
+    assert sorted(f"{table.schema}.{table.name}".lower() for table in found) == tables
 
 
 def test_a_table_has_its_place_in_the_whole_text(parser: duckdb.DuckDBPyConnection) -> None:

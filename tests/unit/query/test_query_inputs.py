@@ -137,6 +137,38 @@ def test_only_the_tables_named_are_handed_over(inputs: Inputs) -> None:
     assert all("/ws_w/members" in link for link in links)
 
 
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_table_is_handed_over_once_however_often_and_however_spelt_it_is_named(
+    inputs: Inputs, nursery: Nursery, masked: bool
+) -> None:
+    names = ("visits", "VISITS", "main.Visits", "Main.visits", "ws_w.visits", "WS_W.Visits")
+    every = " UNION ALL ".join(f"FROM {name}" for name in names)
+    query = f"SELECT count(*) AS n FROM ({every})"  # noqa: S608
+    assert rows(inputs, nursery, asked(query, masked=masked)) == [{"n": 600}]
+    checked = Checked(
+        [TableNamed(n.rpartition(".")[0], n.rpartition(".")[2], None) for n in names], all_tables=True
+    )
+    handed = inputs.hand_over("", checked, masked=masked)
+    once = inputs.hand_over("", named("visits"), masked=masked)
+    try:
+        assert len(handed.files) == len(once.files)
+        assert len({(view.schema.lower(), view.name.lower()) for view in handed.views}) == len(handed.views)
+    finally:
+        handed.close()
+        once.close()
+
+
+def test_no_more_files_are_opened_than_a_worker_takes(
+    inputs: Inputs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("profilelake.query.inputs.FILES_MAX", 1)
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    with pytest.raises(Failed) as failed:
+        inputs.hand_over("", named("visits", "members"), masked=False)
+    assert failed.value.failure.code == "too_complex"
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
 @pytest.mark.parametrize(
     "query",
     [
