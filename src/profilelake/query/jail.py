@@ -47,6 +47,9 @@ _SCOPES: Final = 0b11
 """Abstract Unix sockets, and signals to processes outside: version 6."""
 _PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS, _PR_SET_SECCOMP = 4, 38, 22
 _SECCOMP_MODE_FILTER: Final = 2
+_CAPABILITIES_VERSION: Final = 0x20080522
+_CAPABILITIES_BYTES: Final = 2 * 3 * 4
+"""Effective, permitted and inheritable ones, two words each."""
 
 
 def unavailable() -> str | None:
@@ -81,6 +84,7 @@ def enter(cage: Cage, files: Sequence[int]) -> None:
     _call("no new privileges", _libc().prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
     # Processes of the same user must not look into it, nor it be dumped with what it has read.
     _call("no dumps", _libc().prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0))
+    _drop_capabilities()
     _restrict_files(files)
     _restrict_calls()
 
@@ -99,6 +103,12 @@ def _limit(cage: Cage) -> None:
         _, most = resource.getrlimit(limit)
         value = value if most == resource.RLIM_INFINITY else min(value, most)
         resource.setrlimit(limit, (value, value))
+
+
+def _drop_capabilities() -> None:
+    """Be nobody in particular from here on, should the server run as root."""
+    header = struct.pack("=Ii", _CAPABILITIES_VERSION, 0)
+    _call("no capabilities", _libc().capset(header, bytes(_CAPABILITIES_BYTES)))
 
 
 def _restrict_files(files: Sequence[int]) -> None:
@@ -142,6 +152,13 @@ _SYSCALLS: Final = {
             "memfd_create": 319, "bpf": 321, "execveat": 322, "userfaultfd": 323, "io_uring_setup": 425,
             "pidfd_send_signal": 424, "open_tree": 428, "move_mount": 429, "fsopen": 430, "pidfd_open": 434,
             "pidfd_getfd": 438,
+            "shmget": 29, "shmat": 30, "shmctl": 31, "semget": 64, "msgget": 68, "mq_open": 240, "memfd_secret": 447,
+            "inotify_init": 253, "inotify_init1": 294, "setpriority": 141, "sched_setaffinity": 203,
+            "sched_setscheduler": 144, "sched_setparam": 142, "sched_setattr": 314, "ioprio_set": 251,
+            "init_module": 175, "finit_module": 313, "delete_module": 176, "reboot": 169, "swapon": 167,
+            "swapoff": 168, "sethostname": 170, "setdomainname": 171, "settimeofday": 164, "clock_settime": 227,
+            "adjtimex": 159, "clock_adjtime": 305, "kexec_load": 246, "kexec_file_load": 320, "syslog": 103,
+            "acct": 163, "iopl": 172, "ioperm": 173,
         },
     ),
     "aarch64": (
@@ -158,6 +175,13 @@ _SYSCALLS: Final = {
             "memfd_create": 279, "bpf": 280, "execveat": 281, "userfaultfd": 282, "io_uring_setup": 425,
             "pidfd_send_signal": 424, "open_tree": 428, "move_mount": 429, "fsopen": 430, "pidfd_open": 434,
             "pidfd_getfd": 438,
+            "shmget": 194, "shmat": 196, "shmctl": 195, "semget": 190, "msgget": 186, "mq_open": 180, "memfd_secret": 447,
+            "inotify_init1": 26, "setpriority": 140, "sched_setaffinity": 122,
+            "sched_setscheduler": 119, "sched_setparam": 118, "sched_setattr": 274, "ioprio_set": 30,
+            "init_module": 105, "finit_module": 273, "delete_module": 106, "reboot": 142, "swapon": 224,
+            "swapoff": 225, "sethostname": 161, "setdomainname": 162, "settimeofday": 170, "clock_settime": 112,
+            "adjtimex": 171, "clock_adjtime": 266, "kexec_load": 104, "kexec_file_load": 294, "syslog": 116,
+            "acct": 89,
         },
     ),
 }  # fmt: skip
@@ -173,7 +197,7 @@ _ALLOW, _KILL, _FAIL = 0x7FFF0000, 0x80000000, 0x00050000
 
 
 def _restrict_calls() -> None:
-    """Refuse the system calls that reach beyond files: sockets, processes, the kernel's own engines."""
+    """Refuse the calls that reach beyond files: sockets, memory others share, processes, the machine itself."""
     machine, calls = _SYSCALLS[platform.machine()]
     refused = sorted(calls.values())
     program = [
