@@ -26,6 +26,7 @@ from profilelake.query.failures import Failed, Failure, failed
 from profilelake.query.worker import (
     FILES_PER_MESSAGE,
     FORKED,
+    NESTED,
     NOT_FORKED,
     Job,
     Told,
@@ -149,8 +150,10 @@ class Nursery:
         """Start a worker with a job and read-only descriptors of the files it reads, at most `FILES_MAX`.
 
         Raises:
+            Failed: the parameters are none that a query can have.
             Unavailable: no worker could be started.
         """
+        described = _described(job)
         (control, said), (out, written) = os.pipe2(os.O_CLOEXEC), os.pipe2(os.O_CLOEXEC)
         # Of the fork's own: it goes on in its thread when nobody waits for it any more, and a number that
         # was closed meanwhile may be a descriptor of somebody else.
@@ -158,10 +161,10 @@ class Nursery:
         try:
             handed.extend(os.dup(file) for file in files)  # those before one that fails stay listed
         except OSError as error:
-            for descriptor in (control, out, *handed):
+            for descriptor in (described, control, out, *handed):
                 os.close(descriptor)
             raise Unavailable(_NO_ROOM) from error
-        forking = asyncio.ensure_future(asyncio.to_thread(self._fork, job, handed))
+        forking = asyncio.ensure_future(asyncio.to_thread(self._fork, described, handed))
         try:
             pidfd = await asyncio.shield(forking)
         except BaseException:
@@ -182,13 +185,9 @@ class Nursery:
             raise
         return Running(pidfd, told, transport, out)
 
-    def _fork(self, job: Job, handed: Sequence[int]) -> int:
-        """Have a worker forked, and close what it is handed here."""
-        described = os.memfd_create("job", os.MFD_CLOEXEC)
+    def _fork(self, described: int, handed: Sequence[int]) -> int:
+        """Have a worker forked for a job, and close its description and what it is handed here."""
         try:
-            with open(described, "wb", closefd=False) as sink:
-                sink.write(msgspec.msgpack.encode(job))
-            os.lseek(described, 0, os.SEEK_SET)
             with self._lock:
                 try:
                     return self._ask([described, *handed])
@@ -253,6 +252,20 @@ class Nursery:
             self._process.kill()
             self._process.wait()
             self._process = None
+
+
+def _described(job: Job) -> int:
+    """Return a job as a file in memory. Raises Failed if its parameters cannot be said to a worker."""
+    try:
+        encoded = msgspec.msgpack.encode(job)
+    except (OverflowError, RecursionError, TypeError, msgspec.MsgspecError) as error:
+        why = NESTED if isinstance(error, RecursionError) else f"the parameters: {error}"
+        raise failed("invalid_parameters", why) from None
+    described = os.memfd_create("job", os.MFD_CLOEXEC)
+    with open(described, "wb", closefd=False) as sink:
+        sink.write(encoded)
+    os.lseek(described, 0, os.SEEK_SET)
+    return described
 
 
 def _kill(pidfd: int) -> None:

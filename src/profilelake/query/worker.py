@@ -35,6 +35,7 @@ FORKED, NOT_FORKED = b"forked", b"failed"
 CONTROL, OUT = 3, 4
 """Descriptors of a worker: where it says what became of it, where the result goes."""
 WRITE_BYTES: Final = 1 << 20
+NESTED: Final = "the parameters are nested too deeply"
 
 _PR_SET_PDEATHSIG: Final = 1
 
@@ -173,8 +174,9 @@ def _work(asked: socket.socket, descriptors: list[int]) -> None:
         asked.close()
         job_file, control, out, *files = descriptors
         with os.fdopen(job_file, "rb") as source:
-            job = msgspec.msgpack.decode(source.read(), type=Job)
+            described = source.read()
         _arrange(control, out, files)
+        job = _job(described)
         if job.jailed:
             # Its threads' stacks and what the libraries reserve are address space, too.
             cage = jail.Cage(
@@ -184,10 +186,19 @@ def _work(asked: socket.socket, descriptors: list[int]) -> None:
             )
             jail.enter(cage, range(FILES_AT, FILES_AT + len(files)))
         _answer(job, len(files))
+    except Failed as ended:
+        _say(Told(failure=ended.failure))
     except BaseException as error:  # noqa: BLE001 - nobody is above
         _say(Told(failure=Failure("worker_ended", f"the query could not be run: {type(error).__name__}")))
     finally:
         os._exit(0)
+
+
+def _job(described: bytes) -> Job:
+    try:
+        return msgspec.msgpack.decode(described, type=Job)
+    except RecursionError:
+        raise failed("invalid_parameters", NESTED) from None
 
 
 def _arrange(control: int, out: int, files: Sequence[int]) -> None:
@@ -216,6 +227,9 @@ def _answer(job: Job, files: int) -> None:
         _say(Told(failure=ended.failure))
     except (duckdb.Error, MemoryError) as error:
         _say(Told(failure=of_engine(error, job.query).failure))
+    except RecursionError:
+        told = failed("result_format", f"the result as {job.format}: it is nested too deeply")
+        _say(Told(failure=told.failure))
     except pa.ArrowException as error:
         told = failed("result_format", f"the result as {job.format}: {error}; cast the column in the query")
         _say(Told(failure=told.failure))
@@ -264,17 +278,25 @@ def _run(connection: duckdb.DuckDBPyConnection, job: Job) -> None:
             raise failed("row_limit", f"the result has more than {job.rows_max:,} rows; add a LIMIT")
 
     try:
-        relation = connection.sql(job.query, params=job.parameters)
-    except duckdb.Error:
-        # Asked in the other way, the engine says where in the text it is wrong.
-        connection.execute(job.query, job.parameters)
-        raise
+        relation = _relation(connection, job)
+    except RecursionError:
+        raise failed("invalid_parameters", NESTED) from None
     if relation is None:
         raise failed("not_a_query", "the statement gives no rows")
     with os.fdopen(OUT, "wb", buffering=WRITE_BYTES) as out:
         formats.stream(relation, job.format, _Bounded(out, job.bytes_max), see)
         out.flush()
         _say(Told(rows=seen))
+
+
+def _relation(connection: duckdb.DuckDBPyConnection, job: Job) -> duckdb.DuckDBPyRelation | None:
+    try:
+        relation: duckdb.DuckDBPyRelation | None = connection.sql(job.query, params=job.parameters)
+    except duckdb.Error:
+        # Asked in the other way, the engine says where in the text it is wrong.
+        connection.execute(job.query, job.parameters)
+        raise
+    return relation
 
 
 class _Bounded:

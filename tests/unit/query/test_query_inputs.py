@@ -55,6 +55,13 @@ def nursery() -> Iterator[Nursery]:
     started.stop()
 
 
+def nested(depth: int) -> list[Any]:
+    value: list[Any] = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
 def named(*tables: str) -> Checked:
     return Checked([TableNamed("", table, None) for table in tables], all_tables=False)
 
@@ -217,6 +224,17 @@ def test_what_is_wrong_has_a_code_and_a_place(
     assert failure.code == code, failure
     if place is not None:
         assert (failure.line, failure.column) == place
+
+
+@pytest.mark.parametrize(
+    "parameters", [[1 << 90], [nested(900)], [nested(100_000)]], ids=["large", "deep", "abyss"]
+)
+def test_parameters_that_no_query_can_have_are_told(
+    inputs: Inputs, nursery: Nursery, parameters: list[Any]
+) -> None:
+    with pytest.raises(Failed) as failed:
+        rows(inputs, nursery, asked("SELECT ? AS p", parameters=parameters))
+    assert failed.value.failure.code == "invalid_parameters"
 
 
 def test_time_and_memory_are_kept(inputs: Inputs, nursery: Nursery) -> None:
