@@ -9,13 +9,14 @@ from typing import Any
 from pipeline_driver import KEY, SECOND, START, WORKSPACE, Desk, LogBuilder, Message
 from profilelake.semantics.rules import Collection
 from profilelake.serve._past import Past
-from profilelake.serve._profile import Found, find
+from profilelake.serve._profile import EVERYTHING, Found, find
 from profilelake.serve._request import Query
 from profilelake.serve._visible import Allowed
 from profilelake.serve.as_of import AsOf, FoundThen, Reading, find_then
 from profilelake.serve.event_history import HistoryPage, event_history
 from profilelake.serve.trait_history import TraitHistory, trait_history
 from profilelake.state.store import Tx
+from profilelake.workspaces.scopes import Scope
 
 LOG = "00000000000000aa"
 
@@ -55,9 +56,9 @@ class World:
         self.desk.apply([self.log.record(START + second * SECOND, messages, source_id=source)])
 
     @contextmanager
-    def found(self, id: str, collection: Collection = "users") -> Iterator[Found]:
+    def found(self, id: str, collection: Collection = "users", scope: Scope = EVERYTHING) -> Iterator[Found]:
         with self.desk.state.read(WORKSPACE) as tx:
-            yield find(tx, WORKSPACE, collection, id, KEY, self.desk.rules())
+            yield find(tx, WORKSPACE, collection, id, KEY, self.desk.rules(), scope)
 
     def events(
         self, id: str, query: str = "", *, collection: Collection = "users", allowed: Allowed = None

@@ -7,6 +7,7 @@ from typing import Final
 import msgspec
 
 from profilelake.semantics.times import TIME_MAX, TIME_MIN
+from profilelake.serve import _visible
 from profilelake.serve._answer import not_a_cursor, time_text
 from profilelake.serve._profile import Cursor, Found, cursor
 from profilelake.serve._request import Query
@@ -16,8 +17,6 @@ from profilelake.state.records import IdentRecord, SetRecord
 
 EVENTS_DEFAULT: Final = 10
 EVENTS_MAX: Final = 100
-
-_EMPTY: Final = msgspec.Raw(b"{}")
 
 
 class PromotedId(msgspec.Struct):
@@ -89,19 +88,15 @@ def _shown(
     carried = [] if record is None else [idents[key] for key in _members(record) if key in idents]
     return ShownEvent(
         [PromotedId(found.collection, ident.type, ident.value, "none") for ident in carried],
-        _json(row.context),
+        _visible.context(row.context, found.scope.traits),
         row.type,
         row.message_id,
         row.source_id,
         time_text(row.timestamp),
-        _json(row.properties),
+        _visible.document(row.properties),
         recent.shown_name(row.type, row.event),
         related,
     )
-
-
-def _json(text: str | None) -> msgspec.Raw:
-    return _EMPTY if text is None else msgspec.Raw(text)
 
 
 def _members(record: SetRecord) -> list[bytes]:

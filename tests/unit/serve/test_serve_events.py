@@ -1,0 +1,36 @@
+"""Recent events, as a token with an allow-list of traits sees them."""
+
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from past_examples import World, track, world
+from profilelake.serve._events import events
+from profilelake.serve._request import NO_QUERY
+from profilelake.state.recent import RunReader
+from profilelake.workspaces.scopes import Scope
+
+TRAITS = {"email": "ann@example.com", "plan": "pro"}
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    with world(tmp_path_factory.mktemp("events")) as made:
+        made.feed(0, track("m1", "a1", context={"locale": "de", "traits": TRAITS}))
+        yield made
+
+
+@pytest.mark.parametrize(
+    ("scope", "traits"),
+    [
+        ("", TRAITS),
+        ("resource:events trait:plan", {"plan": "pro"}),
+        ("resource:events trait:colour", {}),
+    ],
+)
+def test_traits_in_the_context_are_traits_too(shop: World, scope: str, traits: dict[str, str]) -> None:
+    with shop.found("anonymous_id:a1", scope=Scope.parse(scope)) as found:
+        page = events(found, NO_QUERY, RunReader(shop.desk.setup.recent_directory))
+    (shown,) = page.data
+    assert json.loads(bytes(shown.context)) == {"locale": "de", "traits": traits}
