@@ -9,6 +9,7 @@ from profilelake.semantics.rules import Collection
 from profilelake.serve._answer import not_a_cursor, time_text
 from profilelake.serve._profile import Cursor, Found, cursor
 from profilelake.serve._request import Query
+from profilelake.serve._visible import is_consent
 from profilelake.state import activity
 from profilelake.state.recent import RunReader
 from profilelake.state.records import IdentRecord, received_at
@@ -18,7 +19,6 @@ TRAITS_MAX: Final = 200
 EXTERNAL_IDS_DEFAULT: Final = 10
 EXTERNAL_IDS_MAX: Final = 25
 
-_CONSENT: Final = "segment_consent_preference"
 _MAPPING: Final = "map_"
 
 
@@ -47,9 +47,7 @@ def traits(found: Found, query: Query) -> TraitsPage:
     verbose = query.flag("verbose")
     # No audience and no computed trait is kept in a profile's own traits.
     written = {} if query.choice("class", ("audience", "computed_trait")) else found.traits()
-    names = [
-        name for name, write in written.items() if write.value is not None and not name.startswith(_CONSENT)
-    ]
+    names = [name for name, write in written.items() if write.value is not None and not is_consent(name)]
     chosen = _chosen(query.names("include"), found.scope.traits)
     if chosen is not None:
         names = [name for name in names if name in chosen]

@@ -7,9 +7,15 @@ import msgspec
 Allowed: TypeAlias = frozenset[str] | None
 """Names of traits that may be seen; None: all."""
 
+_CONSENT: Final = "segment_consent_preference"
 _EMPTY: Final = msgspec.Raw(b"{}")
 _decode: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _encode: Final = msgspec.json.Encoder().encode
+
+
+def is_consent(name: str) -> bool:
+    """Tell whether what is stored as a trait is a statement of consent, which is no trait to its readers."""
+    return name.startswith(_CONSENT)
 
 
 def document(text: str | None) -> msgspec.Raw:
@@ -17,11 +23,16 @@ def document(text: str | None) -> msgspec.Raw:
     return _EMPTY if text is None else msgspec.Raw(text)
 
 
-def traits(text: str | None, allowed: Allowed) -> msgspec.Raw:
-    """Return an object of traits without those that may not be seen."""
-    if text is None or allowed is None:
+def traits(text: str | None, allowed: Allowed, *, consents: bool = True) -> msgspec.Raw:
+    """Return an object of traits without those that may not be seen, statements of consent among them."""
+    if text is None or (allowed is None and consents):
         return document(text)
-    return msgspec.Raw(_encode({name: value for name, value in _decode(text).items() if name in allowed}))
+    seen = {
+        name: value
+        for name, value in _decode(text).items()
+        if (allowed is None or name in allowed) and (consents or not is_consent(name))
+    }
+    return msgspec.Raw(_encode(seen))
 
 
 def context(text: str | None, allowed: Allowed) -> msgspec.Raw:

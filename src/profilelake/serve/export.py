@@ -122,11 +122,12 @@ def _encoded(reader: pa.RecordBatchReader, wanted: Export) -> Iterator[bytes]:
 
 
 def _visible_rows(batch: pa.RecordBatch, wanted: Export) -> pa.RecordBatch:
-    if wanted.traits is None or "traits" not in batch.schema.names:
+    consents = wanted.resources is None or "consent" in wanted.resources
+    if (consents and wanted.traits is None) or "traits" not in batch.schema.names:
         return batch
     place = batch.schema.get_field_index("traits")
     texts = (
-        None if text is None else bytes(_visible.traits(text, wanted.traits)).decode()
+        None if text is None else bytes(_visible.traits(text, wanted.traits, consents=consents)).decode()
         for text in batch.column(place).to_pylist()
     )
     return batch.set_column(place, batch.schema.field(place), pa.array(texts, pa.string()))

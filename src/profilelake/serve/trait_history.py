@@ -15,7 +15,7 @@ from profilelake.serve._answer import Refused, invalid, time_text
 from profilelake.serve._past import Past
 from profilelake.serve._profile import Cursor, Found, cursor
 from profilelake.serve._request import Query
-from profilelake.serve._visible import Allowed
+from profilelake.serve._visible import Allowed, is_consent
 
 WRITES_DEFAULT: Final = 10
 WRITES_MAX: Final = 1_000
@@ -93,7 +93,7 @@ def trait_history(
     """
     limit = query.limit(WRITES_DEFAULT, WRITES_MAX)
     after = _parse_next(query.text("next"))
-    if allowed is not None and trait not in allowed:
+    if is_consent(trait) or (allowed is not None and trait not in allowed):
         raise _no_such_trait()
     keys = frozenset(found.record.sets)
     where = past.appended(found.tx, found.space, TRAIT_WRITES, keys)

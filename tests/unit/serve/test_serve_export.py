@@ -4,6 +4,7 @@ import csv
 import io
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -92,6 +93,20 @@ def test_a_token_for_some_traits_sees_no_others(shop: World, format: str) -> Non
     assert sorted(map(str, shown)) == ["{'plan': 'pro'}", "{}", "{}"]
     assert [row["identifiers"] or None for row in rows] == [None] * 3
     assert b"ana@example.org" not in data
+
+
+def test_a_token_that_opens_no_consent_sees_none_among_the_traits(tmp_path: Path) -> None:
+    with world(tmp_path) as made:
+        traits = {"plan": "pro", "segment_consent_preference_ads": True}
+        made.feed(0, identify("m1", "u1", None, traits))
+        made.desk.publish()
+        for resources, shown in (
+            (frozenset({"traits", "export"}), {"plan": "pro"}),
+            (frozenset({"traits", "consent", "export"}), traits),
+            (None, traits),
+        ):
+            (row,) = read("ndjson", exported(made, resources=resources))
+            assert row["traits"] == shown
 
 
 def test_events_with_ids_in_hex(shop: World) -> None:

@@ -15,7 +15,8 @@ from profilelake.serve._answer import Refused
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """Writes of `plan` that happened in another order than they came in, of two sets of one person."""
     with world(tmp_path_factory.mktemp("traits")) as made:
-        made.feed(0, identify("m1", "u1", None, {"plan": "free", "a/b": 1}, "02"))
+        first = {"plan": "free", "a/b": 1, "segment_consent_preference_ads": True}
+        made.feed(0, identify("m1", "u1", None, first, "02"))
         made.desk.publish()
         made.feed(1, identify("m2", "u1", "a1", {"plan": "pro"}, "04"))
         made.feed(2, identify("m3", "u1", None, {"plan": "late"}, "01"))
@@ -70,6 +71,12 @@ def test_a_trait_that_was_never_written_or_may_not_be_seen(
         with pytest.raises(Refused, match="no such trait") as told:
             shop.writes("user_id:u1", trait, allowed=allowed)
         assert told.value.status == 404
+
+
+@pytest.mark.parametrize("allowed", [None, frozenset({"segment_consent_preference_ads"})])
+def test_statements_of_consent_are_no_traits(shop: World, allowed: frozenset[str] | None) -> None:
+    with pytest.raises(Refused, match="no such trait"):
+        shop.writes("user_id:u1", "segment_consent_preference_ads", allowed=allowed)
 
 
 @pytest.mark.parametrize("query", ["next=abc", "next=MTAwMDo", "limit=0"])
