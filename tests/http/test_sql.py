@@ -96,6 +96,9 @@ def test_a_wrong_query_is_told_with_its_place(people: Served) -> None:
     assert ask(people, "COPY events TO '/tmp/out'").json["code"] == "not_a_query"
     assert ask(people, "SELECT 1", nix=1).json["code"] == "invalid_request"
     assert ask(people, "SELECT 1", timeout_seconds=0).json["code"] == "invalid_request"
+    for mode in ("sync", "async"):
+        large = ask(people, "SELECT ?", parameters=[1 << 70], mode=mode)
+        assert (large.status, large.json["code"]) == (400, "invalid_parameters")
     late = ask(people, ENDLESS, timeout_seconds=1)
     assert (late.status, late.json["code"]) == (504, "timeout")
 

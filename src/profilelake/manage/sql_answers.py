@@ -4,7 +4,7 @@ import asyncio
 import logging
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import msgspec
 from starlette.requests import Request
@@ -18,7 +18,7 @@ from profilelake.manage.sql import FORMATS, SEES, TOKEN, SqlAsked, SqlJob
 from profilelake.ops.forward import PIPE, pipe_of
 from profilelake.ops.http import Receive, Scope, Send
 from profilelake.query.asking import Asked, Queries, TooMany
-from profilelake.query.failures import Code, Failed, Failure
+from profilelake.query.failures import Code, Failed, Failure, failed
 from profilelake.query.jobs import Job, Jobs
 from profilelake.query.nursery import Running
 from profilelake.semantics.times import format_time
@@ -33,6 +33,7 @@ _STATUS: Final[dict[Code, int]] = {
     "worker_ended": 422,
 }
 """Of the codes that are not 400."""
+_Parameters: TypeAlias = list[Any] | dict[str, Any] | None
 _LOG: Final = logging.getLogger(__name__)
 
 
@@ -62,8 +63,8 @@ class SqlAnswers:
         if self.closed is not None:
             return problem(503, "sql_unavailable", self.closed)
         body = await read_json(request, SqlAsked, bytes_max=BODY_BYTES_MAX)
-        asked = self._asked(request, body)
         try:
+            asked = self._asked(request, body)
             if body.mode == "async":
                 job = self.jobs.add(asked)
                 return json_answer(202, _shown(job), headers={"Location": f"/api/sql/jobs/{job.id}"})
@@ -100,7 +101,7 @@ class SqlAnswers:
             )
         return Asked(
             query=body.query,
-            parameters=body.parameters,
+            parameters=_parameters(body.parameters),
             format=body.format or _format(request.headers.get("accept", "")),
             seconds=seconds,
             token=_header(request, TOKEN),
@@ -191,6 +192,18 @@ def _shown(job: Job) -> SqlJob:
         error=job.failure,
         result=f"/api/sql/jobs/{job.id}/result" if job.status == "done" else None,
     )
+
+
+def _parameters(given: _Parameters) -> _Parameters:
+    """Return parameters that can be handed to a worker."""
+    try:
+        msgspec.msgpack.encode(given)
+    except (OverflowError, RecursionError) as error:
+        raise failed(
+            "invalid_parameters",
+            "a parameter is an integer of more than 64 bits, or nested too deeply; give it as text and cast it",
+        ) from error
+    return given
 
 
 def _format(accept: str) -> str:

@@ -4,6 +4,7 @@ They live as long as the process that reads the lake; after a restart they are n
 """
 
 import asyncio
+import logging
 import secrets
 import shutil
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal, TypeAlias
 
-from profilelake.errors import Conflict, NotFound, ProfilelakeError
+from profilelake.errors import Conflict, NotFound, Unavailable
 from profilelake.query.asking import Asked, Queries, TooMany
 from profilelake.query.failures import Failed, Failure, failed
 
@@ -26,6 +27,10 @@ POLL_SECONDS: Final = 0.05
 """How often a job that waits looks whether it is its turn."""
 EXPIRE_SECONDS: Final = 60.0
 """How often results are looked at for their age."""
+
+UNEXPECTED: Final = Failure("worker_ended", "the query could not be answered; the server's log says why")
+
+_LOG: Final = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -144,13 +149,17 @@ class Jobs:
             self._finish(job, "done", None)
         except Failed as error:
             self._finish(job, "failed", error.failure)
-        except ProfilelakeError as error:
+        except Unavailable as error:
             self._finish(job, "failed", Failure("worker_ended", str(error)))
         except OSError as error:
             self._finish(job, "failed", Failure("byte_limit", f"writing the result: {error.strerror}"))
         except asyncio.CancelledError:
             self._finish(job, "cancelled", Failure("cancelled", "the query was cancelled"))
             raise
+        except Exception:  # noqa: BLE001 - it is logged, and the job says that it failed
+            # Whoever asks learns nothing of our insides, and that the job is over.
+            _LOG.exception("running SQL job %s", job.id)
+            self._finish(job, "failed", UNEXPECTED)
 
     async def _turn(self, job: Job) -> None:
         while not self.queries.has_room(job.asked.token):  # noqa: ASYNC110 - others end at any time
