@@ -109,7 +109,7 @@ def behind(directory: Path) -> None:
 def front(directory: Path, port: int) -> None:
     """Be a process in front."""
     layout = Layout(directory)
-    door = SqlDoor(KeyRing(layout.control), WORKSPACE, wall, Forward(layout.query_socket))
+    door = SqlDoor(KeyRing(layout.control), WORKSPACE, wall, Forward(layout.query_socket), lambda *_: 0)
 
     async def main() -> None:
         sock = server.bind("127.0.0.1", port)

@@ -190,3 +190,12 @@ def test_too_many_queries_are_told_to_come_back(people: Served) -> None:
     assert int(refused.headers["retry-after"]) >= 1
     for id in jobs:
         people.request("DELETE", f"/api/sql/jobs/{id}", authorization=f"Bearer {ADMIN_TOKEN}")
+
+
+def test_the_rate_of_a_token_holds_for_sql_too(people: Served) -> None:
+    token = scoped(people, "sql rate:1")
+    answers = [people.get("/api/sql/jobs/none", token) for _ in range(40)]
+    assert {answer.status for answer in answers} == {404, 429}
+    refused = [answer for answer in answers if answer.status == 429]
+    assert {answer.json["code"] for answer in refused} == {"rate_limit_error"}
+    assert {answer.headers["retry-after"] for answer in refused} == {"1"}

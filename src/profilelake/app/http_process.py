@@ -98,7 +98,11 @@ def http_process(settings: Settings, *, parent: int, ready: int, host: str, port
             trouble=lambda: writer.trouble,
             clock=wall,
             collectors=[LogSize(layout.log, settings.log.bytes_max)],
-        ).application(management_routes(layout, guard, state, suppressed, rules, writer.place))
+        ).application(
+            management_routes(
+                layout, guard, state, suppressed, rules, writer.place, profiles.rate.wait_of_token
+            )
+        )
 
         async def otherwise(scope: http.Scope, receive: http.Receive, send: http.Send) -> None:
             path = scope["path"]
@@ -151,8 +155,12 @@ def management_routes(
     suppressed: "SuppressionRing",
     rules: Callable[[str], IdentityRules],
     place: "Place",
+    wait: Callable[[str, int], int],
 ) -> "list[Route]":
-    """Return the routes of each area of management; `place` makes an entry of the event log durable."""
+    """Return the routes of each area of management.
+
+    `place` makes an entry of the event log durable; `wait` counts requests of tokens with a rate.
+    """
     from profilelake.manage.changes import Changes
     from profilelake.manage.decisions import decision_routes
     from profilelake.manage.identity import Explaining, identity_routes, sets_in_lake
@@ -189,6 +197,6 @@ def management_routes(
             ),
         ),
         *schema_routes(guard, layout.directory, wall),
-        *SqlDoor(guard.keys, WORKSPACE, wall, Forward(layout.query_socket)).routes(),
+        *SqlDoor(guard.keys, WORKSPACE, wall, Forward(layout.query_socket), wait).routes(),
         openapi_route(),
     ]

@@ -46,6 +46,7 @@ def paths() -> dict[str, Json]:
     """Return the paths."""
     job = path_parameter("job", "Id of the job.")
     shown = answer("The job.", ref("SqlJob"))
+    too_fast = _wrong(429, "The token sends more than its rate; retry after `Retry-After` seconds.")
     return {
         "/api/sql": {
             "post": operation(
@@ -64,7 +65,10 @@ def paths() -> dict[str, Json]:
                     **_wrong(400, "It is no query that can be answered; the code says why."),
                     **_wrong(404, "There is no such table."),
                     **_wrong(422, "It would take more than a query may: memory, rows, bytes."),
-                    **_wrong(429, "Too many queries run; retry after as many seconds as `Retry-After` says."),
+                    **_wrong(
+                        429,
+                        "Too many queries run, or requests come; retry after as many seconds as `Retry-After` says.",
+                    ),
                     **_wrong(504, "It took too long."),
                     **problems(*_REFUSED, 413, 415),
                 },
@@ -77,7 +81,7 @@ def paths() -> dict[str, Json]:
                 tag="sql",
                 security=_ASKERS,
                 parameters=[job],
-                answers={"200": shown, **problems(404, *_REFUSED)},
+                answers={"200": shown, **too_fast, **problems(404, *_REFUSED)},
             ),
             "delete": operation(
                 "cancelSqlJob",
@@ -85,7 +89,7 @@ def paths() -> dict[str, Json]:
                 tag="sql",
                 security=_ASKERS,
                 parameters=[job],
-                answers={"200": shown, **problems(404, *_REFUSED)},
+                answers={"200": shown, **too_fast, **problems(404, *_REFUSED)},
             ),
         },
         "/api/sql/jobs/{job}/result": {
@@ -100,6 +104,7 @@ def paths() -> dict[str, Json]:
                     **_wrong(400, "The job has failed, as `code` says."),
                     **_wrong(422, "The job would have taken more than a query may."),
                     **_wrong(504, "The job took too long."),
+                    **too_fast,
                     **problems(404, 409, *_REFUSED),
                 },
             )

@@ -78,6 +78,8 @@ class SqlDoor:
     workspace: str
     clock: Clock
     forward: Forwarding
+    wait: Callable[[str, int], int]
+    """Counts a request of a token with a rate; the seconds it has to wait, 0 if it may pass."""
 
     def routes(self) -> list[Route]:
         """Return the routes, all answered by the process that reads the lake."""
@@ -108,23 +110,34 @@ class SqlDoor:
                 "a token is needed: Authorization: Bearer …",
                 headers={"WWW-Authenticate": "Bearer"},
             )
-        sees = _sees(token)
-        if token.workspace != self.workspace or sees == "no":
+        scope = _scope(token)
+        if token.workspace != self.workspace or scope.sql == "no":
             return problem(
                 403,
                 "forbidden",
                 "this token may not ask in SQL; its scope needs the word sql or sql:personal",
             )
-        return token, sees
+        if scope.rate is not None and (seconds := self.wait(token.id, scope.rate)):
+            return problem(
+                429,
+                "rate_limit_error",
+                f"this token may send {scope.rate} requests per second; wait before the next one",
+                headers={"Retry-After": str(seconds)},
+            )
+        return token, scope.sql
 
 
-def _sees(token: Token) -> str:
+def _scope(token: Token) -> scopes.Scope:
     if token.kind is TokenKind.ADMIN:
-        return "whole"
+        return _EVERYTHING
     try:
-        return scopes.Scope.parse(token.scope).sql
+        return scopes.Scope.parse(token.scope)
     except Invalid:
-        return "no"  # a scope of another version: what is not understood opens nothing
+        return _NOTHING  # a scope of another version: what is not understood opens nothing
+
+
+_EVERYTHING: Final = scopes.Scope()
+_NOTHING: Final = scopes.Scope(sql="no")
 
 
 class _Door:

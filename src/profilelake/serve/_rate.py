@@ -34,12 +34,24 @@ class RateLimit:
 
         `rate` is what the whole server takes from that token, None where it counts as its space does.
         """
+        wait = 0
         if rate is not None:
-            self._count(token, math.ceil(rate / self._processes))
+            wait = self.wait_of_token(token, rate)
         elif self._per_second is not None:
-            self._count(space, self._per_second)
+            wait = self._count(space, self._per_second)
+        if wait:
+            raise Refused(
+                429,
+                "rate_limit_error",
+                "Too many requests in one second; wait before the next one.",
+                retry_after_seconds=wait,
+            )
 
-    def _count(self, sender: str, limit: int) -> None:
+    def wait_of_token(self, token: str, rate: int) -> int:
+        """Count a request of a token with a rate of its own; 0, or the seconds to wait where it may not pass."""
+        return self._count(token, math.ceil(rate / self._processes))
+
+    def _count(self, sender: str, limit: int) -> int:
         now = self._monotonic()
         passed = self._passed.get(sender)
         if passed is None or passed.maxlen != limit:
@@ -49,10 +61,6 @@ class RateLimit:
         if len(passed) == limit:
             wait = passed[0] + 1 - now
             if wait > 0:
-                raise Refused(
-                    429,
-                    "rate_limit_error",
-                    "Too many requests in one second; wait before the next one.",
-                    retry_after_seconds=math.ceil(wait),
-                )
+                return math.ceil(wait)
         passed.append(now)
+        return 0

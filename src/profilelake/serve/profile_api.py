@@ -131,7 +131,8 @@ class ProfileApi:
         self._rules = rules
         self._request_id = request_id
         self._monotonic = monotonic
-        self._rate = RateLimit(requests_per_second, monotonic, processes=processes)
+        self.rate = RateLimit(requests_per_second, monotonic, processes=processes)
+        """Counts the requests; who answers the same tokens elsewhere counts with it."""
         self._metrics = ApiMetrics(registry)
         self._keys: dict[str, bytes] = {}
         self._readers: dict[str, RunReader] = {}
@@ -212,7 +213,7 @@ class ProfileApi:
                 if_none_match = value
         admitted = self._admissions.of(authorization, place.space)
         token = admitted.token
-        self._rate.check(token.workspace, token.id, admitted.scope.rate)
+        self.rate.check(token.workspace, token.id, admitted.scope.rate)
         method = scope["method"]
         if method not in ("GET", "HEAD") and not _is_lookup(place, method):
             raise Refused(405, "invalid_request_error", f"The method {method} is not allowed here; use GET.")

@@ -80,7 +80,13 @@ def of_management(directory: Path) -> dict[str, set[str]]:
     keys = KeyRing(layout.control)
     guard = Guard(keys, WORKSPACE, lambda: 0)
     routes = management_routes(
-        layout, guard, no_state, SuppressionRing(layout.control), lambda _: segment_defaults(), place
+        layout,
+        guard,
+        no_state,
+        SuppressionRing(layout.control),
+        lambda _: segment_defaults(),
+        place,
+        lambda *_: 0,
     )
     application = Management(
         workspace=WORKSPACE,
