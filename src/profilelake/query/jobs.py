@@ -7,9 +7,9 @@ import asyncio
 import logging
 import secrets
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Literal, TypeAlias
 
@@ -21,8 +21,14 @@ Status: TypeAlias = Literal["queued", "running", "done", "failed", "cancelled"]
 
 JOBS_MAX: Final = 1_000
 """Jobs that are remembered, of all tokens; one more takes the place of the oldest that ended."""
+JOBS_PER_TOKEN_MAX: Final = 100
+"""Of these, jobs of one token; one more takes the place of its own oldest that ended."""
 QUEUED_MAX: Final = 100
 """Jobs that wait for their turn."""
+QUEUED_PER_TOKEN_MAX: Final = 10
+"""Of these, jobs of one token: each holds its query and parameters in memory until it has ended."""
+SPOOL_SHARE: Final = 2
+"""One token may fill one part in so many of the room for results."""
 POLL_SECONDS: Final = 0.05
 """How often a job that waits looks whether it is its turn."""
 EXPIRE_SECONDS: Final = 60.0
@@ -85,12 +91,13 @@ class Jobs:
             TooMany: too many wait already.
         """
         self._sweep()
-        if sum(job.status == "queued" for job in self._jobs.values()) >= QUEUED_MAX:
-            raise TooMany(
-                f"running a query: {QUEUED_MAX} jobs wait already; try again later", retry_after_seconds=10
-            )
-        if len(self._jobs) >= JOBS_MAX:
-            self._forget(next((job for job in self._jobs.values() if job.finished_at is not None), None))
+        own = self._of(asked.token)
+        _check_queue(own, QUEUED_PER_TOKEN_MAX, "of this token")
+        _check_queue(list(self._jobs.values()), QUEUED_MAX, "of all tokens")
+        if len(own) >= JOBS_PER_TOKEN_MAX:
+            self._forget_oldest(own)
+        elif len(self._jobs) >= JOBS_MAX:
+            self._forget_oldest([*own, *self._jobs.values()])
         job = Job(secrets.token_hex(16), asked, self.clock())
         self._jobs[job.id] = job
         job.task = asyncio.create_task(self._run(job))
@@ -138,11 +145,7 @@ class Jobs:
             async with self.queries.asked(job.asked) as running:
                 with self._path(job).open("wb", buffering=0) as sink:
                     async for piece in running.pieces():
-                        if self._spooled() + len(piece) > self.spool_bytes_max:
-                            raise failed(
-                                "byte_limit",
-                                "the results that wait take all the room there is; read or delete some",
-                            )
+                        self._check_room(job.asked.token, len(piece))
                         await asyncio.to_thread(sink.write, piece)
                         job.bytes += len(piece)
                 job.rows = running.rows
@@ -169,20 +172,45 @@ class Jobs:
         if job.finished_at is not None:
             return
         job.status, job.failure, job.finished_at = status, failure, self.clock()
+        # What it asked can be many times larger than what is shown of it.
+        job.asked = replace(job.asked, query="", parameters=None)
         job.expires_at = job.finished_at + int(self.keep_seconds * 1e6)
         if status != "done":
             job.bytes = job.rows = 0
             with suppress(FileNotFoundError):
                 self._path(job).unlink()
 
-    def _spooled(self) -> int:
-        return sum(job.bytes for job in self._jobs.values())
+    def _check_room(self, token: str, size: int) -> None:
+        """Refuse bytes for which there is no room."""
+        if sum(job.bytes for job in self._of(token)) + size > self.spool_bytes_max // SPOOL_SHARE:
+            raise failed(
+                "byte_limit",
+                f"the results of this token would take more than {self.spool_bytes_max // SPOOL_SHARE:,} bytes;"
+                " read and delete some, or ask for less",
+            )
+        if sum(job.bytes for job in self._jobs.values()) + size > self.spool_bytes_max:
+            raise failed(
+                "byte_limit", "the results that wait take all the room there is; read and delete some"
+            )
+
+    def _of(self, token: str) -> list[Job]:
+        return [job for job in self._jobs.values() if job.asked.token == token]
 
     def _path(self, job: Job) -> Path:
         return self.spool / job.id
 
-    def _forget(self, job: Job | None) -> None:
-        if job is not None and self._jobs.pop(job.id, None) is not None:
+    def _forget_oldest(self, jobs: Sequence[Job]) -> None:
+        """Make room for one more by the first of these that has ended."""
+        ended = next((job for job in jobs if job.finished_at is not None), None)
+        if ended is None:
+            raise TooMany(
+                f"running a query: none of {len(jobs)} jobs has ended; try again later",
+                retry_after_seconds=10,
+            )
+        self._forget(ended)
+
+    def _forget(self, job: Job) -> None:
+        if self._jobs.pop(job.id, None) is not None:
             with suppress(FileNotFoundError):
                 self._path(job).unlink()
 
@@ -197,3 +225,10 @@ class Jobs:
         while True:
             await asyncio.sleep(EXPIRE_SECONDS)
             self._sweep()
+
+
+def _check_queue(jobs: Sequence[Job], most: int, whose: str) -> None:
+    if sum(job.status == "queued" for job in jobs) >= most:
+        raise TooMany(
+            f"running a query: {most} jobs {whose} wait already; try again later", retry_after_seconds=10
+        )
