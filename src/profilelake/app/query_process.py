@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from profilelake.app.directory import METRICS, WORKSPACE, identity_rules, untrusted_sources
@@ -45,7 +46,9 @@ def query_process(settings: Settings, *, parent: int, ready: int) -> int:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
-        past = history_routes(history(layout, LatestState(layout.state, threads=True)))
+        known = history(layout, LatestState(layout.state, threads=True), layout.run / "query-spill")
+        known.past.start()
+        past = history_routes(known)
         sql.jobs.start()
         try:
             await http.serve_app(
@@ -112,8 +115,8 @@ def sql_answers(settings: Settings, layout: Layout) -> "SqlAnswers":
     )
 
 
-def history(layout: Layout, state: "Callable[[], State]") -> "History":
-    """Return what the past of profiles is read from."""
+def history(layout: Layout, state: "Callable[[], State]", spill: Path) -> "History":
+    """Return what the past of profiles is read from; `spill` is a folder of this process alone."""
     from profilelake.identity.rules_now import RulesNow
     from profilelake.lake.catalog import Lake
     from profilelake.serve._past import Past
@@ -126,7 +129,7 @@ def history(layout: Layout, state: "Callable[[], State]") -> "History":
         past=Past(
             lambda: Lake.open(layout.catalog_uri, layout.warehouse),
             layout.recent,
-            layout.run / "spill",
+            spill,
         ),
         identifier_key=lambda workspace: identifier_key(layout.secrets, workspace),
         rules=identity_rules(),

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -153,12 +154,13 @@ def _history(layout: "Layout", what: str) -> "Iterator[History]":
     if not (layout.state / "data.mdb").exists():
         raise NotFound(f"{what}: nothing was applied yet; start the server once: profilelake serve")
     state = LatestState(layout.state)
-    opened = history(layout, state)
-    try:
-        yield opened
-    finally:
-        opened.past.close()
-        state.close()
+    with tempfile.TemporaryDirectory(prefix="profilelake-history-") as spill:
+        opened = history(layout, state, Path(spill))
+        try:
+            yield opened
+        finally:
+            opened.past.close()
+            state.close()
 
 
 def _read(history: "History", what: str, read: "Callable[[Tx], _Answer]") -> _Answer:

@@ -5,6 +5,7 @@ far it reaches; what is behind that is in the recent runs and the outbox of the 
 row is found once, whatever is published meanwhile.
 """
 
+import shutil
 import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -55,13 +56,18 @@ class Past:
     def __init__(
         self, lake: Callable[[], Lake], recent_directory: Callable[[str], Path], spill: Path
     ) -> None:
-        """Read `lake`, opened when it is first asked; DuckDB spills below `spill`."""
+        """Read `lake`, opened when it is first asked; DuckDB spills into `spill`, which nobody else uses."""
         self._open = lake
         self._recent_directory = recent_directory
         self._spill = spill
         self._lock = threading.Lock()
         self._lake: Lake | None = None
         self._connection: duckdb.DuckDBPyConnection | None = None
+
+    def start(self) -> None:
+        """Throw away what an earlier process spilled: rows of people, which a kill leaves behind."""
+        shutil.rmtree(self._spill, ignore_errors=True)
+        self._spill.mkdir(mode=0o700, parents=True)
 
     def close(self) -> None:
         """Give memory and files back."""
@@ -84,7 +90,7 @@ class Past:
         """
         with self._lock:
             if self._connection is None:
-                self._spill.mkdir(parents=True, exist_ok=True)
+                self._spill.mkdir(mode=0o700, parents=True, exist_ok=True)
                 self._connection = sql.connect(MEMORY_LIMIT, str(self._spill))
                 self._connection.execute(f"SET threads={THREADS}")
             cursor = self._connection.cursor()
