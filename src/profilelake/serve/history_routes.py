@@ -138,8 +138,9 @@ class _Answers:
 
     def _asked(self, request: Request) -> _Asked:
         place = route(request.scope["raw_path"])
-        space = request.headers.get(SPACE_HEADER)
-        if space is None or unquote(space) != place.space:
+        space, scope = request.headers.get(SPACE_HEADER), request.headers.get(SCOPE_HEADER)
+        # An empty scope is everything; one that nobody checked is nothing.
+        if space is None or scope is None or unquote(space) != place.space:
             raise Refused(
                 401, "authentication_error", "The access token is missing or not valid for this space."
             )
@@ -148,7 +149,7 @@ class _Answers:
             place,
             Query(request.scope["query_string"]),
             request.headers.get("accept", ""),
-            self._history.reach(unquote(request.headers.get(SCOPE_HEADER, ""))),
+            self._history.reach(unquote(scope)),
         )
 
     def _question(self, asked: _Asked) -> Response:

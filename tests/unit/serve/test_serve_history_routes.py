@@ -15,7 +15,7 @@ from profilelake.errors import Corrupt
 from profilelake.serve import history_routes
 from profilelake.serve._past import Past
 from profilelake.serve._request import Route
-from profilelake.serve.forwarded import checked
+from profilelake.serve.forwarded import SCOPE_HEADER, SPACE_HEADER, checked
 from profilelake.serve.history_routes import Everything, History
 
 ROOT = "/v1/spaces/default/collections/users/profiles"
@@ -61,7 +61,9 @@ class Reader:
             )
         )
 
-    def get(self, path: str, *, scope: str = "", space: str = WORKSPACE, **headers: str) -> Answered:
+    def get(
+        self, path: str, *, scope: str = "", space: str = WORKSPACE, unsaid: str = "", **headers: str
+    ) -> Answered:
         raw, _, query = path.partition("?")
         said = [(name.encode(), value.encode()) for name, value in headers.items()]
         asked = {
@@ -70,7 +72,10 @@ class Reader:
             "path": raw,
             "raw_path": raw.encode(),
             "query_string": query.encode(),
-            "headers": [*checked(Route(space, "", "", ""), scope), *said],
+            "headers": [
+                *(pair for pair in checked(Route(space, "", "", ""), scope) if pair[0] != unsaid.encode()),
+                *said,
+            ],
         }
         return asyncio.run(_answered(self.application, asked))
 
@@ -185,6 +190,12 @@ def test_a_format_that_there_is_not(reader: Reader) -> None:
 @pytest.mark.parametrize("space", ["", "elsewhere"])
 def test_another_space_than_was_checked(reader: Reader, space: str) -> None:
     assert reader.get(f"{ROOT}/user_id:u1/events?history=full", space=space).status == 401
+
+
+@pytest.mark.parametrize("unsaid", [SPACE_HEADER, SCOPE_HEADER])
+def test_what_was_not_checked_opens_nothing(reader: Reader, unsaid: str) -> None:
+    for path in ("/user_id:u1/events?history=full", "/export"):
+        assert reader.get(f"{ROOT}{path}", unsaid=unsaid).status == 401
 
 
 @pytest.mark.parametrize(
