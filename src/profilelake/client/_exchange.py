@@ -100,6 +100,8 @@ class _Problem(msgspec.Struct):
     error: _Said | None = None
     code: str = ""
     detail: str = ""
+    line: int | None = None
+    column: int | None = None
 
 
 def failed(ask: Ask, reply: Reply) -> RequestFailed:
@@ -109,6 +111,8 @@ def failed(ask: Ask, reply: Reply) -> RequestFailed:
         problem = msgspec.json.decode(reply.body, type=_Problem)
         said = problem.error or _Said(problem.code, problem.detail)
         code, message = said.code, said.message
+        if problem.line is not None:
+            message += f" (line {problem.line}, column {problem.column})"
     except (msgspec.MsgspecError, UnicodeDecodeError):
         pass  # a proxy answered, or nothing at all; the status says what can be said
     # The path may hold an e-mail address, which must not reach logs by way of an error.

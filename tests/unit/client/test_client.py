@@ -258,7 +258,9 @@ def test_batches_arrive_one_by_one_and_a_cut_is_seen() -> None:
 def test_errors_carry_code_and_status_and_are_not_retried(
     both: Both, status: int, kind: type[RequestFailed], base: type[Exception]
 ) -> None:
-    script = Script().say({"code": "syntax_error", "detail": "line 1, column 8"}, status, request_id="r7")
+    script = Script().say(
+        {"code": "syntax_error", "detail": "wrong", "line": 1, "column": 8}, status, request_id="r7"
+    )
     with pytest.raises(kind) as raised:
         both.read(script, lambda client: client.sql("SELEC 1"))
     assert isinstance(raised.value, base)
