@@ -19,7 +19,7 @@ from pyarrow.types import is_boolean, is_date, is_decimal, is_floating, is_integ
 
 from profilelake.lake.sql import identifier
 
-BATCH_ROWS: Final = 65_536
+BATCH_ROWS: Final = 8_192
 """Rows that are held at the same time."""
 JSON_BATCH_ROWS: Final = 4_096
 

@@ -14,6 +14,7 @@ import socket
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 import duckdb
@@ -35,6 +36,10 @@ FORKED, NOT_FORKED = b"forked", b"failed"
 CONTROL, OUT = 3, 4
 """Descriptors of a worker: where it says what became of it, where the result goes."""
 WRITE_BYTES: Final = 1 << 20
+BESIDE_BYTES: Final = 1 << 30
+"""Address space beside the memory that the engine counts, such as for batches of the result."""
+THREAD_BYTES: Final = 72 << 20
+"""Address space that a thread reserves for its stack and its small objects, and hardly fills."""
 NESTED: Final = "the parameters are nested too deeply"
 
 _PR_SET_PDEATHSIG: Final = 1
@@ -178,9 +183,12 @@ def _work(asked: socket.socket, descriptors: list[int]) -> None:
         _arrange(control, out, files)
         job = _job(described)
         if job.jailed:
-            # Its threads' stacks and what the libraries reserve are address space, too.
+            # When the machine runs out of memory all the same, this process goes first.
+            Path("/proc/self/oom_score_adj").write_text("1000")
             cage = jail.Cage(
-                address_bytes=job.memory_bytes * 2 + (4 << 30),
+                address_bytes=(
+                    _address_bytes() + job.memory_bytes + BESIDE_BYTES + job.threads * THREAD_BYTES
+                ),
                 cpu_seconds=job.cpu_seconds,
                 descriptors=FILES_AT + 2 * len(files) + 128,
             )
@@ -192,6 +200,11 @@ def _work(asked: socket.socket, descriptors: list[int]) -> None:
         _say(Told(failure=Failure("worker_ended", f"the query could not be run: {type(error).__name__}")))
     finally:
         os._exit(0)
+
+
+def _address_bytes() -> int:
+    """Return the address space of this process: its libraries, and what they reserve."""
+    return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 
 
 def _job(described: bytes) -> Job:

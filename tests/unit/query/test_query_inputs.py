@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import resource
 import socket
 import subprocess
 import sys
@@ -244,6 +245,51 @@ def test_time_and_memory_are_kept(inputs: Inputs, nursery: Nursery) -> None:
     with pytest.raises(Failed) as failed:
         rows(inputs, nursery, asked("SELECT list(i) FROM range(10000000000) t(i)"), memory_bytes=128 << 20)
     assert failed.value.failure.code == "memory_limit"
+
+
+def test_the_kernel_keeps_a_worker_near_its_memory_and_ends_it_before_others(
+    inputs: Inputs, nursery: Nursery
+) -> None:
+    memory = 64 << 20
+
+    async def use(queries: Queries) -> None:
+        queries._checked[ENDLESS] = Checked([], all_tables=False)  # so that there is one worker only
+        asking = asyncio.create_task(_until_ended(queries))
+        while not (pids := workers(nursery)):  # noqa: ASYNC110 - the kernel's
+            await asyncio.sleep(0.01)
+        place = Path("/proc") / pids[0]
+        while (place / "oom_score_adj").read_text() != "1000\n":  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        while (most := _address_bytes_max(place)) is None:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
+        assert most <= libraries_bytes + memory + (1 << 30) + (512 << 20)
+
+    async def bounded(queries: Queries) -> None:
+        async with asyncio.timeout(WAIT_SECONDS):
+            await use(queries)
+
+    assert rows(inputs, nursery, asked("SELECT 1 AS a"), memory_bytes=memory) == [{"a": 1}]
+    assert nursery._process is not None
+    pages = Path(f"/proc/{nursery._process.pid}/statm").read_text().split()[0]
+    libraries_bytes = int(pages) * resource.getpagesize()
+    asking(inputs, nursery, bounded, memory_bytes=memory)
+    wide = "SELECT repeat('x', 1000000) AS a FROM range(3000)"
+    with pytest.raises(Failed) as failed:
+        rows(inputs, nursery, asked(wide, format="arrow"), memory_bytes=memory)
+    assert failed.value.failure.code == "memory_limit"
+
+
+async def _until_ended(queries: Queries) -> None:
+    async with queries.asked(asked(ENDLESS)):
+        pass
+
+
+def _address_bytes_max(place: Path) -> int | None:
+    limits = (place / "limits").read_text().splitlines()
+    most = next(line.split()[3] for line in limits if line.startswith("Max address space"))
+    return None if most == "unlimited" else int(most)
 
 
 def test_a_token_runs_so_many_queries_and_no_more(inputs: Inputs, nursery: Nursery) -> None:
