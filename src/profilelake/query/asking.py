@@ -1,23 +1,25 @@
 """Queries of others, from their text to the bytes of their result, within the limits of this server."""
 
 import asyncio
-import time
 from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final
 
 from profilelake.errors import Unavailable
-from profilelake.query.failures import Failure, failed
+from profilelake.query.failures import Failed, Failure, failed
 from profilelake.query.gate import QUERY_BYTES_MAX, Checked
-from profilelake.query.inputs import HandedOver, Inputs
+from profilelake.query.inputs import Inputs, Interruption
 from profilelake.query.nursery import Nursery, Running
 from profilelake.query.worker import Job
 
 CHECK_SECONDS_MAX: Final = 10.0
 """How long the text of a query may take to be understood."""
 CHECK_MEMORY_BYTES: Final = 256 << 20
+INTERRUPT_AGAIN_SECONDS: Final = 0.1
 CHECKED_MAX: Final = 256
 """Texts of queries whose tables are remembered."""
 
@@ -66,6 +68,11 @@ class Queries:
     jailed: bool = True
     _running: Counter[str] = field(default_factory=Counter)
     _checked: dict[str, Checked] = field(default_factory=dict)
+    _handing: ThreadPoolExecutor = field(init=False)
+    """Threads of their own: what takes as long as a copy must not keep others from being started."""
+
+    def __post_init__(self) -> None:
+        self._handing = ThreadPoolExecutor(self.limits.queries_max, "hand-over")
 
     def has_room(self, token: str) -> bool:
         """Tell whether a query of a token would start now."""
@@ -90,13 +97,17 @@ class Queries:
             )
         self._running[asked.token] += 1
         try:
-            ends_at = time.monotonic() + asked.seconds
-            checked = await self._check(asked.query)
-            running = await self._start(asked, checked)
+            loop = asyncio.get_running_loop()
+            ends_at = loop.time() + asked.seconds
+            late = Failure("timeout", f"the query took longer than {asked.seconds:g} seconds")
             try:
-                late = Failure("timeout", f"the query took longer than {asked.seconds:g} seconds")
-                left = max(0.0, ends_at - time.monotonic())
-                timer = asyncio.get_running_loop().call_later(left, running.end, late)
+                async with asyncio.timeout_at(ends_at):
+                    checked = await self._check(asked.query)
+                    running = await self._start(asked, checked)
+            except TimeoutError:
+                raise Failed(late) from None
+            try:
+                timer = loop.call_at(ends_at, running.end, late)
                 try:
                     await running.begin()
                     yield running
@@ -135,13 +146,21 @@ class Queries:
         return told.checked
 
     async def _start(self, asked: Asked, checked: Checked) -> Running:
-        handing = asyncio.create_task(
-            asyncio.to_thread(self.inputs.hand_over, asked.query, checked, masked=asked.masked)
+        interruption = Interruption()
+        hand_over = partial(
+            self.inputs.hand_over, asked.query, checked, masked=asked.masked, interruption=interruption
         )
+        handing = asyncio.get_running_loop().run_in_executor(self._handing, hand_over)
         try:
             handed = await asyncio.shield(handing)
         except asyncio.CancelledError:
-            handing.add_done_callback(_close_late)
+            # The query has its place until nothing of it goes on.
+            while not handing.done():
+                interruption.interrupt()
+                with suppress(asyncio.CancelledError):
+                    await asyncio.wait([handing], timeout=INTERRUPT_AGAIN_SECONDS)
+            if not handing.cancelled() and handing.exception() is None:
+                handing.result().close()
             raise
         try:
             limits = self.limits
@@ -161,8 +180,3 @@ class Queries:
             return await self.nursery.run(job, handed.files)
         finally:
             handed.close()
-
-
-def _close_late(handing: "asyncio.Task[HandedOver]") -> None:
-    if not handing.cancelled() and handing.exception() is None:
-        handing.result().close()

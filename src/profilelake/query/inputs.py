@@ -6,8 +6,9 @@ gets descriptors and views over them; names of files never reach it.
 
 import os
 import secrets
+import threading
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -25,6 +26,8 @@ from profilelake.query.worker import FILES_AT, FILES_MAX, View
 ATTEMPTS_MAX: Final = 3
 """Times that tables are planned again because files went away before they were open."""
 COPY_MEMORY: Final = "512MB"
+COPY_SPILL: Final = "4GB"
+"""What a copy may put on disk beside itself while it is made."""
 
 _PARTS: Final[tuple[Part, ...]] = ("", "sync")
 
@@ -57,6 +60,41 @@ class HandedOver:
         self.views.clear()
 
 
+class Interruption:
+    """Ends what `Inputs.hand_over` does in another thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._asked = False
+        self._connection: duckdb.DuckDBPyConnection | None = None
+
+    def interrupt(self) -> None:
+        """End it soon. Call again until it has: between two steps of a copy an interrupt is lost."""
+        with self._lock:
+            self._asked = True
+            if self._connection is not None:
+                self._connection.interrupt()
+
+    @contextmanager
+    def of(self, connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
+        """Let what a connection does be interrupted. Raises Failed where it was."""
+        self.check()
+        with self._lock:
+            self._connection = connection
+        try:
+            yield
+        except duckdb.InterruptException:
+            raise failed("cancelled", "the query was cancelled") from None
+        finally:
+            with self._lock:
+                self._connection = None
+
+    def check(self) -> None:
+        """Go on only if nobody has asked to end it. Raises Failed."""
+        if self._asked:
+            raise failed("cancelled", "the query was cancelled")
+
+
 @dataclass(frozen=True, slots=True)
 class Inputs:
     """The tables of one workspace, for queries. `spool` is a private folder on a disk with room."""
@@ -65,22 +103,28 @@ class Inputs:
     workspace: str
     spool: Path
 
-    def hand_over(self, query: str, checked: Checked, *, masked: bool) -> HandedOver:
+    def hand_over(
+        self, query: str, checked: Checked, *, masked: bool, interruption: Interruption | None = None
+    ) -> HandedOver:
         """Return what a query may read; close it once the worker has it.
 
         With `masked`, personal columns are null and their values are in no file the worker can open.
 
         Raises:
-            Failed: the query names a table that does not exist, or reads too many files.
+            Failed: the query names a table that does not exist, or reads too many files; or it was interrupted.
             Unavailable: tables change faster than they could be opened.
             Corrupt: a table cannot be read.
         """
+        interruption = interruption or Interruption()
         views = dict.fromkeys(self._found(query, table) for table in checked.tables)
         tables = dict.fromkeys((part, name) for _, part, name in views)
         for _ in range(ATTEMPTS_MAX):
+            interruption.check()
             handed = HandedOver()
             try:
-                selects = {table: self._select(handed, *table, masked=masked) for table in tables}
+                selects = {
+                    table: self._select(handed, *table, interruption, masked=masked) for table in tables
+                }
                 handed.views.extend(View(schema, name, selects[part, name]) for schema, part, name in views)
                 if checked.all_tables:
                     handed.views.extend(self._names({(view.schema, view.name) for view in handed.views}))
@@ -108,7 +152,9 @@ class Inputs:
             "table_not_found", f"there is no table {shown}; SHOW TABLES lists all", query, table.offset
         )
 
-    def _select(self, handed: HandedOver, part: Part, name: str, *, masked: bool) -> str:
+    def _select(
+        self, handed: HandedOver, part: Part, name: str, interruption: Interruption, *, masked: bool
+    ) -> str:
         columns = reading.columns(self.lake, self.workspace, name, part)
         if not (masked and any(column.personal for column in columns)):
 
@@ -117,7 +163,7 @@ class Inputs:
 
             return reading.select(self.lake, self.workspace, name, part, place)
         shown = [column for column in columns if not column.personal]
-        path = self._copied(reading.select(self.lake, self.workspace, name, part), shown)
+        path = self._copied(reading.select(self.lake, self.workspace, name, part), shown, interruption)
         try:
             source = f"read_parquet(['{handed.opened(path)}'])"
         finally:
@@ -128,20 +174,25 @@ class Inputs:
         )
         return f"SELECT {listed} FROM {source}"  # noqa: S608 - quoted
 
-    def _copied(self, select: str, columns: Sequence[reading.ColumnRead]) -> Path:
+    def _copied(self, select: str, columns: Sequence[reading.ColumnRead], interruption: Interruption) -> Path:
         """Write some columns of a table into a file of the spool and return its path."""
         path = self.spool / f"{secrets.token_hex(16)}.parquet"
         listed = sql.columns(column.name for column in columns) or "NULL AS nothing"
         try:
-            with sql.connect(COPY_MEMORY, str(self.spool)) as connection:
+            with sql.connect(COPY_MEMORY, str(self.spool)) as connection, interruption.of(connection):
+                connection.execute(f"SET max_temp_directory_size={sql.text(COPY_SPILL)}")
                 connection.execute("SET preserve_insertion_order=false")
                 connection.execute(
                     f"COPY (SELECT {listed} FROM ({select})) TO {sql.text(str(path))} "  # noqa: S608 - quoted
                     "(FORMAT parquet, COMPRESSION lz4_raw)"
                 )
-        except BaseException:
+        except BaseException as error:
             with suppress(FileNotFoundError):
                 path.unlink()
+            if isinstance(error, duckdb.OutOfMemoryException):
+                raise failed(
+                    "memory_limit", "copying a table without its personal columns: no room"
+                ) from None
             raise
         return path
 

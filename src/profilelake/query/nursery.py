@@ -172,7 +172,9 @@ class Nursery:
             os.close(out)
             forking.add_done_callback(_end_late)
             # Whoever counts workers counts this one until it is dead.
-            await asyncio.wait([forking])
+            while not forking.done():
+                with suppress(asyncio.CancelledError):
+                    await asyncio.wait([forking])
             raise
         with suppress(OSError):
             fcntl.fcntl(out, fcntl.F_SETPIPE_SZ, PIPE_BYTES)  # beyond what this user may have, it stays small

@@ -17,7 +17,7 @@ import pytest
 
 from lake_examples import MEMBERS, VISITS, members, open_lake, upto, visits
 from profilelake.errors import Conflict, NotFound, Unavailable
-from profilelake.lake import sql
+from profilelake.lake import reading, sql
 from profilelake.lake.catalog import Lake
 from profilelake.ops.http import run
 from profilelake.query.asking import Asked, Queries, QueryLimits, TooMany
@@ -303,6 +303,46 @@ def test_a_token_runs_so_many_queries_and_no_more(inputs: Inputs, nursery: Nurse
         assert queries.has_room("a")
 
     asking(inputs, nursery, use, queries_max=2, queries_per_token_max=1)
+
+
+def test_a_copy_ends_with_the_time_of_its_query_which_has_its_place_until_then(
+    inputs: Inputs, nursery: Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running: list[str] = []
+    select = reading.select
+
+    def endless(*arguments: Any, **more: Any) -> str:
+        running.append("copy")
+        return f"FROM ({select(*arguments, **more)}), ({ENDLESS}) AS e(n) WHERE n > 0"
+
+    monkeypatch.setattr(reading, "select", endless)
+
+    async def use(queries: Queries) -> None:
+        async def ask(seconds: float) -> None:
+            async with queries.asked(asked("SELECT amount FROM visits", masked=True, seconds=seconds)):
+                pass
+
+        with pytest.raises(Failed) as failed:
+            await ask(1)
+        assert failed.value.failure.code == "timeout"
+        assert queries.has_room(TOKEN)
+        leaving = asyncio.create_task(ask(WAIT_SECONDS))
+        while len(running) < 2:  # noqa: ASYNC110 - another thread's
+            await asyncio.sleep(0.01)
+        for _ in range(2):
+            leaving.cancel()
+            await asyncio.sleep(0)
+        assert not queries.has_room(TOKEN), "the copy goes on"
+        await asyncio.gather(leaving, return_exceptions=True)
+        assert leaving.cancelled()
+        assert queries.has_room(TOKEN)
+        assert list(inputs.spool.iterdir()) == []
+
+    async def bounded(queries: Queries) -> None:
+        async with asyncio.timeout(WAIT_SECONDS):
+            await use(queries)
+
+    asking(inputs, nursery, bounded, queries_max=1)
 
 
 def test_a_nursery_that_was_killed_is_started_again(inputs: Inputs) -> None:
