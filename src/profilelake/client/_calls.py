@@ -9,7 +9,7 @@ import msgspec
 
 from profilelake.client import _answers
 from profilelake.client._answers import Event, Expanded, Profile, Trait
-from profilelake.client._exchange import Ask, Call
+from profilelake.client._exchange import SQL_RETRIED, Ask, Call
 from profilelake.client._tables import ARROW_STREAM, SqlResult
 from profilelake.client.errors import InvalidRequest, ProfileNotFound, RequestFailed
 
@@ -210,6 +210,7 @@ def sql_ask(query: str, parameters: Sequence[Any] | Mapping[str, Any] | None, ti
         body=msgspec.json.encode(document),
         accept=ARROW_STREAM,
         timeout_seconds=timeout_seconds + ANSWER_SECONDS,
+        retried=SQL_RETRIED,
     )
 
 

@@ -28,6 +28,8 @@ TIMEOUT_SECONDS: Final = 30.0
 
 RETRIED: Final = frozenset({429, 502, 503, 504})
 """Answers after which the same request may succeed. Everything sent here only reads."""
+SQL_RETRIED: Final = RETRIED - {504}
+"""The same for a query: one that ran too long once would run as long again."""
 
 _T = TypeVar("_T")
 
@@ -42,6 +44,7 @@ class Ask:
     body: bytes | None = None
     accept: str = "application/json"
     timeout_seconds: float | None = None
+    retried: frozenset[int] = RETRIED
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +121,7 @@ def failed(ask: Ask, reply: Reply) -> RequestFailed:
     # The path may hold an e-mail address, which must not reach logs by way of an error.
     text = f"{ask.method} answered {reply.status} {code}: {message or 'no reason given'}"
     request_id = reply.headers.get("request-id", "")
-    if reply.status in RETRIED:
+    if reply.status in ask.retried:
         return ServerUnavailable(
             f"{text}; retry later",
             code=code,

@@ -13,7 +13,6 @@ from profilelake.client import _calls
 from profilelake.client._answers import Event, Profile, Trait
 from profilelake.client._calls import SQL_SECONDS, Collection, Space
 from profilelake.client._exchange import (
-    RETRIED,
     TIMEOUT_SECONDS,
     Ask,
     Call,
@@ -153,7 +152,7 @@ class AsyncClient:
                     timeout=ask.timeout_seconds or self._timeout_seconds,
                 )
                 reply = Reply(answer.status_code, answer.headers, answer.content)
-                if reply.status not in RETRIED:
+                if reply.status not in ask.retried:
                     return reply
             except httpx.TransportError as error:
                 # What ran too long once would run as long again.

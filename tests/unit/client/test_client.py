@@ -269,6 +269,16 @@ def test_errors_carry_code_and_status_and_are_not_retried(
     assert both.waits == []
 
 
+def test_a_query_that_took_too_long_is_not_asked_again(both: Both) -> None:
+    script = Script().say({"code": "timeout", "detail": "it took longer than 5 seconds"}, 504)
+    with pytest.raises(RequestFailed) as raised:
+        both.read(script, lambda client: client.sql("SELECT 1", timeout_seconds=5))
+    assert (raised.value.code, raised.value.status, both.waits) == ("timeout", 504, [])
+    assert not isinstance(raised.value, Unavailable)
+    proxied = Script().say(b"<html>", 504).say({"data": [entry({"a": 1}, [])]})
+    assert both.read(proxied, lambda client: client.profile("user_id:1")).traits == {"a": 1}
+
+
 def test_an_overloaded_server_is_asked_again(both: Both) -> None:
     script = Script().say(b"", 429, retry_after="2").say(b"<html>", 502).say({"data": [entry({"a": 1}, [])]})
     profile = both.read(script, lambda client: client.profile("user_id:1"))
