@@ -39,7 +39,12 @@ def parse_time(text: str) -> int | None:
     offset = ahead[0] * 3600 + ahead[1] * 60
     seconds += offset if sign == "-" else -offset
     micros = seconds * MICROSECONDS + int((fraction or "")[:6].ljust(6, "0"))
-    return micros if TIME_MIN <= micros <= TIME_MAX else None
+    return micros if is_time(micros) else None
+
+
+def is_time(micros: int) -> bool:
+    """Tell whether every engine can show a time: its year is one of 1 to 9999."""
+    return TIME_MIN <= micros <= TIME_MAX
 
 
 def format_time(micros: int) -> str:

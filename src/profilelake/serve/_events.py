@@ -6,7 +6,7 @@ from typing import Final
 
 import msgspec
 
-from profilelake.semantics.times import TIME_MAX, TIME_MIN
+from profilelake.semantics.times import TIME_MAX, TIME_MIN, is_time
 from profilelake.serve import _visible
 from profilelake.serve._answer import not_a_cursor, time_text
 from profilelake.serve._profile import Cursor, Found, cursor
@@ -115,12 +115,11 @@ def _parse_next(text: str) -> EventKey | None:
         # Both alphabets are taken: who copies a cursor by hand may have met either.
         raw = base64.b64decode(text.translate(_STANDARD) + "==", validate=False).decode()
         nanos, separator, message_id = raw.partition("::")
-        if separator and len(nanos) <= _NANOS_DIGITS_MAX:
-            return EventKey(int(nanos) // 1_000, message_id)
+        if separator and is_time(micros := int(nanos) // 1_000):
+            return EventKey(micros, message_id)
     except (binascii.Error, ValueError):
         pass
     raise not_a_cursor()
 
 
 _STANDARD: Final = str.maketrans("-_", "+/")
-_NANOS_DIGITS_MAX: Final = 24

@@ -125,6 +125,8 @@ def find_then(tx: Tx, space: str, collection: Kind, id: str, as_of: AsOf, readin
     """
     if "\0" in id.partition(":")[0]:
         raise invalid("The parameter `id` has invalid character(s) in its type.")
+    if as_of.at < 0:
+        raise profile_not_found()  # positions count from 1970; nothing was received before
 
     def seen(kind: Kind, keys: Sequence[bytes], gone: AbstractSet[bytes], by_day: bool) -> Iterable[Seen]:
         return _seen(reading.past, tx, space, kind, keys, as_of.at, gone, by_day=by_day)

@@ -11,6 +11,7 @@ import msgspec
 
 from profilelake.lake.lookup import Slice
 from profilelake.semantics.events import EventType
+from profilelake.semantics.times import is_time
 from profilelake.serve import _past, _property_filters, _visible
 from profilelake.serve._answer import invalid, time_text
 from profilelake.serve._events import PromotedId, ShownEvent
@@ -231,7 +232,7 @@ def _parse_next(text: str) -> _After | None:
         if len(text) <= _CURSOR_BYTES_MAX:
             raw = base64.b64decode(text + "==", altchars=b"-_", validate=True).decode()
             mark, micros, message_id = raw.split(":", 2)
-            if mark == "full":
+            if mark == "full" and is_time(int(micros)):
                 return _After(int(micros), message_id)
     except (binascii.Error, ValueError):
         pass

@@ -10,6 +10,7 @@ import msgspec
 
 from profilelake.profiles.tables import TRAIT_WRITES
 from profilelake.semantics.positions import POSITION_BYTES
+from profilelake.semantics.times import is_time
 from profilelake.serve import _past
 from profilelake.serve._answer import Refused, invalid, time_text
 from profilelake.serve._past import Past
@@ -148,7 +149,7 @@ def _parse_next(text: str) -> tuple[int, bytes] | None:
     try:
         raw = base64.b64decode(text + "==", altchars=b"-_", validate=True)
         micros, colon, position = raw.partition(b":")
-        if colon and len(position) == POSITION_BYTES:
+        if colon and len(position) == POSITION_BYTES and is_time(int(micros)):
             return int(micros), position
     except (binascii.Error, ValueError):
         pass

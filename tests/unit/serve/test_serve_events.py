@@ -1,13 +1,16 @@
 """Recent events, as a token with an allow-list of traits sees them."""
 
+import base64
 import json
 from collections.abc import Iterator
 
 import pytest
 
 from past_examples import World, track, world
+from profilelake.semantics.times import TIME_MAX
+from profilelake.serve._answer import Refused
 from profilelake.serve._events import events
-from profilelake.serve._request import NO_QUERY
+from profilelake.serve._request import NO_QUERY, Query
 from profilelake.state.recent import RunReader
 from profilelake.workspaces.scopes import Scope
 
@@ -34,3 +37,10 @@ def test_traits_in_the_context_are_traits_too(shop: World, scope: str, traits: d
         page = events(found, NO_QUERY, RunReader(shop.desk.setup.recent_directory))
     (shown,) = page.data
     assert json.loads(bytes(shown.context)) == {"locale": "de", "traits": traits}
+
+
+@pytest.mark.parametrize("nanos", ["9" * 24, "-" + "9" * 23, "9" * 3000, str((TIME_MAX + 1) * 1000)])
+def test_a_cursor_at_no_time_is_told(shop: World, nanos: str) -> None:
+    text = base64.urlsafe_b64encode(f"{nanos}::m1".encode())
+    with shop.found("anonymous_id:a1") as found, pytest.raises(Refused, match="not a cursor"):
+        events(found, Query(b"next=" + text), RunReader(shop.desk.setup.recent_directory))

@@ -1,6 +1,7 @@
 """The routes of the process that reads the lake, called as it is called: headers say what was checked."""
 
 import asyncio
+import base64
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from starlette.applications import Starlette
 from past_examples import World, identify, track, world
 from pipeline_driver import KEY, SECOND, START, WORKSPACE
 from profilelake.errors import Corrupt
+from profilelake.semantics.positions import POSITION_BYTES
 from profilelake.serve import history_routes
 from profilelake.serve._past import Past
 from profilelake.serve._request import Route
@@ -37,6 +39,10 @@ class Answered:
     @property
     def json(self) -> Any:
         return json.loads(self.body)
+
+
+def cursor(text: bytes) -> str:
+    return base64.urlsafe_b64encode(text).decode().rstrip("=")
 
 
 class Reader:
@@ -161,6 +167,19 @@ def test_an_export_in_the_format_that_is_accepted(reader: Reader, accept: str, t
 @pytest.mark.parametrize(
     ("path", "status", "message"),
     [
+        *(
+            (f"/user_id:u1/{path}next={cursor(text)}", 400, "`next`")
+            for path, text in (
+                ("events?history=full&", b"full:99999999999999999999999:x"),
+                ("events?history=full&", b"full:-62135596800000001:x"),
+                ("events?history=full&", b"full:" + b"9" * 3000 + b":x"),
+                ("traits/plan/history?", b"99999999999999999999999:" + bytes(POSITION_BYTES)),
+                ("traits/plan/history?", b"-62135596800000001:" + bytes(POSITION_BYTES)),
+            )
+        ),
+        ("/user_id:u1/traits?as_of=0001-01-01T00:00:00Z", 404, "Profile was not found"),
+        ("/user_id:u1?as_of=0001-01-01&rules=current&expand=traits", 404, "Profile was not found"),
+        ("/user_id:u1/traits?as_of=1969-12-31T23:59:59.999999Z", 404, "Profile was not found"),
         ("/user_id:nobody/events?history=full", 404, "Profile was not found"),
         ("/user_id:u1/events?history=some", 400, "must be one of: full"),
         ("/user_id:u1/events?history=full&as_of=2026-03-01", 400, "give `end` instead"),
@@ -241,3 +260,12 @@ def test_exports_make_room_for_others_when_they_end(reader: Reader, monkeypatch:
 
 def _damaged(_past: Past) -> None:
     raise Corrupt("reading the tables: a file is gone")
+
+
+@pytest.mark.parametrize("time", ["0001-01-01T00:00:00Z", "9999-12-31T23:59:59.999999Z"])
+@pytest.mark.parametrize(
+    "path",
+    ["/user_id:u1/events?history=full&start=", "/user_id:u1/events?history=full&end=", "/export?since="],
+)
+def test_the_first_and_the_last_time_there_is_are_times(reader: Reader, path: str, time: str) -> None:
+    assert reader.get(f"{ROOT}{path}{time}").status == 200
