@@ -93,6 +93,10 @@ def test_a_wrong_query_is_told_with_its_place(people: Served) -> None:
         "column": 2,
     }
     assert ask(people, "FROM nowhere").status == 404
+    view = ask(people, "FROM ws_default_sync.user_traits")
+    assert (view.status, view.json["code"]) == (404, "table_not_found")
+    assert "no table ws_default_sync.user_traits" in view.json["detail"]
+    assert "profilelake sql" in view.json["detail"]
     assert ask(people, "COPY events TO '/tmp/out'").json["code"] == "not_a_query"
     assert ask(people, "SELECT 1", nix=1).json["code"] == "invalid_request"
     assert ask(people, "SELECT 1", timeout_seconds=0).json["code"] == "invalid_request"

@@ -34,6 +34,10 @@ _STATUS: Final[dict[Code, int]] = {
 }
 """Of the codes that are not 400."""
 _Parameters: TypeAlias = list[Any] | dict[str, Any] | None
+NO_VIEWS: Final = (
+    "views of Profiles Sync and the warehouse are not here: ask them on the command line (profilelake sql) or in a"
+    " DuckDB file (profilelake lake duckdb)"
+)
 _LOG: Final = logging.getLogger(__name__)
 
 
@@ -172,11 +176,18 @@ def _refused(failure: Failure) -> Response:
         "title": failure.code,
         "status": status,
         "code": failure.code,
-        "detail": failure.message,
+        "detail": _told(failure).message,
     }
     if failure.line is not None:
         body |= {"line": failure.line, "column": failure.column or 1}
     return Response(msgspec.json.encode(body), status, media_type="application/problem+json")
+
+
+def _told(failure: Failure) -> Failure:
+    """Return a failure as clients are told: of a table that is not here also where it may be."""
+    if failure.code != "table_not_found":
+        return failure
+    return msgspec.structs.replace(failure, message=f"{failure.message}; {NO_VIEWS}")
 
 
 def _shown(job: Job) -> SqlJob:
@@ -189,7 +200,7 @@ def _shown(job: Job) -> SqlJob:
         expires_at=None if job.expires_at is None else format_time(job.expires_at),
         rows=job.rows,
         bytes=job.bytes,
-        error=job.failure,
+        error=None if job.failure is None else _told(job.failure),
         result=f"/api/sql/jobs/{job.id}/result" if job.status == "done" else None,
     )
 
