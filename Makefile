@@ -36,6 +36,8 @@ test-slow-ci: setup ## the part of the slow tests that CI runs, always the same
 	$(BIN)/python -m pytest -m slow \
 		tests/clients/test_sdks_deliver_slow.py \
 		tests/clients/test_browsers_slow.py::TestNobodyElseIsAsked \
+		tests/dbt \
+		tests/faults/test_lake_maintenance_slow.py \
 		tests/faults/test_eventlog_kills_slow.py \
 		tests/faults/test_eventlog_power_slow.py \
 		tests/faults/test_durability_disk_slow.py \
