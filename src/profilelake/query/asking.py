@@ -72,7 +72,7 @@ class Queries:
     """Threads of their own: what takes as long as a copy must not keep others from being started."""
 
     def __post_init__(self) -> None:
-        self._handing = ThreadPoolExecutor(self.limits.queries_max, "hand-over")
+        self._handing = ThreadPoolExecutor(max(1, self.limits.queries_max), "hand-over")
 
     def has_room(self, token: str) -> bool:
         """Tell whether a query of a token would start now."""
