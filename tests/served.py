@@ -122,7 +122,8 @@ def serving(
         served.children |= children_of(process.pid)
         process.send_signal(signal.SIGTERM)
         assert process.wait(STOP_SECONDS_MAX) == 0, log.read_text()
-        assert not [pid for pid in served.children if alive(pid)]
+        # Workers of a child die with it, by a signal that takes its moment.
+        assert not wait_until_dead(list(served.children))
     finally:
         if process.poll() is None:
             process.kill()
