@@ -29,7 +29,8 @@ from profilelake.ops.failpoints import reach
 from profilelake.pipeline.metrics import Timer
 from profilelake.pipeline.outcomes import Recording
 from profilelake.pipeline.progress import PROGRESS, TOTALS, Applied, load_applied
-from profilelake.pipeline.publish import outbox_key, pack, run_rows
+from profilelake.pipeline.publish import outbox_key, pack
+from profilelake.pipeline.recent_runs import run_rows
 from profilelake.profiles.consent import policy_in_force, store_policy
 from profilelake.profiles.fold import fold_traits
 from profilelake.profiles.fold_consent import fold_consent

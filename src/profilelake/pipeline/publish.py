@@ -10,12 +10,11 @@ together, profiles) are published apart: facts are little work and are waited fo
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -39,6 +38,7 @@ from profilelake.lake.tables import TableDef
 from profilelake.landing.tables import EVENT_COPIES, EVENTS, FAILED_EVENTS
 from profilelake.ops.clock import Clock
 from profilelake.ops.failpoints import reach
+from profilelake.pipeline import marks, recent_runs
 from profilelake.pipeline.observing import Observing, held_by
 from profilelake.pipeline.progress import (
     PROGRESS,
@@ -96,9 +96,6 @@ waits, but never longer than `publish_age`."""
 
 IDLE_COMMIT_SECONDS: Final = 600.0
 """How often a workspace for which nothing comes commits how far the log was read, so that it can be pruned."""
-PART_ROWS: Final = 1_000_000
-"""About as many events are in memory while they are published, however many have piled up."""
-
 _WRITTEN: Final = (
     (Db.TRAITS, Dirty.TRAITS, Dirty.AGAIN),
     (Db.CONSENT, Dirty.CONSENT, Dirty.CONSENT_AGAIN),
@@ -201,7 +198,7 @@ class Publisher:
             if events > 0:
                 return events
             # What a replay beside the micro-batches changed has marks and nothing else: moving on lets them go.
-            only_marks = applied.vector == published.facts_vector and _any_mark(tx, self.workspace)
+            only_marks = applied.vector == published.facts_vector and marks.any_mark(tx, self.workspace)
             if only_marks or self._facts_marked(tx, published.facts_sequence):
                 return 1
         moved = applied.vector != published.facts_vector
@@ -220,7 +217,7 @@ class Publisher:
             events = sum(applied.totals.values()) - sum(published.totals.values())
             if events > 0:
                 return events
-            if _any_mark(tx, self.workspace):
+            if marks.any_mark(tx, self.workspace):
                 return 1
         moved = applied.vector != published.vector
         return int(moved and self._older(published.at, IDLE_COMMIT_SECONDS))
@@ -228,7 +225,7 @@ class Publisher:
     def _facts_marked(self, tx: Tx, after: int) -> bool:
         """Tell whether rows of facts wait, or values of identifiers that changed behind a micro-batch."""
         return bool(_tables_waiting(tx, self.workspace, after)) or bool(
-            _marked(tx, self.workspace, Dirty.IDENT, after)
+            marks.marked(tx, self.workspace, Dirty.IDENT, after)
         )
 
     def publish_facts(self) -> FactsPublished | None:
@@ -313,13 +310,13 @@ class Publisher:
         return True
 
     def _identifier_values(self, tx: Tx, progress: Progress) -> pa.Table | None:
-        if not _anything_marked(tx, self.workspace, Dirty.IDENT):
+        if not marks.any_of(tx, self.workspace, Dirty.IDENT):
             return None
         held = self.lake.current_table(self.workspace, IDENTIFIERS).progress()
         # A rebuild that was cut short may have begun the next epoch there.
         if held is not None and held.epoch != progress.epoch:
             return None
-        keys = _marked(tx, self.workspace, Dirty.IDENT, held_by(held, progress))
+        keys = marks.marked(tx, self.workspace, Dirty.IDENT, held_by(held, progress))
         if not keys:
             return None
         return identity_rows.identifier_changes(tx, self.workspace, keys, progress.sequence)
@@ -332,7 +329,7 @@ class Publisher:
         """Look at what events are new, and show it where it is due."""
 
         def events(after: int, through: int) -> Iterator[pa.Table]:
-            for run in _between(runs, after, through):
+            for run in recent_runs.between(runs, after, through):
                 yield recent.read_whole(self.recent_directory, run, COLUMNS)
 
         try:
@@ -361,7 +358,9 @@ class Publisher:
 
     def trait_updates(self, tx: Tx, sequence: int, held: int) -> pa.Table:
         """Return the rows of the journal of traits behind `held`."""
-        changed, again = (_marked(tx, self.workspace, kind, held) for kind in (Dirty.TRAITS, Dirty.AGAIN))
+        changed, again = (
+            marks.marked(tx, self.workspace, kind, held) for kind in (Dirty.TRAITS, Dirty.AGAIN)
+        )
         moved = waiting_rows(tx, self.workspace, REGROUPED, held)
         if not (changed or again or moved.num_rows):
             return TRAIT_UPDATES.schema().empty_table()
@@ -435,51 +434,16 @@ class Publisher:
 
     def tend_runs(self) -> None:
         """Merge small recent runs that the lake has, drop those beyond the look-back, sweep files."""
-        oldest = self.clock() - recent.LOOK_BACK_SECONDS * 1_000_000
-        with self.state.read(self.workspace) as tx:
-            published = load_published(tx, self.workspace)
-            runs = recent.load(tx, self.workspace)
-            counted = activity.load(tx, self.workspace)
-            applied = load_applied(tx, self.workspace, "").as_progress()
-        shown = held_by(self.lake.current_table(self.workspace, SCHEMA).progress(), applied)
-        settled = [run for run in runs if run.sequence_max <= min(published.sequence, counted.through)]
-        # A run must be counted as a whole or not at all; its shapes too.
-        later = [run for run in runs if counted.through < run.sequence_max <= published.sequence]
-        due: list[Run] = []
-        for part in (settled, [] if counted.done else later):
-            due = due or recent.merge_due([run for run in part if run.sequence_max <= shown])
-            due = due or recent.merge_due([run for run in part if run.sequence_max > shown])
-        if due:
-            merged = recent.merge(self.recent_directory, due)
-            reach("runs.merged")
-            names = {run.name for run in due}
-            with self.state.write() as tx:
-                now = recent.load(tx, self.workspace)
-                kept = [run for run in now if run.name not in names]
-                place = next(number for number, run in enumerate(now) if run.name in names)
-                recent.store(tx, self.workspace, [*kept[:place], merged, *kept[place:]])
-            reach("runs.listed")
-        # A run that counts or shapes still need stays, however old.
-        counted_in = min(shown, published.activity_through)
-        expired = {
-            run.name for run in settled if run.received_max < oldest and run.sequence_max <= counted_in
-        }
-        if expired:
-            with self.state.write() as tx:
-                now = recent.load(tx, self.workspace)
-                recent.store(tx, self.workspace, [run for run in now if run.name not in expired])
-        if due or expired:
-            with self.state.read(self.workspace) as tx:
-                recent.sweep(self.recent_directory, recent.load(tx, self.workspace))
-            reach("runs.swept")
+        shapes = self.lake.current_table(self.workspace, SCHEMA).progress()
+        recent_runs.tend(self.state, self.workspace, self.recent_directory, shapes, self.clock())
 
     def _publish_events(self, runs: list[Run], progress: Progress) -> FactsPublished:
         events = self.lake.table(self.workspace, EVENTS)
-        missing = _between(runs, held_by(events.progress(), progress), progress.sequence)
+        missing = recent_runs.between(runs, held_by(events.progress(), progress), progress.sequence)
         received: list[tuple[int, int]] = []
         events.append(self._events_of(missing, received), progress, always=True)
         sightings = self.lake.table(self.workspace, SET_SIGHTINGS)
-        missing = _between(runs, held_by(sightings.progress(), progress), progress.sequence)
+        missing = recent_runs.between(runs, held_by(sightings.progress(), progress), progress.sequence)
         sightings.append(self._sightings_of(missing), progress)
         return FactsPublished(
             sum(count for count, _ in received), min((oldest for _, oldest in received), default=None)
@@ -487,7 +451,7 @@ class Publisher:
 
     def _events_of(self, runs: list[Run], received: list[tuple[int, int]]) -> Iterator[pa.Table]:
         """Yield the events of runs part by part, and note how many each has and the earliest receipt."""
-        for part in _parts(runs):
+        for part in recent_runs.in_parts(runs):
             rows = pa.concat_tables(
                 [recent.read_whole(self.recent_directory, run, EVENTS.schema().names) for run in part]
             )
@@ -496,7 +460,7 @@ class Publisher:
             yield rows.sort_by([(name, "ascending") for name in EVENTS.sort])
 
     def _sightings_of(self, runs: list[Run]) -> Iterator[pa.Table]:
-        for part in _parts(runs):
+        for part in recent_runs.in_parts(runs):
             rows = [
                 recent.read_keys(self.recent_directory, run, identity_rows.SIGHTING_COLUMNS) for run in part
             ]
@@ -537,17 +501,17 @@ class Publisher:
         }
         for definition in only:
             kind, make = makers[definition.name]
-            if definition is not PROFILES and not _anything_marked(tx, workspace, kind):
+            if definition is not PROFILES and not marks.any_of(tx, workspace, kind):
                 continue
             table = self.lake.current_table(self.workspace, definition)
             held = held_by(table.progress(), progress)
             if held >= progress.sequence:
                 continue
-            keys = _marked(tx, workspace, kind, held)
+            keys = marks.marked(tx, workspace, kind, held)
             if definition is PROFILES:
                 shown = active.union(keys)
                 for db, *kinds in _WRITTEN:
-                    changed, again = (_marked(tx, workspace, kind, held) for kind in kinds)
+                    changed, again = (marks.marked(tx, workspace, kind, held) for kind in kinds)
                     shown |= written_profiles(tx, workspace, db, changed, again)
                 keys = sorted(shown)
             if keys:
@@ -577,7 +541,7 @@ class Publisher:
             # Facts may be behind: rows and some of the marks are theirs too, and nothing is said to be in
             # all tables before it is.
             through_all = min(committed.sequence, published.facts_sequence)
-            _unmark(tx, self.workspace, through_all, waiting)
+            marks.unmark(tx, self.workspace, through_all, waiting)
             outbox.let_go(tx, self.workspace, through_all)
             behind = committed.sequence > published.facts_sequence
             published.sequence = through_all
@@ -597,66 +561,10 @@ class Publisher:
         reach("publish.done")
 
 
-def _marked(tx: Tx, workspace: str, kind: Dirty, after: int) -> list[bytes]:
-    """Return the keys, sorted, of what was marked in the micro-batches after that one."""
-    prefix, first = kind.encode(), (after + 1).to_bytes(8, "big")
-    keys = []
-    for key, mark in tx.items(workspace, Db.DIRTY, prefix):
-        if not key.startswith(prefix):
-            break
-        if mark >= first:
-            keys.append(key[1:])
-    return keys
-
-
-def _any_mark(tx: Tx, workspace: str) -> bool:
-    return next(tx.keys(workspace, Db.DIRTY), None) is not None
-
-
-def _anything_marked(tx: Tx, workspace: str, kind: Dirty) -> bool:
-    prefix = kind.encode()
-    return next(tx.keys(workspace, Db.DIRTY, prefix), b"").startswith(prefix)
-
-
-def _unmark(tx: Tx, workspace: str, through: int, waiting: frozenset[bytes]) -> None:
-    """Take away the marks of the micro-batches through that one, except those that are `waiting`."""
-    last = through.to_bytes(8, "big")
-    gone: list[bytes] = []
-    kept: list[tuple[bytes, bytes]] = []
-    for key, mark in tx.items(workspace, Db.DIRTY):
-        if mark <= last and key[:1] not in waiting:
-            gone.append(key)
-        else:
-            kept.append((key, mark))
-    if len(kept) < len(gone):
-        # Micro-batches wait meanwhile, and putting the few back costs less than taking the many out.
-        tx.clear(workspace, Db.DIRTY)
-        tx.put_many(workspace, Db.DIRTY, kept)
-        return
-    for key in gone:
-        tx.delete(workspace, Db.DIRTY, key)
-
-
-def _between(runs: Iterable[Run], after: int, through: int) -> list[Run]:
-    return [run for run in runs if run.sequence_min > after and run.sequence_max <= through]
-
-
 def _tables_waiting(tx: Tx, workspace: str, after: int) -> set[str]:
     """Return the names of the append-only tables that have rows in the outbox behind a micro-batch."""
     start = (after + 1).to_bytes(8, "big")
     return {key[8:].decode() for key in tx.keys(workspace, Db.OUTBOX, start)}
-
-
-def _parts(runs: Iterable[Run]) -> Iterator[list[Run]]:
-    """Divide runs, in their order, into parts of up to `PART_ROWS`; a larger run is a part of its own."""
-    part: list[Run] = []
-    for run in runs:
-        if part and sum(r.rows for r in part) + run.rows > PART_ROWS:
-            yield part
-            part = []
-        part.append(run)
-    if part:
-        yield part
 
 
 def outbox_key(sequence: int, definition: TableDef) -> bytes:
@@ -668,21 +576,3 @@ def waiting_rows(tx: Tx, workspace: str, definition: TableDef, after: int = -1) 
     """Return what micro-batches behind `after` have for an append-only table that the lake may not have yet."""
     parts = outbox.parts(tx, workspace, definition.name, after)
     return pa.concat_tables([definition.schema().empty_table(), *parts], promote_options="default")
-
-
-def run_rows(events: pa.Table) -> pa.Table:
-    """Return accepted events as the rows of a recent run: sorted, group events under both their sets."""
-    nobody = pa.scalar(bytes(16), pa.binary(16))
-    users, accounts = events.column("set_id"), events.column("account_set_id")
-    key = pc.coalesce(users, accounts, nobody)
-    both = pc.and_(pc.is_valid(users), pc.is_valid(accounts))
-    own = _keyed(events, key, copy=False)
-    second = events.filter(both)
-    if second.num_rows:
-        own = pa.concat_tables([own, _keyed(second, second.column("account_set_id"), copy=True)])
-    return own.sort_by([("key", "ascending"), ("position", "ascending")])
-
-
-def _keyed(events: pa.Table, key: pa.ChunkedArray, *, copy: bool) -> pa.Table:
-    mark = pa.array(np.full(events.num_rows, copy))
-    return events.add_column(0, "key", key).add_column(1, "copy", mark)

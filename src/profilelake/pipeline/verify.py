@@ -46,8 +46,9 @@ from profilelake.pipeline.progress import (
     load_applied,
     load_published,
 )
-from profilelake.pipeline.publish import APPENDED, EVERY_CURRENT, JOURNALS, Publisher, run_rows
+from profilelake.pipeline.publish import APPENDED, EVERY_CURRENT, JOURNALS, Publisher
 from profilelake.pipeline.rebuild import Fold, decisions, fold, standing_of
+from profilelake.pipeline.recent_runs import run_rows
 from profilelake.pipeline.told_by_events import add_untold, consent_untold, links_untold
 from profilelake.profiles.consent import policy_in_force, store_policy
 from profilelake.profiles.journal import TRAIT_UPDATES

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from profilelake.pipeline.publish import _marked, _unmark
+from profilelake.pipeline.marks import marked, unmark
 from profilelake.state.store import Db, State
 from profilelake.state.working import Dirty
 
@@ -22,11 +22,11 @@ def test_marks_of_later_batches_and_of_waiting_tables_stay(tmp_path: Path, later
     waiting = [(PROFILES + b"x", 5)]
     with state.write() as tx:
         tx.put_many(W, Db.DIRTY, [(key, mark.to_bytes(8, "big")) for key, mark in old + new + waiting])
-        assert _marked(tx, W, Dirty.SET, 4) == [key[1:] for key, _ in old + new]
-        assert _marked(tx, W, Dirty.SET, 5) == [key[1:] for key, _ in new]
-        assert _marked(tx, W, Dirty.PROFILE, -1) == [b"x"]
-        _unmark(tx, W, 5, frozenset([PROFILES]))
+        assert marked(tx, W, Dirty.SET, 4) == [key[1:] for key, _ in old + new]
+        assert marked(tx, W, Dirty.SET, 5) == [key[1:] for key, _ in new]
+        assert marked(tx, W, Dirty.PROFILE, -1) == [b"x"]
+        unmark(tx, W, 5, frozenset([PROFILES]))
         assert list(tx.keys(W, Db.DIRTY)) == sorted(key for key, _ in new + waiting)
-        _unmark(tx, W, 6, frozenset())
+        unmark(tx, W, 6, frozenset())
         assert list(tx.keys(W, Db.DIRTY)) == []
     state.close()

@@ -8,7 +8,7 @@ import pytest
 from pipeline_driver import START, WORKSPACE, Desk, LogBuilder, Message
 from profilelake.identity.tables import IDENTIFIERS, SET_MAP
 from profilelake.manage.status import committed, read_status
-from profilelake.pipeline import publish
+from profilelake.pipeline import publish, recent_runs
 from profilelake.pipeline.progress import PUBLISHED, Published
 from profilelake.state.store import Db
 
@@ -112,7 +112,7 @@ def test_a_publication_of_profiles_that_fails_holds_back_no_event(
 def test_facts_that_piled_up_are_published_in_parts(
     desk: Desk, log: LogBuilder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(publish, "PART_ROWS", 2)
+    monkeypatch.setattr(recent_runs, "PART_ROWS", 2)
     for number in range(5):
         desk.apply([log.record(START + number, [identify(f"u{number}")])])
     desk.publish()
