@@ -120,6 +120,8 @@ class DefinitionRecord(msgspec.Struct, array_like=True, gc=False):
     failure: str = ""
     members: int = 0
     """Profiles with a value, counted when it changes."""
+    kind: str = "audience"
+    """As in `semantics.definitions`, so that readers of values need not read the facts."""
 
 
 def put_computed(
@@ -146,6 +148,11 @@ def due_profiles(tx: Tx, workspace: str, at: int, most: int) -> list[bytes]:
             break
         found.append(key[8:])
     return found
+
+
+def definition_records(tx: Tx, workspace: str) -> dict[str, DefinitionRecord]:
+    """Return every key that ever was defined, with where its computation stands."""
+    return {key.decode(): decode_definition(value) for key, value in tx.items(workspace, Db.DEFINITION)}
 
 
 def change_key(sequence: int, number: int) -> bytes:
