@@ -13,8 +13,10 @@ from profilelake.semantics.conditions.tree import Comparison, Duration, Instant
 from profilelake.semantics.conditions.values import equal, instant, items, number, text
 from profilelake.semantics.definitions import Json
 
-Side: TypeAlias = Json | Instant
+Side: TypeAlias = "Json | Instant"
 """A value of either side. A moment written without quotes is kept as one: it compares with moments only."""
+Asked: TypeAlias = "Side | Duration"
+"""What a value is compared with."""
 
 CONTRARY: Final[dict[Comparison, Comparison]] = {
     "differs": "equals",
@@ -23,7 +25,7 @@ CONTRARY: Final[dict[Comparison, Comparison]] = {
 }
 
 
-def compares(how: Comparison, value: Side, operands: Sequence[Side | Duration], at: int) -> bool:
+def compares(how: Comparison, value: Side, operands: Sequence[Asked], at: int) -> bool:
     """Tell whether a comparison holds at a time (microseconds).
 
     Operands that are missing count for nothing, and where all are, nothing but `exists` and `absent` holds.
@@ -40,7 +42,7 @@ def compares(how: Comparison, value: Side, operands: Sequence[Side | Duration], 
     return _any(how, value, given, at)
 
 
-def _any(how: Comparison, value: Side, operands: Sequence[Side | Duration], at: int) -> bool:
+def _any(how: Comparison, value: Side, operands: Sequence[Asked], at: int) -> bool:
     return any(
         _holds(how, one, other, at)
         for one in _scalars(value)
@@ -49,11 +51,11 @@ def _any(how: Comparison, value: Side, operands: Sequence[Side | Duration], at: 
     )
 
 
-def _scalars(side: Side | Duration) -> Sequence[Side | Duration]:
+def _scalars(side: Asked) -> Sequence[Asked]:
     return [side] if isinstance(side, Instant | Duration) else items(side)
 
 
-def _holds(how: Comparison, one: Side | Duration, other: Side | Duration, at: int) -> bool:
+def _holds(how: Comparison, one: Asked, other: Asked, at: int) -> bool:
     if how in _RELATIVE:
         moment = moment_of(one)
         return moment is not None and isinstance(other, Duration) and _RELATIVE[how](moment, at, other.micros)
@@ -68,7 +70,7 @@ def _holds(how: Comparison, one: Side | Duration, other: Side | Duration, at: in
     return _ordered(_ORDERS[how], number(one), number(other))
 
 
-def moment_of(side: Side | Duration) -> int | None:
+def moment_of(side: Asked) -> int | None:
     """Return the moment that a side of a comparison names."""
     if isinstance(side, Instant):
         return side.at

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from profilelake.semantics.conditions.comparing import Side, compares
+from profilelake.semantics.conditions.comparing import Asked, Side, compares
 from profilelake.semantics.conditions.reducers import Given, reduced
 from profilelake.semantics.conditions.tree import (
     And,
@@ -38,6 +38,10 @@ from profilelake.semantics.conditions.values import found
 from profilelake.semantics.definitions import Definition, Json
 
 _CALLS: Final = {"page": ("Page Viewed", "page_name"), "screen": ("Screen Viewed", "screen_name")}
+
+
+ITSELF: Final = ("$",)
+"""The path of the element itself, in a condition on the elements of an array."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,9 +133,7 @@ def value(reduce: Reduce, subject: Subject, at: int) -> Json:
     return _json(worth(reduce, Here(subject, at)))
 
 
-def answer(
-    definition: Definition, root: Root, subject: Subject, at: int, *, created: bytes = b""
-) -> bool | Json:
+def answer(definition: Definition, root: Root, subject: Subject, at: int, *, created: bytes = b"") -> Json:
     """Return whether a subject is in an audience, or what a computed trait is worth for it.
 
     `created` is the position of the first version of the definition: one that is not `historical` counts only
@@ -215,7 +217,7 @@ def elements(array: Side) -> Sequence[Json]:
     return array if isinstance(array, list) else [array]
 
 
-def operand_of(operand: Operand, here: Here) -> Side | Duration:
+def operand_of(operand: Operand, here: Here) -> Asked:
     """Return an operand of a comparison as it is here."""
     return operand if isinstance(operand, Duration) else worth(operand, here)
 
@@ -230,7 +232,7 @@ def worth(expression: Operand, here: Here) -> Side:
         case Trait(path=path):
             return _under(path, here.subject.traits)
         case Property(path=path, scope="item"):
-            return found(path, here.item)
+            return here.item if path == ITSELF else found(path, here.item)
         case Property(path=path, scope=scope):
             event = here.parent if scope == "parent" else here.event
             return None if event is None else _under(path, event.properties)

@@ -1,0 +1,555 @@
+"""Random definitions and random histories, over so few names, values and times that they collide a lot.
+
+A world is what happened to a handful of identifier sets: calls, traits, which sets are one person and which
+people an account has. It is given to the plain reference as subjects, and to everything else as landing would
+store it (`events_table`). All times lie on a grid of hours, and all spans are multiples of it, so that events hit
+the edges of windows; some are a microsecond off.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from importlib import import_module
+from typing import Any, Final, Literal
+
+import pyarrow as pa
+from hypothesis import strategies as st
+from hypothesis.strategies import SearchStrategy
+
+from profilelake.landing.tables import EVENTS
+from profilelake.semantics.conditions import evaluate
+from profilelake.semantics.conditions.evaluate import ITSELF, Occurred, Subject
+from profilelake.semantics.conditions.tree import (
+    RELATIVE,
+    And,
+    As,
+    Between,
+    Compare,
+    Comparison,
+    Condition,
+    Constant,
+    Context,
+    Duration,
+    Events,
+    Instant,
+    Items,
+    Not,
+    Operand,
+    Or,
+    Property,
+    Reduce,
+    Root,
+    Scope,
+    Session,
+    Target,
+    Trait,
+    Users,
+    Window,
+    Within,
+)
+from profilelake.semantics.definitions import Definition, Held, Json
+from profilelake.semantics.times import format_time
+
+HOUR: Final = 3_600_000_000
+START: Final = 1_770_000_000_000_000 // HOUR * HOUR
+"""A full hour in February 2026; everything happens in the days after it."""
+HOURS: Final = 72
+
+EVENT_NAMES: Final = ("Order", "Cart", "Page Viewed", "Screen Viewed")
+SOURCES: Final = ("shop", "app")
+PATHS: Final = (("a",), ("b",), ("a", "b"), ("x.y",), ("page_name",))
+CONTEXT_PATHS: Final = (("c",), ("c", "b"))
+TRAITS: Final = ("t", "u")
+KEYS: Final = ("k0", "k1", "k2", "k3")
+TYPES: Final = ("user_id", "email", "anonymous_id")
+SETS: Final = 5
+
+_SPANS: Final = {
+    1: "1 hour",
+    2: "2 hours",
+    5: "5 hours",
+    24: "1 day",
+    48: "2 days",
+}
+_TEXTS: Final = ("", "a", "ab", "B", "é", "1", "1.5", "-1", "1e0", "true", 'say "\\"\n')
+_NUMBERS: Final = (0, 1, 2, -1, 1.5, 0.1, -0.3, 1.0, 1e16, 9007199254740993)
+
+
+def _date(hours: int, micros: int = 0) -> str:
+    return format_time(START + hours * HOUR + micros)
+
+
+_DATES: Final = (
+    _date(24),
+    _date(70),
+    _date(71, 1),
+    _date(73),
+    _date(72)[:-1] + "+00:00",
+    _date(60)[:10],
+    _date(60)[:-1],
+)
+_SCALARS: Final[tuple[Json, ...]] = (*_TEXTS, *_NUMBERS, True, False, *_DATES)
+
+
+# ---- values ------------------------------------------------------------------------------------
+
+
+def scalars() -> SearchStrategy[Json]:
+    """Return texts, numbers, truth values and dates."""
+    return st.sampled_from(_SCALARS)
+
+
+def values() -> SearchStrategy[Json]:
+    """Return any JSON value, small, with the keys that paths ask for."""
+    leaves = st.one_of(scalars(), st.none())
+    return st.one_of(
+        leaves,
+        leaves,
+        st.lists(leaves, max_size=3),
+        st.fixed_dictionaries({}, optional={"b": leaves}),
+        st.lists(st.one_of(leaves, st.fixed_dictionaries({}, optional={"b": values_of(leaves)})), max_size=3),
+    )
+
+
+def values_of(leaves: SearchStrategy[Json]) -> SearchStrategy[Json]:
+    """Return a leaf, a list of leaves or a list in a list."""
+    return st.one_of(leaves, st.lists(leaves, max_size=2), st.lists(st.lists(leaves, max_size=2), max_size=2))
+
+
+def times(before: int = HOURS) -> SearchStrategy[int]:
+    """Return times on the grid, or a microsecond off it."""
+    return st.builds(
+        lambda hours, off: START + hours * HOUR + off,
+        st.integers(0, before),
+        st.sampled_from((0, 0, 0, -1, 1)),
+    )
+
+
+def moments() -> SearchStrategy[int]:
+    """Return times at which a world may be asked: none of its events is later than the last hour."""
+    return st.builds(
+        lambda hours, off: START + (HOURS + hours) * HOUR + off,
+        st.sampled_from((0, 1, 2, 5, 24, 48, 90)),
+        st.sampled_from((0, 0, 1)),
+    ).map(lambda at: max(at, START + HOURS * HOUR + 1))
+
+
+# ---- histories ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of the person of a set. `name` is what the call's type names: an event, page or screen."""
+
+    set: int
+    type: Literal["track", "page", "screen", "identify", "group"]
+    name: str | None
+    timestamp: int
+    number: int
+    source_id: str = "shop"
+    properties: Mapping[str, Json] | None = None
+    context: Mapping[str, Json] | None = None
+
+    @property
+    def position(self) -> bytes:
+        """Return its place in the order of facts."""
+        return position(self.number)
+
+    def occurred(self) -> Occurred | None:
+        """Return the event of it that conditions see."""
+        return evaluate.occurred(
+            self.type,
+            self.name,
+            self.timestamp,
+            position=self.position,
+            source_id=self.source_id,
+            properties=self.properties,
+            context=self.context,
+        )
+
+
+@dataclass(frozen=True)
+class Person:
+    """The profile of a person: identifier sets, and what was said last of it."""
+
+    sets: tuple[int, ...]
+    traits: Mapping[str, Json]
+    identifier_types: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Account:
+    """The profile of an organisation, with its users as places among the people."""
+
+    users: tuple[int, ...]
+    traits: Mapping[str, Json]
+
+
+@dataclass(frozen=True)
+class World:
+    """All that happened, and whose it is."""
+
+    calls: tuple[Call, ...]
+    people: tuple[Person, ...]
+    accounts: tuple[Account, ...] = ()
+
+    def subjects(self) -> list[Subject]:
+        """Return the people as the reference takes them."""
+        found = []
+        for person in self.people:
+            happened = [call.occurred() for call in self.calls if call.set in person.sets]
+            events = [event for event in happened if event is not None]
+            found.append(Subject(events, person.traits, identifier_types=person.identifier_types))
+        return found
+
+    def account_subjects(self) -> list[Subject]:
+        """Return the accounts as the reference takes them."""
+        people = self.subjects()
+        return [
+            evaluate.account([people[user] for user in account.users], account.traits)
+            for account in self.accounts
+        ]
+
+
+def position(number: int) -> bytes:
+    """Return a position; greater numbers come later."""
+    return number.to_bytes(32, "big")
+
+
+def set_id(number: int) -> bytes:
+    """Return the id of an identifier set."""
+    return bytes([number * 37 % 256]) * 8 + number.to_bytes(8, "big")
+
+
+@st.composite
+def calls(draw: st.DrawFn, number: int, sets: int = SETS) -> Call:
+    """Return one call, its place in the order of facts being `number`."""
+    type = draw(st.sampled_from(("track", "track", "track", "page", "screen", "identify")))
+    if type == "track":
+        name: str | None = draw(st.sampled_from(EVENT_NAMES))
+    else:
+        name = draw(st.sampled_from((None, "a", "é"))) if type in ("page", "screen") else None
+    told = st.dictionaries(st.sampled_from(("a", "b", "x.y", "page_name")), values(), max_size=3)
+    context = st.dictionaries(st.sampled_from(("c", "d")), values(), max_size=1)
+    return Call(
+        set=draw(st.integers(0, sets - 1)),
+        type=type,  # type: ignore[arg-type]
+        name=name,
+        timestamp=draw(times()),
+        number=number,
+        source_id=draw(st.sampled_from(SOURCES)),
+        properties=draw(st.one_of(st.none(), told, told)),
+        context=draw(st.one_of(st.none(), context)),
+    )
+
+
+@st.composite
+def histories(draw: st.DrawFn, most: int = 12) -> World:
+    """Return a world of a few people, with some accounts among them."""
+    number = draw(st.integers(0, most))
+    happened = tuple(draw(calls(place + 1)) for place in range(number))
+    owners = draw(st.lists(st.integers(0, 2), min_size=SETS, max_size=SETS))
+    told = st.dictionaries(st.sampled_from(TRAITS), values(), max_size=2)
+    people = tuple(
+        Person(
+            tuple(place for place, owner in enumerate(owners) if owner == who),
+            draw(told),
+            frozenset(draw(st.sets(st.sampled_from(TYPES), max_size=2))),
+        )
+        for who in sorted(set(owners))
+    )
+    places = st.lists(st.integers(0, len(people) - 1), unique=True, max_size=len(people))
+    accounts = draw(
+        st.lists(st.builds(lambda users, traits: Account(tuple(users), traits), places, told), max_size=2)
+    )
+    return World(happened, people, tuple(accounts))
+
+
+def events_table(happened: Iterable[Call]) -> pa.Table:
+    """Return calls as landing stores them: a table with the columns of `events`."""
+    return pa.Table.from_pylist([_row(call) for call in happened], schema=_SCHEMA)
+
+
+_SCHEMA: Final = EVENTS.schema()
+
+
+def _row(call: Call) -> dict[str, Any]:
+    when = datetime.fromtimestamp(call.timestamp // 1_000_000, UTC).replace(
+        microsecond=call.timestamp % 1_000_000
+    )
+    row: dict[str, Any] = dict.fromkeys(_SCHEMA.names)
+    row |= {
+        "position": call.position,
+        "received_at": when,
+        "timestamp": when,
+        "message_id": f"m{call.number}",
+        "type": call.type,
+        "event" if call.type == "track" else "name": call.name,
+        "source_id": call.source_id,
+        "properties": _stored(call.properties),
+        "context": _stored(call.context),
+        "set_id": set_id(call.set),
+        "region": "local",
+    }
+    return row
+
+
+def _stored(value: Mapping[str, Json] | None) -> str | None:
+    if value is None:
+        return None
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+# ---- definitions -------------------------------------------------------------------------------
+
+
+def spans() -> SearchStrategy[Duration]:
+    """Return durations as they may be written."""
+    return st.sampled_from([Duration(hours * HOUR, text) for hours, text in _SPANS.items()])
+
+
+@dataclass(frozen=True)
+class _Around:
+    """Where in a definition something is drawn: what may be asked there."""
+
+    traits: tuple[str, ...] = TRAITS
+    event: bool = False
+    parent: bool = False
+    item: bool = False
+    users: bool = False
+    depth: int = 0
+
+    def values(self) -> SearchStrategy[Property | Context | Trait]:
+        """Return what may be compared here."""
+        told: list[SearchStrategy[Property | Context | Trait]] = []
+        if self.item:
+            told.append(_properties("item", (ITSELF, ("b",))))
+        elif self.event:
+            told += [_properties("event", PATHS)] * 2
+            told.append(st.sampled_from(CONTEXT_PATHS).map(Context))
+        if not (self.event or self.item):
+            told.append(self._traits())
+        return st.one_of(told)
+
+    def operands(self) -> SearchStrategy[Operand]:
+        """Return what things may be compared with here."""
+        told: list[SearchStrategy[Operand]] = [scalars().map(_constant)] * 4
+        if self.event:
+            told.append(self._traits())
+        if self.parent:
+            told += [_properties("parent", PATHS)] * 2
+        return st.one_of(told)
+
+    def _traits(self) -> SearchStrategy[Trait]:
+        return st.one_of(
+            st.sampled_from(self.traits).map(lambda name: Trait((name,))),
+            st.sampled_from(TRAITS).map(lambda name: Trait((name, "b"))),
+        )
+
+
+def _properties(scope: Scope, paths: Sequence[tuple[str, ...]]) -> SearchStrategy[Property]:
+    return st.sampled_from(paths).map(lambda path: Property(path, scope))
+
+
+def _constant(value: Json) -> Constant:
+    assert isinstance(value, str | int | float)
+    return Constant(value)
+
+
+def _instant(hours: int) -> Instant:
+    text = _date(hours)
+    return Instant(START + hours * HOUR, text)
+
+
+@st.composite
+def comparisons(draw: st.DrawFn, value: SearchStrategy[Any], operands: SearchStrategy[Operand]) -> Compare:
+    """Return a comparison of a value with as many operands as it takes."""
+    how: Comparison = draw(st.sampled_from(_COMPARISONS))
+    return Compare(draw(value), how, _operands(draw, how, operands))
+
+
+_COMPARISONS: Final[tuple[Comparison, ...]] = (
+    "equals", "differs", "greater_than", "at_least", "less_than", "at_most", "exists", "absent", "contains",
+    "omits", "starts_with", "ends_with", "one_of", "none_of", "before_date", "after_date", "within_last",
+    "within_next", "before_last", "after_next",
+)  # fmt: skip
+_NUMERIC: Final[tuple[Comparison, ...]] = (
+    "equals",
+    "differs",
+    "greater_than",
+    "at_least",
+    "less_than",
+    "at_most",
+)
+
+
+def _operands(draw: st.DrawFn, how: Comparison, operands: SearchStrategy[Operand]) -> tuple[Operand, ...]:
+    if how in ("exists", "absent"):
+        return ()
+    if how in RELATIVE:
+        return (draw(spans()),)
+    if how in ("before_date", "after_date"):
+        dates = st.one_of(
+            st.sampled_from((24, 71, 72)).map(_instant),
+            operands.filter(lambda operand: not isinstance(operand, Constant) or operand.value == "ab"),
+        )
+        return (draw(dates),)
+    if how in ("contains", "omits", "one_of", "none_of"):
+        return tuple(draw(st.lists(operands, min_size=1, max_size=3)))
+    return (draw(operands),)
+
+
+@st.composite
+def _windows(draw: st.DrawFn, nested: bool) -> Window | None:
+    span, other = draw(spans()).micros, draw(spans()).micros
+    every: list[Window | None] = [
+        None,
+        Within(span),
+        Between(min(span, other), max(span, other)),
+        Session(span),
+    ]
+    if nested:
+        every = [Within(span, parent=True), Within(span, parent=True), None, Within(span)]
+    return draw(st.sampled_from(every))
+
+
+@st.composite
+def _events(draw: st.DrawFn, around: _Around) -> Events:
+    where: Condition | None = None
+    if draw(st.booleans()):
+        inner = replace(
+            around, event=True, parent=around.event, item=False, users=False, depth=around.depth + 1
+        )
+        where = draw(_conditions(inner))
+    excluded = draw(st.sampled_from(((), (), (), ("app",), ("app", "shop"))))
+    return Events(draw(st.sampled_from(EVENT_NAMES)), where, excluded, draw(_windows(around.event)))
+
+
+@st.composite
+def reductions(draw: st.DrawFn, around: _Around | None = None) -> Reduce:
+    """Return one value of many events."""
+    of = draw(_events(around or _Around()))
+    how = draw(
+        st.sampled_from(("count", "count", "sum", "avg", "min", "max", "mode", "first", "last", "unique"))
+    )
+    if how == "count":
+        return Reduce(of, "count")
+    as_type: As | None = None
+    if how in ("min", "max"):
+        as_type = draw(st.sampled_from((None, "number", "string")))
+    if how == "mode":
+        as_type = draw(st.sampled_from((None, None, "number", "string", "array")))
+    return Reduce(
+        of,
+        how,  # type: ignore[arg-type]
+        draw(_properties("event", PATHS)),
+        as_type,
+        least=draw(st.sampled_from((1, 2))) if how == "mode" else 1,
+        counted=how == "unique" and draw(st.booleans()),
+    )
+
+
+@st.composite
+def _counted(draw: st.DrawFn, around: _Around) -> Compare:
+    """Return a comparison of a reduction, most of them with a small number."""
+    reduce = draw(reductions(around))
+    if draw(st.booleans()):
+        how = draw(st.sampled_from(_NUMERIC))
+        return Compare(reduce, how, (Constant(draw(st.sampled_from((0, 1, 1, 2, 1.5)))),))
+    return draw(comparisons(st.just(reduce), around.operands()))
+
+
+@st.composite
+def _conditions(draw: st.DrawFn, around: _Around) -> Condition:
+    deeper = replace(around, depth=around.depth + 1)
+    kinds = ["compare"] * 3
+    if not around.item:
+        # Funnels are at most two events deep: more would only be slower.
+        kinds += [] if around.parent else ["events"] * (1 if around.event else 5)
+    if around.depth < 3:
+        kinds += ["not", "and", "or", "items"]
+        kinds += ["users"] * 4 if around.users else []
+    match draw(st.sampled_from(kinds)):
+        case "compare":
+            return draw(comparisons(around.values(), around.operands()))
+        case "events":
+            return draw(_counted(around))
+        case "items":
+            inner = replace(deeper, item=True, users=False)
+            return Items(draw(around.values()), draw(_conditions(inner)), every=draw(st.booleans()))
+        case "users":
+            inner = replace(deeper, users=False)
+            return Users(draw(_conditions(inner)), every=draw(st.booleans()))
+        case "not":
+            return Not(draw(_conditions(deeper)))
+        case joined:
+            parts = tuple(draw(st.lists(_conditions(deeper), min_size=2, max_size=3)))
+            return And(parts) if joined == "and" else Or(parts)
+
+
+def roots(
+    target: Target = "users", traits: Sequence[str] = TRAITS, *, trait: bool | None = None
+) -> SearchStrategy[Root]:
+    """Return definitions' trees: with `trait` only those of computed traits, or only those of audiences."""
+    around = _Around(traits=tuple(traits), users=target == "accounts")
+    of_traits: SearchStrategy[Root] = reductions(around)
+    of_audiences: SearchStrategy[Root] = _conditions(around)
+    if trait is None:
+        return st.one_of(of_traits, of_audiences, of_audiences)
+    return of_traits if trait else of_audiences
+
+
+@dataclass(frozen=True)
+class Defined:
+    """A definition, its tree, and where it stands in the order of facts."""
+
+    definition: Definition
+    root: Root
+    created: bytes
+
+    def held(self) -> Held:
+        """Return it as it stands after its fact."""
+        return Held(self.definition, 1, self.created, self.created)
+
+
+def _query(root: Root) -> str:
+    return str(import_module("profilelake.semantics.conditions.text").written(root))
+
+
+@st.composite
+def definitions(draw: st.DrawFn, most: int = 4, *, accounts: bool = True) -> list[Defined]:
+    """Return definitions in an order in which each comes after those it reads.
+
+    Audiences ask for audiences and computed traits, those of accounts also for those of their users. Their text
+    is the written form of their tree.
+    """
+    made: list[Defined] = []
+    for key in KEYS[: draw(st.integers(1, most))]:
+        target: Target = draw(st.sampled_from(("users", "users", "accounts"))) if accounts else "users"
+        earlier = [one.definition.key for one in made]
+        root = draw(roots(target, (*TRAITS, *earlier, *earlier)))
+        definition = Definition(
+            key,
+            "trait" if isinstance(root, Reduce) else "audience",
+            _query(root),
+            target,
+            external_ids=draw(st.sampled_from(((), (), ("user_id",), ("user_id", "email")))),
+            historical=draw(st.sampled_from((True, True, True, False))),
+        )
+        made.append(Defined(definition, root, position(draw(st.integers(0, 12)))))
+    return made
+
+
+def expected(made: Sequence[Defined], world: World, at: int) -> dict[str, list[Json]]:
+    """Return the answers of the reference: by key, those of all people or of all accounts."""
+    triples = [(one.definition, one.root, one.created) for one in made]
+    people = [evaluate.answers(triples, subject, at) for subject in world.subjects()]
+    accounts = [evaluate.answers(triples, subject, at, accounts=True) for subject in world.account_subjects()]
+    return {
+        one.definition.key: [
+            answers[one.definition.key]
+            for answers in (people if one.definition.target == "users" else accounts)
+        ]
+        for one in made
+    }
