@@ -57,14 +57,17 @@ START: Final = 1_770_000_000_000_000 // HOUR * HOUR
 HOURS: Final = 72
 
 EVENT_NAMES: Final = ("Order", "Cart", "Page Viewed", "Screen Viewed")
+_USUAL_NAMES: Final = ("Order", "Order", "Order", "Cart", "Cart", *EVENT_NAMES[2:])
 SOURCES: Final = ("shop", "app")
-PATHS: Final = (("a",), ("b",), ("a", "b"), ("x.y",), ("page_name",))
+PATHS: Final = (("a",), ("a",), ("a",), ("b",), ("a", "b"), ("x.y",), ("page_name",))
 CONTEXT_PATHS: Final = (("c",), ("c", "b"))
 TRAITS: Final = ("t", "u")
 KEYS: Final = ("k0", "k1", "k2", "k3")
 TYPES: Final = ("user_id", "email", "anonymous_id")
 SETS: Final = 5
 
+_HOURS: Final = (0, 24, 48, 65, 66, 67, 70, 71, 72)
+"""Hours in which much happens."""
 _SPANS: Final = {
     1: "1 hour",
     2: "2 hours",
@@ -121,7 +124,7 @@ def times(before: int = HOURS) -> SearchStrategy[int]:
     """Return times on the grid, or a microsecond off it."""
     return st.builds(
         lambda hours, off: START + hours * HOUR + off,
-        st.integers(0, before),
+        st.one_of(st.sampled_from([hour for hour in _HOURS if hour <= before]), st.integers(0, before)),
         st.sampled_from((0, 0, 0, -1, 1)),
     )
 
@@ -130,7 +133,7 @@ def moments() -> SearchStrategy[int]:
     """Return times at which a world may be asked: none of its events is later than the last hour."""
     return st.builds(
         lambda hours, off: START + (HOURS + hours) * HOUR + off,
-        st.sampled_from((0, 1, 2, 5, 24, 48, 90)),
+        st.sampled_from((0, 0, 0, 1, 2, 5, 24, 48, 90)),
         st.sampled_from((0, 0, 1)),
     ).map(lambda at: max(at, START + HOURS * HOUR + 1))
 
@@ -227,10 +230,11 @@ def calls(draw: st.DrawFn, number: int, sets: int = SETS) -> Call:
     """Return one call, its place in the order of facts being `number`."""
     type = draw(st.sampled_from(("track", "track", "track", "page", "screen", "identify")))
     if type == "track":
-        name: str | None = draw(st.sampled_from(EVENT_NAMES))
+        name: str | None = draw(st.sampled_from(_USUAL_NAMES))
     else:
         name = draw(st.sampled_from((None, "a", "é"))) if type in ("page", "screen") else None
-    told = st.dictionaries(st.sampled_from(("a", "b", "x.y", "page_name")), values(), max_size=3)
+    more = {"b": values(), "x.y": values(), "page_name": values()}
+    told = st.fixed_dictionaries({"a": values()}, optional=more)
     context = st.dictionaries(st.sampled_from(("c", "d")), values(), max_size=1)
     return Call(
         set=draw(st.integers(0, sets - 1)),
@@ -247,10 +251,10 @@ def calls(draw: st.DrawFn, number: int, sets: int = SETS) -> Call:
 @st.composite
 def histories(draw: st.DrawFn, most: int = 12) -> World:
     """Return a world of a few people, with some accounts among them."""
-    number = draw(st.integers(0, most))
+    number = draw(st.one_of(st.integers(0, most), st.integers(most // 2, most)))
     happened = tuple(draw(calls(place + 1)) for place in range(number))
-    owners = draw(st.lists(st.integers(0, 2), min_size=SETS, max_size=SETS))
-    told = st.dictionaries(st.sampled_from(TRAITS), values(), max_size=2)
+    owners = draw(st.lists(st.sampled_from((0, 0, 1, 2)), min_size=SETS, max_size=SETS))
+    told = st.fixed_dictionaries({"t": values()}, optional={"u": values()})
     people = tuple(
         Person(
             tuple(place for place, owner in enumerate(owners) if owner == who),
@@ -365,7 +369,7 @@ def _instant(hours: int) -> Instant:
 @st.composite
 def comparisons(draw: st.DrawFn, value: SearchStrategy[Any], operands: SearchStrategy[Operand]) -> Compare:
     """Return a comparison of a value with as many operands as it takes."""
-    how: Comparison = draw(st.sampled_from(_COMPARISONS))
+    how: Comparison = draw(st.one_of(st.sampled_from(_USUAL), st.sampled_from(_COMPARISONS)))
     return Compare(draw(value), how, _operands(draw, how, operands))
 
 
@@ -374,6 +378,15 @@ _COMPARISONS: Final[tuple[Comparison, ...]] = (
     "omits", "starts_with", "ends_with", "one_of", "none_of", "before_date", "after_date", "within_last",
     "within_next", "before_last", "after_next",
 )  # fmt: skip
+_USUAL: Final[tuple[Comparison, ...]] = (
+    "exists",
+    "differs",
+    "one_of",
+    "none_of",
+    "at_least",
+    "less_than",
+    "contains",
+)
 _NUMERIC: Final[tuple[Comparison, ...]] = (
     "equals",
     "differs",
@@ -422,8 +435,8 @@ def _events(draw: st.DrawFn, around: _Around) -> Events:
             around, event=True, parent=around.event, item=False, users=False, depth=around.depth + 1
         )
         where = draw(_conditions(inner))
-    excluded = draw(st.sampled_from(((), (), (), ("app",), ("app", "shop"))))
-    return Events(draw(st.sampled_from(EVENT_NAMES)), where, excluded, draw(_windows(around.event)))
+    excluded = draw(st.sampled_from(((),) * 7 + (("app",), ("app", "shop"))))
+    return Events(draw(st.sampled_from(_USUAL_NAMES)), where, excluded, draw(_windows(around.event)))
 
 
 @st.composite
@@ -454,8 +467,8 @@ def reductions(draw: st.DrawFn, around: _Around | None = None) -> Reduce:
 def _counted(draw: st.DrawFn, around: _Around) -> Compare:
     """Return a comparison of a reduction, most of them with a small number."""
     reduce = draw(reductions(around))
-    if draw(st.booleans()):
-        how = draw(st.sampled_from(_NUMERIC))
+    if draw(st.sampled_from((True, True, False))):
+        how = draw(st.sampled_from(("at_least", "at_least", "less_than", *_NUMERIC)))
         return Compare(reduce, how, (Constant(draw(st.sampled_from((0, 1, 1, 2, 1.5)))),))
     return draw(comparisons(st.just(reduce), around.operands()))
 
