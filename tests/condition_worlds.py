@@ -68,13 +68,13 @@ SETS: Final = 5
 
 _HOURS: Final = (0, 24, 48, 65, 66, 67, 70, 71, 72)
 """Hours in which much happens."""
-_SPANS: Final = {
-    1: "1 hour",
-    2: "2 hours",
-    5: "5 hours",
-    24: "1 day",
-    48: "2 days",
-}
+SPANS: Final = (
+    Duration(HOUR, "1 hour"),
+    Duration(2 * HOUR, "2 hours"),
+    Duration(5 * HOUR, "5 hours"),
+    Duration(24 * HOUR, "1 day"),
+    Duration(48 * HOUR, "2 days"),
+)
 _TEXTS: Final = ("", "a", "ab", "B", "é", "1", "1.5", "-1", "1e0", "true", 'say "\\"\n')
 _NUMBERS: Final = (0, 1, 2, -1, 1.5, 0.1, -0.3, 1.0, 1e16, 9007199254740993)
 
@@ -310,7 +310,7 @@ def _stored(value: Mapping[str, Json] | None) -> str | None:
 
 def spans() -> SearchStrategy[Duration]:
     """Return durations as they may be written."""
-    return st.sampled_from([Duration(hours * HOUR, text) for hours, text in _SPANS.items()])
+    return st.sampled_from(SPANS)
 
 
 @dataclass(frozen=True)

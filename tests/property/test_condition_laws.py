@@ -6,10 +6,11 @@ from random import Random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from condition_worlds import World, events_table, histories, moments, roots, times
+from condition_worlds import HOUR, HOURS, SPANS, START, World, events_table, histories, moments, roots, times
 from profilelake.landing.tables import EVENTS
 from profilelake.semantics.conditions import evaluate
 from profilelake.semantics.conditions.evaluate import Subject
+from profilelake.semantics.conditions.times import next_change, next_moment
 from profilelake.semantics.conditions.tree import Reduce, Root
 from profilelake.semantics.conditions.values import canonical
 from profilelake.semantics.definitions import Json
@@ -52,3 +53,28 @@ def test_an_account_has_the_events_of_its_users(world: World, root: Root, at: in
 @given(histories())
 def test_histories_are_stored_as_landing_does(world: World) -> None:
     assert events_table(world.calls).schema.equals(EVENTS.schema())
+
+
+@given(histories(), roots(), times(HOURS + 30), st.data())
+def test_nothing_changes_before_the_next_change(
+    world: World, root: Root, at: int, data: st.DataObject
+) -> None:
+    for subject in world.subjects() + world.account_subjects():
+        now, change = told(root, subject, at), next_change(root, subject, at)
+        moment = next_moment(root, subject, at)
+        assert (moment is None) <= (change is None)
+        assert moment is None or at < moment <= (change or moment)
+        if change is not None:
+            assert told(root, subject, change) != now
+        for later in data.draw(st.lists(_telling_times(subject), max_size=20)):
+            if at <= later and (change is None or later < change):
+                assert told(root, subject, later) == now, later - at
+
+
+def _telling_times(subject: Subject) -> st.SearchStrategy[int]:
+    """Return times around which windows over the events of a subject have their edges."""
+    happened = [event.timestamp for event in subject.events] or [START]
+    edges = [when + span.micros for when in (*happened, START + HOURS * HOUR) for span in SPANS]
+    return st.builds(
+        lambda when, off: when + off, st.sampled_from(edges + happened), st.sampled_from((-1, 0, 1, HOUR))
+    )

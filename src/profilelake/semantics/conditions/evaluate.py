@@ -86,6 +86,10 @@ class Here:
         """Return the place inside an event of `where`: the event around it becomes its parent."""
         return replace(self, event=event, parent=self.event)
 
+    def among(self, item: Json) -> "Here":
+        """Return the place inside an element of an array."""
+        return replace(self, item=item)
+
 
 def occurred(
     type: str,
@@ -193,7 +197,7 @@ def meets(condition: Condition, here: Here) -> bool:
                 how, worth(left, here), [operand_of(operand, here) for operand in operands], here.at
             )
         case Items(value=of_what, of=inner, every=every):
-            answered = [meets(inner, replace(here, item=item)) for item in elements(worth(of_what, here))]
+            answered = [meets(inner, here.among(item)) for item in elements(worth(of_what, here))]
             return _quantified(answered, every=every)
         case Users(of=inner, every=every):
             answered = [meets(inner, Here(user, here.at)) for user in here.subject.users]
@@ -260,15 +264,19 @@ def _json(side: Side) -> Json:
 
 
 def counting(of: Events | Entities, here: Here) -> list[Occurred]:
-    """Return the events (or rows of an entity, as events without a time) that count where a reduction stands."""
+    """Return the events (or rows of an entity) that count where a reduction stands."""
     if isinstance(of, Entities):
-        rows = [Occurred(of.slug, 0, properties=row) for row in here.subject.entities.get(of.slug, ())]
-        return [row for row in rows if of.where is None or meets(of.where, here.inside(row))]
+        return [row for row in row_events(of, here) if wanted(of, row, here)]
     events = named(of, here)
     if isinstance(of.window, Session):
         # Only events that are wanted prolong a session.
         return in_window(of.window, [event for event in events if wanted(of, event, here)], here)
     return [event for event in in_window(of.window, events, here) if wanted(of, event, here)]
+
+
+def row_events(of: Entities, here: Here) -> list[Occurred]:
+    """Return the rows of an entity as events without a time."""
+    return [Occurred(of.slug, 0, properties=row) for row in here.subject.entities.get(of.slug, ())]
 
 
 def named(of: Events, here: Here) -> list[Occurred]:
@@ -280,7 +288,7 @@ def named(of: Events, here: Here) -> list[Occurred]:
     ]
 
 
-def wanted(of: Events, event: Occurred, here: Here) -> bool:
+def wanted(of: Events | Entities, event: Occurred, here: Here) -> bool:
     """Tell whether an event meets what is asked of it, its time aside."""
     return of.where is None or meets(of.where, here.inside(event))
 
