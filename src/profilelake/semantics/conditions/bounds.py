@@ -1,6 +1,5 @@
 """How large a definition may be, however it was written."""
 
-from collections.abc import Iterator
 from typing import Final
 
 from profilelake.semantics.conditions.tree import (
@@ -16,6 +15,7 @@ from profilelake.semantics.conditions.tree import (
     Root,
     Users,
 )
+from profilelake.semantics.conditions.visiting import children
 
 TEXT_BYTES_MAX: Final = 64 * 1024
 """Bytes of the text of a definition."""
@@ -23,34 +23,6 @@ PRIMARIES_MAX: Final = 50
 """Comparisons in one definition, those inside of `where` included; a computed trait is one itself."""
 LEVELS_MAX: Final = 32
 """Conditions inside of conditions."""
-
-
-def children(node: Node) -> tuple[Node, ...]:
-    """Return the nodes directly below a node, in the order of the text."""
-    match node:
-        case And(parts) | Or(parts):
-            return parts
-        case Not(of) | Users(of):
-            return (of,)
-        case Items(value, of):
-            return (value, of)
-        case Compare(value, _, operands):
-            return (value, *operands)
-        case Reduce(of, _, value):
-            return (of,) if value is None else (of, value)
-        case Events(where=where) | Entities(where=where):
-            return () if where is None else (where,)
-        case _:
-            return ()
-
-
-def walk(root: Node) -> Iterator[Node]:
-    """Yield a node and all below it, each before what is below it, in the order of the text."""
-    waiting = [root]
-    while waiting:
-        node = waiting.pop()
-        yield node
-        waiting.extend(reversed(children(node)))
 
 
 def too_much(root: Root) -> tuple[Node, str] | None:

@@ -462,6 +462,7 @@ class _Parser(Words):
     def _comparison(self, value: Value, how: Comparison, operands: tuple[Operand, ...]) -> Compare:
         if how in DATED:
             operands = tuple(map(_moment, operands))
+            value = _moment(value)
         else:
             # Elsewhere a date is the text it was written as: a date has no other form to be equal to.
             operands = tuple(map(_as_text, operands))
@@ -492,7 +493,7 @@ class _Parser(Words):
         self._scope = before
 
 
-def _moment(operand: Operand) -> Operand:
+def _moment(operand: Any) -> Any:
     """Return a text that is a moment as one; other texts are left to `check` to refuse."""
     if isinstance(operand, Constant) and isinstance(operand.value, str):
         at = instant(operand.value)

@@ -32,6 +32,9 @@ from profilelake.semantics.conditions.tree import (
 )
 from profilelake.semantics.times import format_time
 
+SHOWN_CHARACTERS_MAX: Final = 60
+"""Characters of a part of a definition that a message repeats."""
+
 _SIGNS: Final[dict[Comparison, str]] = {
     "equals": "=",
     "differs": "!=",
@@ -71,6 +74,12 @@ def written_node(node: Node) -> str:
             return _window(node)
         case _:
             return _value(node)
+
+
+def shown(node: Node) -> str:
+    """Return a part of a tree as messages name it: its text, cut off where it is long."""
+    text = written_node(node)
+    return text if len(text) <= SHOWN_CHARACTERS_MAX else f"{text[:SHOWN_CHARACTERS_MAX]}…"
 
 
 def quoted(text: str) -> str:
@@ -128,7 +137,7 @@ def _value(node: Node) -> str:
         case Constant(value):
             return _constant(value)
         case Instant(at):
-            return _moment(at)
+            return written_moment(at)
         case Duration(micros):
             return written_duration(micros)
         case Trait(path):
@@ -152,7 +161,8 @@ def _constant(value: str | int | float | bool) -> str:
     return repr(value)
 
 
-def _moment(at: int) -> str:
+def written_moment(at: int) -> str:
+    """Return a moment as the language writes it: a date where it is midnight UTC."""
     text = format_time(at)
     day, clock = text[:10], text[11:]
     if clock == "00:00:00.000000Z":
