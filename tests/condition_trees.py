@@ -1,7 +1,5 @@
 """Random trees of the language, as the parser would give them: every construct, few names, awkward texts."""
 
-from collections.abc import Callable
-
 from hypothesis import strategies as st
 
 from profilelake.semantics.conditions.bounds import too_much
@@ -52,6 +50,10 @@ KEYS = st.one_of(
     lambda key: key.strip() != "" and not key.endswith("\\") and "\\." not in key and key != "$"
 )
 PATHS = st.lists(KEYS, min_size=1, max_size=3).map(tuple)
+_ONE: tuple[Comparison, ...] = (
+    "equals", "differs", "greater_than", "at_least", "less_than", "at_most", "starts_with", "ends_with",
+)  # fmt: skip
+_SEVERAL: tuple[Comparison, ...] = ("contains", "omits", "one_of", "none_of")
 DURATIONS = st.one_of(
     st.sampled_from([0, 3_600_000_000, 86_400_000_000, 7 * 86_400_000_000, 1_000_000]),
     st.integers(0, DURATION_MAX),
@@ -111,22 +113,26 @@ def values(scope: Scope, levels: int) -> st.SearchStrategy[Value]:
 def comparisons(scope: Scope, levels: int) -> st.SearchStrategy[Condition]:
     """Return a strategy of comparisons of every kind."""
     value = values(scope, levels)
-    dated = value.filter(lambda found: not (isinstance(found, Constant) and _is_moment(found)))
-
-    def compare(*how: Comparison, operands: st.SearchStrategy[list[Operand]]) -> st.SearchStrategy[Condition]:
-        return st.builds(Compare, value, st.sampled_from(how), operands.map(tuple))
-
-    one: Callable[[st.SearchStrategy[Operand]], st.SearchStrategy[list[Operand]]] = lambda found: st.lists(  # noqa: E731
-        found, min_size=1, max_size=1
+    # In comparisons of moments a text that is one is read as one.
+    dated = st.one_of(
+        INSTANTS, value.filter(lambda found: not (isinstance(found, Constant) and _is_moment(found)))
     )
+    durations = st.builds(Duration, DURATIONS, st.just(""))
     return st.one_of(
-        compare("equals", "differs", "greater_than", "at_least", "less_than", "at_most", operands=one(value)),
-        compare("starts_with", "ends_with", operands=one(value)),
-        compare("contains", "omits", "one_of", "none_of", operands=st.lists(value, min_size=1, max_size=3)),
-        compare("exists", "absent", operands=st.just([])),
-        compare("before_date", "after_date", operands=one(st.one_of(INSTANTS, dated))),
-        compare(*sorted(RELATIVE), operands=one(st.builds(Duration, DURATIONS, st.just("")))),
+        _compare(value, _ONE, st.tuples(value)),
+        _compare(value, _SEVERAL, st.lists(value, min_size=1, max_size=3).map(tuple)),
+        _compare(value, ("exists", "absent"), st.just(())),
+        _compare(dated, ("before_date", "after_date"), st.tuples(dated)),
+        _compare(dated, tuple(sorted(RELATIVE)), st.tuples(durations)),
     )
+
+
+def _compare(
+    value: st.SearchStrategy[Value],
+    how: tuple[Comparison, ...],
+    operands: st.SearchStrategy[tuple[Operand, ...]],
+) -> st.SearchStrategy[Condition]:
+    return st.builds(Compare, value, st.sampled_from(how), operands)
 
 
 def _is_moment(constant: Constant) -> bool:
