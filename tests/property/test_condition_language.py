@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import yaml
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from condition_trees import roots
@@ -134,12 +134,18 @@ def _read(text: str) -> Root | ParseError:
 
 
 @given(roots())
-def test_a_form_is_read_back_also_through_yaml_and_json(root: Root) -> None:
+def test_a_form_is_read_back(root: Root) -> None:
     form = to_tree(root)
     assert from_tree(form) == root
     assert from_tree(json.loads(json.dumps(form))) == root
-    assert from_tree(yaml.safe_load(yaml.safe_dump(form, allow_unicode=True))) == root
     assert from_tree(written(root)) == root
+
+
+@settings(max_examples=10)  # PyYAML is slow
+@given(roots())
+def test_a_form_is_read_back_through_yaml(root: Root) -> None:
+    # Not `allow_unicode`: PyYAML writes U+0085 such that it reads it back as a space.
+    assert from_tree(yaml.safe_load(yaml.safe_dump(to_tree(root)))) == root
 
 
 _KEYS = st.sampled_from(
