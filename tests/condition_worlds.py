@@ -98,26 +98,53 @@ _SCALARS: Final[tuple[Json, ...]] = (*_TEXTS, *_NUMBERS, True, False, *_DATES)
 # ---- values ------------------------------------------------------------------------------------
 
 
+_COMPOSED: Final[tuple[Json, ...]] = (
+    [],
+    [None],
+    [1, 2],
+    ["a", "ab"],
+    ["1", 1, 1.0, True],
+    ["B", None, "é", {"b": 1}, ["a"]],
+    [_DATES[1], _DATES[2]],
+    {},
+    {"b": 1},
+    {"b": "a"},
+    {"b": None},
+    {"b": [1, "a", None]},
+    {"b": {"b": 2}},
+    [{"b": 1}, {"b": 2}],
+    [{"b": "a"}, {}, "a", {"b": None}, {"b": ["B", 1.5]}],
+    [{"b": None}, {"a": 1}],
+    [[{"b": 1}], [[2]], {"b": [[1], "ab"]}],
+    [{"b": []}],
+)
+
+
 def scalars() -> SearchStrategy[Json]:
     """Return texts, numbers, truth values and dates."""
-    return st.sampled_from(_SCALARS)
+    return _SCALAR
 
 
 def values() -> SearchStrategy[Json]:
-    """Return any JSON value, small, with the keys that paths ask for."""
-    leaves = st.one_of(scalars(), st.none())
-    return st.one_of(
-        leaves,
-        leaves,
-        st.lists(leaves, max_size=3),
-        st.fixed_dictionaries({}, optional={"b": leaves}),
-        st.lists(st.one_of(leaves, st.fixed_dictionaries({}, optional={"b": values_of(leaves)})), max_size=3),
-    )
+    """Return JSON values of every shape, small, with the keys that paths ask for."""
+    return _VALUE
 
 
-def values_of(leaves: SearchStrategy[Json]) -> SearchStrategy[Json]:
-    """Return a leaf, a list of leaves or a list in a list."""
-    return st.one_of(leaves, st.lists(leaves, max_size=2), st.lists(st.lists(leaves, max_size=2), max_size=2))
+# A strategy is made once and each value is one draw: worlds have many of them.
+_SCALAR: Final[SearchStrategy[Json]] = st.sampled_from(_SCALARS)
+_VALUE: Final[SearchStrategy[Json]] = st.sampled_from((*_SCALARS, None, *_COMPOSED))
+_OPTIONAL: Final = {"b": _VALUE, "x.y": _VALUE, "page_name": _VALUE}
+_TOLD: Final = st.one_of(st.none(), *[st.fixed_dictionaries({"a": _VALUE}, optional=_OPTIONAL)] * 3)
+_CONTEXTS: Final[tuple[dict[str, Json] | None, ...]] = (
+    None,
+    None,
+    {},
+    {"c": 1},
+    {"c": "a"},
+    {"c": {"b": "a"}},
+    {"c": [{"b": 1}, {"b": "B"}]},
+)
+_CONTEXT: Final = st.sampled_from(_CONTEXTS)
 
 
 def times(before: int = HOURS) -> SearchStrategy[int]:
@@ -225,27 +252,30 @@ def set_id(number: int) -> bytes:
     return bytes([number * 37 % 256]) * 8 + number.to_bytes(8, "big")
 
 
+_TYPES: Final = st.sampled_from(("track", "track", "track", "page", "screen", "identify"))
+_EVENT_NAME: Final = st.sampled_from(_USUAL_NAMES)
+_PAGE_NAME: Final = st.sampled_from((None, "a", "é"))
+
+
 @st.composite
-def calls(draw: st.DrawFn, number: int, sets: int = SETS) -> Call:
+def calls(draw: st.DrawFn, number: int) -> Call:
     """Return one call, its place in the order of facts being `number`."""
-    type = draw(st.sampled_from(("track", "track", "track", "page", "screen", "identify")))
-    if type == "track":
-        name: str | None = draw(st.sampled_from(_USUAL_NAMES))
-    else:
-        name = draw(st.sampled_from((None, "a", "é"))) if type in ("page", "screen") else None
-    more = {"b": values(), "x.y": values(), "page_name": values()}
-    told = st.fixed_dictionaries({"a": values()}, optional=more)
-    context = st.dictionaries(st.sampled_from(("c", "d")), values(), max_size=1)
+    type = draw(_TYPES)
     return Call(
-        set=draw(st.integers(0, sets - 1)),
+        set=draw(_SET),
         type=type,  # type: ignore[arg-type]
-        name=name,
-        timestamp=draw(times()),
+        name=draw(_EVENT_NAME if type == "track" else _PAGE_NAME if type != "identify" else st.none()),
+        timestamp=draw(_TIME),
         number=number,
-        source_id=draw(st.sampled_from(SOURCES)),
-        properties=draw(st.one_of(st.none(), told, told)),
-        context=draw(st.one_of(st.none(), context)),
+        source_id=draw(_SOURCE),
+        properties=draw(_TOLD),
+        context=draw(_CONTEXT),
     )
+
+
+_SET: Final = st.integers(0, SETS - 1)
+_SOURCE: Final = st.sampled_from(SOURCES)
+_TIME: Final = times()
 
 
 @st.composite
