@@ -10,7 +10,6 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from importlib import import_module
 from typing import Any, Final, Literal
 
 import pyarrow as pa
@@ -20,6 +19,7 @@ from hypothesis.strategies import SearchStrategy
 from profilelake.landing.tables import EVENTS
 from profilelake.semantics.conditions import evaluate
 from profilelake.semantics.conditions.evaluate import ITSELF, Occurred, Subject
+from profilelake.semantics.conditions.text import written
 from profilelake.semantics.conditions.tree import (
     RELATIVE,
     And,
@@ -388,7 +388,8 @@ def _properties(scope: Scope, paths: Sequence[tuple[str, ...]]) -> SearchStrateg
 
 def _constant(value: Json) -> Constant:
     assert isinstance(value, str | int | float)
-    return Constant(value)
+    # The language keeps whole numbers that no double can hold as the nearest one.
+    return Constant(float(value) if isinstance(value, int) and abs(value) > 2**53 else value)
 
 
 def _instant(hours: int) -> Instant:
@@ -556,10 +557,6 @@ class Defined:
         return Held(self.definition, 1, self.created, self.created)
 
 
-def _query(root: Root) -> str:
-    return str(import_module("profilelake.semantics.conditions.text").written(root))
-
-
 @st.composite
 def definitions(draw: st.DrawFn, most: int = 4, *, accounts: bool = True) -> list[Defined]:
     """Return definitions in an order in which each comes after those it reads.
@@ -575,7 +572,7 @@ def definitions(draw: st.DrawFn, most: int = 4, *, accounts: bool = True) -> lis
         definition = Definition(
             key,
             "trait" if isinstance(root, Reduce) else "audience",
-            _query(root),
+            written(root),
             target,
             external_ids=draw(st.sampled_from(((), (), ("user_id",), ("user_id", "email")))),
             historical=draw(st.sampled_from((True, True, True, False))),

@@ -6,10 +6,23 @@ from random import Random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from condition_worlds import HOUR, SPANS, START, World, events_table, histories, moments, roots, times
+from condition_worlds import (
+    HOUR,
+    SPANS,
+    START,
+    Defined,
+    World,
+    definitions,
+    events_table,
+    histories,
+    moments,
+    roots,
+    times,
+)
 from profilelake.landing.tables import EVENTS
 from profilelake.semantics.conditions import evaluate
 from profilelake.semantics.conditions.evaluate import Subject
+from profilelake.semantics.conditions.parse import parse
 from profilelake.semantics.conditions.times import next_change, next_moment
 from profilelake.semantics.conditions.tree import Reduce, Root
 from profilelake.semantics.conditions.values import canonical
@@ -81,3 +94,9 @@ def _telling_times(subject: Subject) -> set[int]:
     edges = {when + span.micros for when in happened | dates for span in SPANS}
     edges |= {date - span.micros for date in dates for span in SPANS} | happened | dates
     return {edge + off for edge in edges for off in (-1, 0, 1, 2)}
+
+
+@settings(max_examples=50)
+@given(definitions())
+def test_definitions_are_drawn_as_somebody_may_write_them(made: list[Defined]) -> None:
+    assert [parse(one.definition.query) for one in made] == [one.root for one in made]
