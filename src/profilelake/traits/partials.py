@@ -34,11 +34,15 @@ class Rows:
         return cls(np.zeros((0, 2), dtype=np.uint64), np.zeros(0, dtype=layout))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, order=True)
 class CutEvent:
-    """One event of a step of `Family.EVENTS`, cut down to what is asked of it (JSON text of values by path)."""
+    """One event of a step of `Family.EVENTS`, cut down to what is asked of it.
+
+    `properties` and `context` are JSON objects with the paths of the step alone.
+    """
 
     at: int
+    name: str
     source_id: str
     properties: str
     context: str
