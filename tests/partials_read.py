@@ -2,26 +2,27 @@
 
 import json
 from collections.abc import Iterable, Mapping
+from math import floor
 from typing import Any
 
 from profilelake.semantics.conditions import evaluate
 from profilelake.semantics.conditions.evaluate import Occurred, Subject
-from profilelake.semantics.conditions.tree import Reduce
-from profilelake.semantics.conditions.values import NANO, SUM_MAX, plain, text
+from profilelake.semantics.conditions.tree import Between, Reduce, Within
+from profilelake.semantics.conditions.values import NANO, SUM_MAX, SUMMED_MAX, plain, text
 from profilelake.semantics.definitions import Json
 from profilelake.traits.partials import Numbered, Partials, Rows
-from profilelake.traits.steps import Family
+from profilelake.traits.steps import DAY_MICROS, Family
 
 
 def worth(partials: Partials, numbered: Numbered, reduce: Reduce, set_id: bytes, at: int) -> Json:
-    """Return what a reduction is worth for one set, by partials without days (those of a time)."""
+    """Return what a reduction is worth for one set at a time, by partials of that time or with days."""
     match numbered.step.family:
         case Family.COUNT:
-            return sum(row["count"] for row in rows_of(partials.counts, set_id, numbered.number))
+            return sum(row["count"] for row in counting(partials, "counts", numbered, set_id, at))
         case Family.NUMBER:
-            return _number(reduce, rows_of(partials.numbers, set_id, numbered.number))
+            return _number(reduce, counting(partials, "numbers", numbered, set_id, at))
         case Family.VALUE:
-            rows = rows_of(partials.values, set_id, numbered.number)
+            rows = counting(partials, "values", numbered, set_id, at)
             return _value(reduce, [(row, partials.texts[digest(row)]) for row in rows])
         case Family.EVENTS:
             kept = partials.events.get((set_id, numbered.number), [])
@@ -37,6 +38,39 @@ def worth(partials: Partials, numbered: Numbered, reduce: Reduce, set_id: bytes,
                 for event in kept
             ]
             return evaluate.value(reduce, Subject(events), at)
+
+
+def counting(
+    partials: Partials, name: str, numbered: Numbered, set_id: bytes, at: int
+) -> list[dict[str, Any]]:
+    """Return the rows of a step that count at a time, single events as rows of their own."""
+    rows = rows_of(getattr(partials, name), set_id, numbered.number)
+    window = numbered.step.of.window
+    match window:
+        case Within(micros=micros):
+            first, last = at - micros, at
+        case Between(near=near, far=far):
+            first, last = at - far, at - near
+        case _:
+            return rows
+    whole = [row for row in rows if row["bucket"] == 0 or _inside(row["bucket"], first, last)]
+    single = [
+        entry | {"count": 1, "first": entry["at"], "last": entry["at"]} | _sum_of(entry["number"])
+        for entry in rows_of(partials.entries, set_id, numbered.number)
+        if not _inside(entry["at"] // DAY_MICROS, first, last) and first <= entry["at"] <= last
+    ]
+    return whole + single
+
+
+def _inside(day: int, first: int, last: int) -> bool:
+    return first <= day * DAY_MICROS and (day + 1) * DAY_MICROS - 1 <= last
+
+
+def _sum_of(number: float) -> dict[str, Any]:
+    summed = abs(number) <= SUMMED_MAX
+    whole = floor(number) if summed else 0
+    nano = round((number - whole) * 1e9) if summed else 0
+    return {"numbers": int(summed), "whole": whole, "nano": nano, "least": number, "greatest": number}
 
 
 def rows_of(rows: Rows, set_id: bytes, number: int) -> list[dict[str, Any]]:
@@ -85,9 +119,21 @@ def _number(reduce: Reduce, rows: list[dict[str, Any]]) -> Json:
     return plain(total / (NANO * (numbers if reduce.how == "avg" else 1)))
 
 
+def _added_up(rows: list[tuple[dict[str, Any], str]]) -> list[tuple[dict[str, Any], str]]:
+    """Return one row per value."""
+    found: dict[str, dict[str, Any]] = {}
+    for row, said in rows:
+        known = found.setdefault(said, {"count": 0, "first": row["first"], "last": row["last"]})
+        known["count"] += row["count"]
+        known["first"] = min(known["first"], row["first"])
+        known["last"] = max(known["last"], row["last"])
+    return [(row, said) for said, row in found.items()]
+
+
 def _value(reduce: Reduce, rows: list[tuple[dict[str, Any], str]]) -> Json:
     if not rows:
         return 0 if reduce.counted else None
+    rows = _added_up(rows)
     ranked = sorted(rows, key=lambda one: (text(json.loads(one[1])) or "", one[1]))
     match reduce.how:
         case "first":

@@ -46,8 +46,8 @@ VALUES: Final = np.dtype(
 ENTRIES: Final = np.dtype(
     [("at", "<i8"), ("step", "<u4"), ("kind", "<u4"), ("number", "<f8"), ("high", "<u8"), ("low", "<u8")]
 )
-"""Single events of steps with a window, for the day the edge of the window lies in. `kind`: 0 the event alone, 1 a
-number of it, 2 a value of it. An event whose value is an array has a row per element after the one of kind 0."""
+"""Single events of steps with a window, for the day the edge of the window lies in. `kind`: 0 an event that is
+counted, 1 a number of one, 2 a value of one. An event whose value is an array has a row per element."""
 
 
 class StepRecord(msgspec.Struct, array_like=True, gc=False):

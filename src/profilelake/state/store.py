@@ -96,7 +96,7 @@ class Db(StrEnum):
     STEP_ENTRY = "step_entry"
     """set_id and day -> single events at the edges of windows"""
     STEP_EVENT = "step_event"
-    """set_id and day -> events cut down to what funnels ask of them"""
+    """set_id and day -> events cut down to what funnels ask of them; set_id -> these days"""
     STEP_PENDING = "step_pending"
     """sequence -> partials of steps whose older events are not in yet"""
     COMPUTED = "computed"
@@ -143,6 +143,11 @@ class Tx:
         """Store all items, replacing what was there. Sorted keys are cheaper."""
         with self._txn.cursor(self._db(workspace, db)) as cursor:
             cursor.putmulti(sorted(items), overwrite=True)
+
+    def put_new(self, workspace: str, db: Db, items: Iterable[tuple[bytes, bytes]]) -> None:
+        """Store the items whose keys are not there yet."""
+        with self._txn.cursor(self._db(workspace, db)) as cursor:
+            cursor.putmulti(sorted(items), overwrite=False)
 
     def put(self, workspace: str, db: Db, key: bytes, value: bytes) -> None:
         """Store one value."""

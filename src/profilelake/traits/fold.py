@@ -30,7 +30,7 @@ from profilelake.traits.steps import DAY_MICROS, FOREVER, Family, Step, items_of
 
 EVENTS_MAX: Final = 1 << 18
 """Events that are folded at once; more come in parts."""
-THE_EVENT, A_NUMBER, A_VALUE = range(3)
+AN_EVENT, A_NUMBER, A_VALUE = range(3)
 """Kinds of `ENTRIES`."""
 
 Records: TypeAlias = npt.NDArray[np.void]
@@ -121,12 +121,12 @@ class _Folding:
             (times // DAY_MICROS).astype(np.int32) if aged else np.full(len(times), FOREVER, dtype=np.int32)
         )
         starts = starts_of(places, days)
-        if aged:
-            self._entries.add(places, number, at=times, kind=THE_EVENT)
         group = _Groups(places, days, starts)
         match step.family:
             case Family.COUNT:
                 self._counts.add(places[starts], number, bucket=days[starts], count=group.sizes)
+                if aged:
+                    self._entries.add(places, number, at=times, kind=AN_EVENT)
             case Family.NUMBER:
                 self._add_numbers(numbered, matching, chosen, times, group, aged=aged)
             case _:

@@ -33,6 +33,10 @@ class Rows:
         """Return no rows."""
         return cls(np.zeros((0, 2), dtype=np.uint64), np.zeros(0, dtype=layout))
 
+    def chosen(self, mask: npt.NDArray[np.bool_]) -> "Rows":
+        """Return some of the rows."""
+        return self if mask.all() else Rows(self.sets[mask], self.rows[mask])
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class CutEvent:
