@@ -1,0 +1,436 @@
+"""Answers of definitions for many subjects at once: trees evaluated as algebra of columns.
+
+The meaning is that of `semantics.conditions`, which is asked itself wherever a value has to be looked into
+(once per distinct value) and for steps that keep whole events. With each answer comes a time before which it
+stays the same if nothing happens: it may be early, never late.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from profilelake.errors import Internal, Invalid
+from profilelake.semantics.conditions import evaluate
+from profilelake.semantics.conditions.times import next_change
+from profilelake.semantics.conditions.tree import (
+    RELATIVE,
+    And,
+    Compare,
+    Condition,
+    Constant,
+    Duration,
+    Entities,
+    Instant,
+    Items,
+    Node,
+    Not,
+    Or,
+    Path,
+    Reduce,
+    Trait,
+    Users,
+)
+from profilelake.semantics.conditions.values import canonical, number
+from profilelake.traits.columns import (
+    NEVER,
+    Coded,
+    Column,
+    Int64s,
+    Numbers,
+    Subjects,
+    Truth,
+    all_of,
+    any_of,
+    as_coded,
+    negated,
+    never,
+    nothing,
+)
+from profilelake.traits.compared import Side, combined, compared
+from profilelake.traits.joined import Counting, Joined, Kept, Span, falls_below
+from profilelake.traits.partials import CutEvent, Partials
+from profilelake.traits.reduced import counted, of_numbers, of_values
+from profilelake.traits.steps import Family, Plan, Planned, Step, nodes
+
+SLICE: Final = 1 << 17
+"""Subjects that are evaluated at a time; what is held in between grows with it."""
+
+_decode: Final = msgspec.json.Decoder().decode
+_TRUTHS: Final = ("false", "true")
+_KEPT: Final[dict[Family, Kept]] = {
+    Family.COUNT: "counts",
+    Family.NUMBER: "numbers",
+    Family.VALUE: "values",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """What a definition is worth for each subject.
+
+    `values` are JSON texts: of an audience `true` for members, of a trait its value; null for everybody else and
+    for a count of 0. `changes_at` is a time (microseconds) before which it stays so if nothing happens.
+    """
+
+    values: pa.Array
+    changes_at: Int64s
+
+
+def answers(
+    plan: Plan, numbers: Mapping[bytes, int], partials: Partials, subjects: Subjects, at: int
+) -> Mapping[str, Answers]:
+    """Return the answers of the definitions of a plan that are about such subjects, by key.
+
+    `numbers` are those that steps have in the partials, by digest. Each definition sees the others as traits,
+    definitions about users in what is asked of an account's users.
+    """
+    parts = [found for _, found in sliced(plan, numbers, partials, subjects, at)]
+    return {
+        key: Answers(
+            pa.concat_arrays([part[key].values for part in parts]),
+            np.concatenate([part[key].changes_at for part in parts]),
+        )
+        for key in parts[0]
+    }
+
+
+def sliced(
+    plan: Plan, numbers: Mapping[bytes, int], partials: Partials, subjects: Subjects, at: int
+) -> Iterator[tuple[int, Mapping[str, Answers]]]:
+    """Yield the answers for slices of the subjects, each with the number of its first subject."""
+    target = "users" if subjects.users is None else "accounts"
+    for start in range(0, max(subjects.count, 1), SLICE):
+        part = subjects.part(start, min(start + SLICE, subjects.count))
+        world = _World(plan, numbers, partials, part, at)
+        yield (
+            start,
+            {
+                planned.held.definition.key: world.answer(planned)
+                for planned in plan
+                if planned.held.definition.target == target
+            },
+        )
+
+
+class _World:
+    """Some subjects at a time, with everything that was already found out about them."""
+
+    def __init__(
+        self, plan: Plan, numbers: Mapping[bytes, int], partials: Partials, subjects: Subjects, at: int
+    ) -> None:
+        self._subjects = subjects
+        self._at = at
+        self._plan, self._numbers, self._partials = plan, numbers, partials
+        target = "users" if subjects.users is None else "accounts"
+        self._computed = {
+            planned.held.definition.key: planned
+            for planned in plan
+            if planned.held.definition.target == target
+        }
+        steps = {step.digest for planned in plan for step in planned.steps.values()}
+        mine = [numbers[digest] for digest in steps if digest in numbers]
+        self._joined = Joined(partials, subjects, np.array(mine, dtype=np.int64))
+        self._traits: dict[Path, Column] = {}
+        self._countings: dict[tuple[int, Any], Counting] = {}
+        self._reductions: dict[tuple[bytes, Reduce], Column] = {}
+        self._people: _World | None = None
+
+    # ---- definitions ---------------------------------------------------------------------------
+
+    def answer(self, planned: Planned) -> Answers:
+        """Return what is given back of a definition."""
+        column = self._trait((planned.held.definition.key,))
+        if planned.held.definition.kind == "audience":
+            members = pc.equal(column.json(), "true")
+            return Answers(pc.if_else(members, "true", pa.scalar(None, pa.string())), column.changes)
+        if isinstance(column, Numbers) and _zero_is_nothing(planned):
+            column = replace(column, valid=column.valid & (column.values != 0))
+        return Answers(column.json(), column.changes)
+
+    def _trait(self, path: Path) -> Column:
+        """Return a trait, computed or written; a definition hides what was written under its key."""
+        known = self._traits.get(path)
+        if known is None:
+            known = self._traits[path] = self._found(path)
+        return known
+
+    def _found(self, path: Path) -> Column:
+        if len(path) > 1:
+            return as_coded(self._trait(path[:1])).at(path[1:])
+        planned = self._computed.get(path[0])
+        if planned is not None:
+            return self._defined(planned)
+        written = self._subjects.traits.get(path[0])
+        return nothing(self._subjects.count) if written is None else Coded.of(written)
+
+    def _defined(self, planned: Planned) -> Column:
+        definition = planned.held.definition
+        count = self._subjects.count
+        if isinstance(planned.root, Reduce):
+            return self._reduction(planned, planned.root) if definition.enabled else nothing(count)
+        if definition.enabled:
+            truth = self.truth(planned, planned.root)
+        else:
+            truth = Truth(np.zeros(count, dtype=np.bool_), never(count))
+        if definition.target == "users" and definition.external_ids:
+            has = self._subjects.identifier_types
+            reachable = np.logical_or.reduce(
+                [
+                    np.zeros(count, dtype=np.bool_),
+                    *(has[kind] for kind in definition.external_ids if kind in has),
+                ]
+            )
+            truth = Truth(truth.holds & reachable, np.where(reachable, truth.changes, NEVER))
+        return Coded(truth.holds.astype(np.int32), pa.array(_TRUTHS), truth.changes)
+
+    # ---- conditions ----------------------------------------------------------------------------
+
+    def truth(self, planned: Planned, condition: Condition) -> Truth:
+        """Return where a condition of a definition holds, and until when."""
+        match condition:
+            case Not(of=inner):
+                return negated(self.truth(planned, inner))
+            case And(parts=parts):
+                return all_of([self.truth(planned, part) for part in parts])
+            case Or(parts=parts):
+                return any_of([self.truth(planned, part) for part in parts])
+            case Users(of=inner, every=every):
+                return self._of_users(planned, inner, every=every)
+            case Items():
+                return self._of_items(planned, condition)
+            case Compare():
+                return self._of_comparison(planned, condition)
+
+    def _of_comparison(self, planned: Planned, condition: Compare) -> Truth:
+        value = self._side(planned, condition.value)
+        operands = [self._side(planned, operand) for operand in condition.operands]
+        truth = compared(condition.how, value, operands, self._at, self._subjects.count)
+        changes = self._leaving(planned, condition)
+        return truth if changes is None else Truth(truth.holds, changes)
+
+    def _leaving(self, planned: Planned, condition: Compare) -> Int64s | None:
+        """Return when the comparison of a count with a number turns, if only few of the events decide.
+
+        Within a time up to now nothing comes in by time alone, so a count only falls, and it falls below a
+        threshold when of the events that reach it the oldest leaves.
+        """
+        reduce = condition.value
+        if not isinstance(reduce, Reduce) or reduce not in planned.steps:
+            return None
+        step = planned.steps[reduce]
+        least = _threshold(condition)
+        span = Span.of(step.of.window, self._at)
+        if least is None or span is None or span.near or step.family is not Family.COUNT:
+            return None
+        if least <= 0:
+            return never(self._subjects.count)
+        return falls_below(self._counting(step), least, span, self._at)
+
+    def _side(self, planned: Planned, node: Any) -> Side:
+        match node:
+            case Constant() | Instant() | Duration():
+                return node
+            case Trait(path=path):
+                return self._trait(path)
+            case Reduce():
+                return self._reduction(planned, node)
+            case _:
+                # Outside of an event there are no properties.
+                return nothing(self._subjects.count)
+
+    def _of_users(self, planned: Planned, condition: Condition, *, every: bool) -> Truth:
+        """Return whether any (every) linked user meets a condition."""
+        count, users = self._subjects.count, self._subjects.users
+        if users is None:
+            return Truth(np.zeros(count, dtype=np.bool_), never(count))
+        if self._people is None:
+            self._people = _World(self._plan, self._numbers, self._partials, users, self._at)
+        theirs = self._people.truth(planned, condition)
+        if every:
+            theirs = negated(theirs)
+        account, user = self._subjects.user_accounts.T
+        holds, changes = theirs.holds[user], theirs.changes[user]
+        any_holds = np.zeros(count, dtype=np.bool_)
+        any_holds[account[holds]] = True
+        # As in `any_of`: while somebody meets it, it is over at the earliest when the last of these does not.
+        longest = np.zeros(count, dtype=np.int64)
+        np.maximum.at(longest, account[holds], changes[holds])
+        first = never(count)
+        np.minimum.at(first, account, changes)
+        truth = Truth(any_holds, np.where(any_holds, longest, first))
+        if not every:
+            return truth
+        peopled = np.zeros(count, dtype=np.bool_)
+        peopled[account] = True
+        return Truth(peopled & ~truth.holds, truth.changes)
+
+    def _of_items(self, planned: Planned, condition: Items) -> Truth:
+        """Ask the reference about each distinct array, with the traits and reductions it is compared with."""
+        columns: dict[str, Coded] = {}
+        asked = self._with_placeholders(planned, condition, columns)
+        combinations, places = combined(list(columns.values()), self._subjects.count)
+        timely = any(isinstance(node, Compare) and node.how in RELATIVE for node in nodes(asked))
+        holds = np.zeros(len(combinations), dtype=np.bool_)
+        turns = never(len(combinations))
+        for row, values in enumerate(combinations):
+            subject = evaluate.Subject(traits=dict(zip(columns, values, strict=True)))
+            holds[row] = evaluate.holds(asked, subject, self._at)
+            if timely:
+                turns[row] = _or_never(next_change(asked, subject, self._at))
+        changes = np.minimum.reduce([turns[places], *(column.changes for column in columns.values())])
+        return Truth(holds[places], changes)
+
+    def _with_placeholders(self, planned: Planned, node: Any, columns: dict[str, Coded]) -> Any:
+        """Return a tree that asks for nothing but traits, and the columns of these by their first key.
+
+        Reductions become traits of names that nobody can write: they begin with a NUL.
+        """
+        if isinstance(node, Trait):
+            columns[node.path[0]] = as_coded(self._trait(node.path[:1]))
+            return node
+        if isinstance(node, Reduce):
+            name = f"\0{len(columns)}"
+            columns[name] = as_coded(self._reduction(planned, node))
+            return Trait((name,))
+        if isinstance(node, tuple):
+            return tuple(self._with_placeholders(planned, part, columns) for part in node)
+        if not isinstance(node, Node):
+            return node
+        return replace(
+            node,
+            **{
+                field.name: self._with_placeholders(planned, getattr(node, field.name), columns)
+                for field in fields(node)
+            },
+        )
+
+    # ---- reductions ----------------------------------------------------------------------------
+
+    def _reduction(self, planned: Planned, reduce: Reduce) -> Column:
+        if isinstance(reduce.of, Entities):
+            return self._of_rows(reduce, reduce.of)
+        step = planned.steps[reduce]
+        known = self._reductions.get((step.digest, reduce))
+        if known is None:
+            known = self._reductions[step.digest, reduce] = self._reduced(step, reduce)
+        return known
+
+    def _reduced(self, step: Step, reduce: Reduce) -> Column:
+        count = self._subjects.count
+        match step.family:
+            case Family.COUNT:
+                return counted(self._counting(step), count)
+            case Family.NUMBER:
+                return of_numbers(reduce, self._counting(step), count)
+            case Family.VALUE:
+                return of_values(reduce, self._counting(step), self._partials.texts, count)
+            case Family.EVENTS:
+                return self._of_events(step, reduce)
+
+    def _counting(self, step: Step) -> Counting:
+        number = self._number(step)
+        known = self._countings.get((number, step.of.window))
+        if known is None:
+            known = self._joined.counting(_KEPT[step.family], number, step.of.window, self._at)
+            self._countings[number, step.of.window] = known
+        return known
+
+    def _number(self, step: Step) -> int:
+        number = self._numbers.get(step.digest)
+        if number is None:
+            raise Internal(
+                f"answering definitions: the step {step.digest.hex()} has no number in the partials"
+            )
+        return number
+
+    def _of_events(self, step: Step, reduce: Reduce) -> Column:
+        """Ask the reference about each subject that has such events at all."""
+        count = self._subjects.count
+        texts: list[str | None] = [None] * count
+        changes = never(count)
+        columns: dict[str, Coded] = {
+            node.path[0]: as_coded(self._trait(node.path[:1]))
+            for node in nodes(reduce)
+            if isinstance(node, Trait)
+        }
+        for subject, places in self._joined.events_of(self._number(step)).items():
+            told = evaluate.Subject(
+                events=[_occurred(event) for place in places for event in self._partials.events[place]],
+                traits={
+                    key: None if column.codes[subject] < 0 else column.values[column.codes[subject]]
+                    for key, column in columns.items()
+                },
+            )
+            value = evaluate.value(reduce, told, self._at)
+            texts[subject] = None if value is None else canonical(value)
+            changes[subject] = _or_never(next_change(reduce, told, self._at))
+        changes = np.minimum.reduce([changes, *(column.changes for column in columns.values())])
+        if reduce.how == "count" or reduce.counted:
+            values = np.array([0.0 if text is None else float(text) for text in texts])
+            return Numbers(values, np.ones(count, dtype=np.bool_), changes)
+        found = Coded.of(pa.array(texts, pa.string()))
+        return Coded(found.codes, found.texts, changes)
+
+    def _of_rows(self, reduce: Reduce, of: Entities) -> Column:
+        """Reduce the linked rows of an entity, as the caller has handed them over."""
+        rows = self._subjects.entities.get(of.slug)
+        if rows is None:
+            raise Invalid(f"answering definitions: there is no entity {of.slug!r}; define it first")
+        linked = Coded.of(rows)
+        traits: dict[str, Coded] = {
+            node.path[0]: as_coded(self._trait(node.path[:1]))
+            for node in nodes(reduce)
+            if isinstance(node, Trait)
+        }
+        combinations, places = combined([linked, *traits.values()], self._subjects.count)
+        texts: list[str | None] = []
+        turns = never(len(combinations))
+        for row, (these, *values) in enumerate(combinations):
+            subject = evaluate.Subject(
+                traits=dict(zip(traits, values, strict=True)), entities={of.slug: these or ()}
+            )
+            value = evaluate.value(reduce, subject, self._at)
+            texts.append(None if value is None else canonical(value))
+            turns[row] = _or_never(next_change(reduce, subject, self._at))
+        changes = np.minimum.reduce([turns[places], *(column.changes for column in traits.values())])
+        found = Coded.of(pa.array(texts, pa.string()).take(pa.array(places)))
+        return Coded(found.codes, found.texts, changes)
+
+
+def _zero_is_nothing(planned: Planned) -> bool:
+    """Tell whether a trait counts: then 0 is what everybody has, and not kept."""
+    return isinstance(planned.root, Reduce) and (planned.root.how == "count" or planned.root.counted)
+
+
+def _threshold(condition: Compare) -> int | None:
+    """Return the number of events above and below which a comparison of their count has different answers."""
+    operand = condition.operands[0] if len(condition.operands) == 1 else None
+    given = number(operand.value) if isinstance(operand, Constant) else None
+    if given is None:
+        return None
+    match condition.how:
+        case "at_least" | "less_than":
+            return int(np.ceil(given))
+        case "greater_than" | "at_most":
+            return int(np.floor(given)) + 1
+        case _:
+            return None
+
+
+def _or_never(time: int | None) -> int:
+    return NEVER if time is None else time
+
+
+def _occurred(event: CutEvent) -> evaluate.Occurred:
+    return evaluate.Occurred(
+        event.name,
+        event.at,
+        source_id=event.source_id,
+        properties=_decode(event.properties),
+        context=_decode(event.context),
+    )
