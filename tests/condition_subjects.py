@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from profilelake.traits.fold import fold
 
 from condition_worlds import TYPES, Defined, World, events_table, set_id
 from profilelake.kernels.siphash import Words
@@ -15,6 +14,7 @@ from profilelake.semantics.conditions.values import canonical
 from profilelake.semantics.definitions import Json
 from profilelake.traits.answers import Answers, answers
 from profilelake.traits.columns import Subjects
+from profilelake.traits.fold import fold
 from profilelake.traits.partials import Numbered
 from profilelake.traits.steps import Plan, Step, planned
 
