@@ -3,7 +3,7 @@
 from hypothesis import strategies as st
 
 from profilelake.semantics.conditions.bounds import too_much
-from profilelake.semantics.conditions.spoken_times import DURATION_MAX, instant
+from profilelake.semantics.conditions.spoken_times import DURATION_MAX
 from profilelake.semantics.conditions.tree import (
     RELATIVE,
     And,
@@ -32,6 +32,7 @@ from profilelake.semantics.conditions.tree import (
     Window,
     Within,
 )
+from profilelake.semantics.conditions.values import instant
 from profilelake.semantics.times import TIME_MAX, TIME_MIN
 
 _CHARACTERS = st.characters(exclude_categories=("Cs",), exclude_characters="\0")

@@ -5,8 +5,8 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
+from profilelake.semantics.conditions import values
 from profilelake.semantics.conditions.findings import Finding
-from profilelake.semantics.conditions.spoken_times import instant
 from profilelake.semantics.conditions.text import shown
 from profilelake.semantics.conditions.tree import (
     RELATIVE,
@@ -26,7 +26,6 @@ _EQUAL: Final[frozenset[Comparison]] = frozenset({"equals", "one_of", "differs",
 _SUBSTRING: Final[frozenset[Comparison]] = frozenset({"contains", "omits", "starts_with", "ends_with"})
 _SEVERAL: Final[frozenset[Comparison]] = frozenset({"contains", "omits", "one_of", "none_of"})
 
-_NUMBER: Final = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
 _DAY: Final = re.compile(r"[0-9]{4}-[0-9]{1,2}-[0-9]{1,2}(.*)", re.DOTALL)
 
 
@@ -134,7 +133,7 @@ def _no_date(operand: Constant) -> str:
 
 
 def _zoned(text: str) -> bool:
-    return instant(text) is not None
+    return values.instant(text) is not None
 
 
 def _no_number(how: Comparison, operand: Constant) -> str:
@@ -204,13 +203,7 @@ def _is_count(value: Operand) -> bool:
 
 def _constant_number(operand: Operand) -> float | None:
     """Return the number of a constant that has one."""
-    value = operand.value if isinstance(operand, Constant) else None
-    if isinstance(value, bool) or value is None:
-        return None
-    if isinstance(value, str) and not _NUMBER.fullmatch(value):
-        return None
-    number = float(value)
-    return number if math.isfinite(number) else None
+    return values.number(operand.value) if isinstance(operand, Constant) else None
 
 
 def _varies(operand: Operand) -> bool:

@@ -9,8 +9,9 @@ from typing import Final
 from profilelake.errors import Invalid
 from profilelake.semantics.conditions._lexer import NUMBER_MAX
 from profilelake.semantics.conditions.paths import KEYS_MAX, keys
-from profilelake.semantics.conditions.spoken_times import DURATION_MAX, UNITS, instant, unit_micros
+from profilelake.semantics.conditions.spoken_times import DURATION_MAX, UNITS, unit_micros
 from profilelake.semantics.conditions.tree import Constant, Duration, Instant, Path
+from profilelake.semantics.conditions.values import instant
 from profilelake.semantics.definitions import Json
 
 _DURATION: Final = re.compile(r"([0-9]{1,18}) *([a-z]+)", re.IGNORECASE)

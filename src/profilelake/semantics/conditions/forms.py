@@ -14,7 +14,7 @@ more: both lead to the same tree.
 from collections.abc import Mapping
 from typing import Final, TypeAlias, cast, get_args
 
-from profilelake.semantics.conditions import _form_values as values
+from profilelake.semantics.conditions import _form_values as form_values
 from profilelake.semantics.conditions._form_values import FormError, mapping, member, only
 from profilelake.semantics.conditions.bounds import LEVELS_MAX, TEXT_BYTES_MAX, too_much
 from profilelake.semantics.conditions.parse import DATED, LEAST_MAX, SEVERAL, TYPES_OF, parse, parse_element
@@ -161,7 +161,7 @@ class _Reader:
             of = within.condition(value, place)
             return Not(of) if key == "not" else Users(of, key == "every_user")
         if not isinstance(value, list) or not value:
-            raise FormError(place, f"write a list of conditions here; found {values.told(value)}")
+            raise FormError(place, f"write a list of conditions here; found {form_values.told(value)}")
         parts = tuple(within.condition(part, f"{place}[{number}]") for number, part in enumerate(value))
         if len(parts) == 1:
             return parts[0]
@@ -206,24 +206,24 @@ class _Reader:
         said = form[subject]
         match subject:
             case "trait":
-                return Trait(values.path(said, below))
+                return Trait(form_values.path(said, below))
             case "context":
-                return Context(values.path(said, below))
+                return Context(form_values.path(said, below))
             case "property":
-                return Property(values.path(said, below), self._scope)
+                return Property(form_values.path(said, below), self._scope)
             case "parent_property":
-                return Property(values.path(said, below), "parent")
+                return Property(form_values.path(said, below), "parent")
             case _:
-                return values.constant(said, below)
+                return form_values.constant(said, below)
 
     def _comparison(self, value: Value, how: Comparison, said: Json, place: str) -> Compare:
         if how in ("exists", "absent"):
             if not isinstance(said, bool):
-                raise FormError(place, f"write true or false; found {values.told(said)}")
+                raise FormError(place, f"write true or false; found {form_values.told(said)}")
             other: Comparison = "absent" if how == "exists" else "exists"
             return Compare(value, how if said else other)
         if how in RELATIVE:
-            return Compare(_dated(value), how, (values.duration(said, place),))
+            return Compare(_dated(value), how, (form_values.duration(said, place),))
         if how in SEVERAL and isinstance(said, list):
             if not said:
                 raise FormError(place, "write at least one value")
@@ -236,7 +236,7 @@ class _Reader:
 
     def _operand(self, said: Json, place: str) -> Value:
         if not isinstance(said, Mapping):
-            return values.constant(said, place)
+            return form_values.constant(said, place)
         form = mapping(said, place)
         subject = self._subject_key(form, place)
         if subject not in ("event", "entity"):
@@ -282,10 +282,10 @@ class _Reader:
             where = self.inside(below, "event").condition(form["where"], below)
         if subject == "entity":
             return Entities(
-                values.name(form["entity"], member(place, "entity"), "the slug of an entity"), where
+                form_values.name(form["entity"], member(place, "entity"), "the slug of an entity"), where
             )
         return Events(
-            values.name(form["event"], member(place, "event"), "the name of an event"),
+            form_values.name(form["event"], member(place, "event"), "the name of an event"),
             where,
             self._excluded(form.get("exclude_sources", []), member(place, "exclude_sources")),
             self._window(form, place),
@@ -294,7 +294,7 @@ class _Reader:
     def _excluded(self, said: Json, place: str) -> tuple[str, ...]:
         listed = said if isinstance(said, list) else [said]
         what = "the id of a source"
-        return tuple(sorted({values.name(one, f"{place}[{at}]", what) for at, one in enumerate(listed)}))
+        return tuple(sorted({form_values.name(one, f"{place}[{at}]", what) for at, one in enumerate(listed)}))
 
     def _window(self, form: _Form, place: str) -> Window | None:
         found = [key for key in WINDOWS if key in form]
@@ -307,11 +307,11 @@ class _Reader:
         if key == "between":
             if not isinstance(said, list) or len(said) != 2:
                 raise FormError(
-                    below, f"write two amounts of time: [7 days, 10 days]; found {values.told(said)}"
+                    below, f"write two amounts of time: [7 days, 10 days]; found {form_values.told(said)}"
                 )
-            near, far = (values.duration(one, f"{below}[{at}]").micros for at, one in enumerate(said))
+            near, far = (form_values.duration(one, f"{below}[{at}]").micros for at, one in enumerate(said))
             return Between(near, far)
-        micros = values.duration(said, below).micros
+        micros = form_values.duration(said, below).micros
         return Session(micros) if key == "expires_after" else Within(micros, key == "within_parent")
 
     def _reduction(self, of: Events | Entities, key: str, form: _Form, place: str) -> Reduce:
@@ -325,8 +325,8 @@ class _Reader:
             raise FormError(
                 place, f"write which property, such as `{key}: price` or `{key}: {{property: price}}`"
             )
-        value = Property(values.path(form["property"], member(place, "property")))
-        least = values.whole(form["times"], member(place, "times"), LEAST_MAX) if "times" in form else 1
+        value = Property(form_values.path(form["property"], member(place, "property")))
+        least = form_values.whole(form["times"], member(place, "times"), LEAST_MAX) if "times" in form else 1
         as_type = self._as_type(form, how, member(place, "as"))
         return Reduce(of, how, value, as_type, least, key == "unique_count")
 
@@ -336,11 +336,11 @@ class _Reader:
         for allowed in TYPES_OF[how]:
             if form["as"] == allowed:
                 return allowed
-        raise FormError(place, f"write {' or '.join(TYPES_OF[how])}; found {values.told(form['as'])}")
+        raise FormError(place, f"write {' or '.join(TYPES_OF[how])}; found {form_values.told(form['as'])}")
 
 
 def _dated(value: Value) -> Value:
-    return values.moment(value) if isinstance(value, Constant) else value
+    return form_values.moment(value) if isinstance(value, Constant) else value
 
 
 # From trees

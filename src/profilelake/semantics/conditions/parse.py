@@ -17,7 +17,7 @@ from profilelake.semantics.conditions._words import Words
 from profilelake.semantics.conditions.bounds import LEVELS_MAX, TEXT_BYTES_MAX, too_much
 from profilelake.semantics.conditions.paths import KEYS_MAX, keys
 from profilelake.semantics.conditions.pointing import ParseError
-from profilelake.semantics.conditions.spoken_times import DURATION_MAX, UNITS, instant, unit_micros
+from profilelake.semantics.conditions.spoken_times import DURATION_MAX, UNITS, unit_micros
 from profilelake.semantics.conditions.tree import (
     RELATIVE,
     And,
@@ -50,6 +50,7 @@ from profilelake.semantics.conditions.tree import (
     Window,
     Within,
 )
+from profilelake.semantics.conditions.values import instant
 
 __all__ = ["ParseError", "parse"]
 
