@@ -180,7 +180,9 @@ class _Checker:
 
     def _known_at(self, place: _Place) -> Known:
         """Return what is known of the traits that a place asks for: those of the account, or of its users."""
-        return (self._known.users or NOTHING_KNOWN) if place.users else self._known
+        if place.users and self._target == "accounts":
+            return self._known.users or NOTHING_KNOWN
+        return self._known
 
     def _reduction(self, node: Reduce, place: _Place) -> None:
         of = node.of
