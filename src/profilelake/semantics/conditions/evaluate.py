@@ -265,22 +265,19 @@ def _json(side: Side) -> Json:
 
 def counting(of: Events | Entities, here: Here) -> list[Occurred]:
     """Return the events (or rows of an entity) that count where a reduction stands."""
+    events = candidates(of, here)
     if isinstance(of, Entities):
-        return [row for row in row_events(of, here) if wanted(of, row, here)]
-    events = named(of, here)
+        return [row for row in events if wanted(of, row, here)]
     if isinstance(of.window, Session):
         # Only events that are wanted prolong a session.
         return in_window(of.window, [event for event in events if wanted(of, event, here)], here)
     return [event for event in in_window(of.window, events, here) if wanted(of, event, here)]
 
 
-def row_events(of: Entities, here: Here) -> list[Occurred]:
-    """Return the rows of an entity as events without a time."""
-    return [Occurred(of.slug, 0, properties=row) for row in here.subject.entities.get(of.slug, ())]
-
-
-def named(of: Events, here: Here) -> list[Occurred]:
-    """Return the events of the name and of sources that count, that have happened by now."""
+def candidates(of: Events | Entities, here: Here) -> list[Occurred]:
+    """Return the events of the name and of sources that count, that have happened by now, or all rows."""
+    if isinstance(of, Entities):
+        return [Occurred(of.slug, 0, properties=row) for row in here.subject.entities.get(of.slug, ())]
     return [
         event
         for event in here.subject.events

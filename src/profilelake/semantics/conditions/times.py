@@ -6,13 +6,11 @@ from typing import Final
 from profilelake.semantics.conditions.comparing import moment_of
 from profilelake.semantics.conditions.evaluate import (
     Here,
-    Occurred,
     Subject,
+    candidates,
     elements,
     holds,
     in_window,
-    named,
-    row_events,
     value,
     wanted,
     worth,
@@ -26,7 +24,6 @@ from profilelake.semantics.conditions.tree import (
     Condition,
     Duration,
     Entities,
-    Events,
     Items,
     Not,
     Or,
@@ -40,19 +37,19 @@ from profilelake.semantics.conditions.tree import (
 from profilelake.semantics.conditions.values import canonical, items
 
 MOMENTS_MAX: Final = 100
-"""At how many moments `next_change` tries the answer. If it is the same at all of them, the next moment is named."""
+"""At how many moments the answer is tried. If it is the same at all of them, the next moment is named."""
 
 
-def next_change(root: Root, subject: Subject, at: int) -> int | None:
+def next_change(root: Root, subject: Subject, at: int, *, moments: int = MOMENTS_MAX) -> int | None:
     """Return the first time after `at` at which the answer differs with no new fact, None for never.
 
     The traits of the subject are taken to stay as they are: where they are computed themselves, the earliest
-    change of all counts. The time is never too late; it is early only where `MOMENTS_MAX` moments before it
-    change nothing.
+    change of all counts. The time is never too late. It is early only where the answer was tried at as many
+    `moments` before it and nothing had changed.
     """
     before = _told(root, subject, at)
     moment = next_moment(root, subject, at)
-    for _ in range(MOMENTS_MAX):
+    for _ in range(moments):
         if moment is None or _told(root, subject, moment) != before:
             break
         moment = next_moment(root, subject, moment)
@@ -118,27 +115,22 @@ def _of_date(how: Comparison, moment: int, span: int) -> Iterable[int]:
 
 def _of_reduction(reduce: Reduce, here: Here) -> Iterator[int]:
     of = reduce.of
+    events = candidates(of, here)
+    if of.where is not None:
+        for event in events:
+            yield from _of_condition(of.where, here.inside(event))
     if isinstance(of, Entities):
-        for row in row_events(of, here):
-            yield from _of_where(of, here, row)
         return
     for event in here.subject.events:
         # An event of a time to come is one that has not happened yet.
         if event.timestamp > here.at and event.name == of.name:
             yield event.timestamp
-    for event in named(of, here):
-        yield from _of_where(of, here, event)
-    events = [event for event in named(of, here) if wanted(of, event, here)]
+    events = [event for event in events if wanted(of, event, here)]
     if isinstance(of.window, Session):
         # The newest event alone decides when a session is over.
         events = in_window(of.window, events, here)[:1]
     for event in events:
         yield from _of_window(of.window, event.timestamp)
-
-
-def _of_where(of: Events | Entities, here: Here, event: Occurred) -> Iterator[int]:
-    if of.where is not None:
-        yield from _of_condition(of.where, here.inside(event))
 
 
 def _of_window(window: Window | None, timestamp: int) -> Iterable[int]:
