@@ -6,12 +6,13 @@ gives the answer of each; another one is added to `ENGINES` and nothing else. `c
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 import yaml
 
+from condition_subjects import columnar
 from condition_worlds import Account, Call, Defined, Person, World, expected, position
 from profilelake.semantics.conditions.evaluate import Subject
 from profilelake.semantics.conditions.parse import parse
@@ -156,4 +157,33 @@ def by_reference(told: Sequence[Case]) -> list[Json]:
     return [expected(case.definitions(), case.world(), case.at)[ASKED][0] for case in told]
 
 
-ENGINES: Final[dict[str, Engine]] = {"reference": by_reference}
+def by_columns(told: Sequence[Case]) -> list[Json]:
+    """Answer by columns from partials that were folded for the very time that is asked for."""
+    return [_by_columns(case, exact=True) for case in told]
+
+
+def by_columns_of_days(told: Sequence[Case]) -> list[Json]:
+    """Answer by columns from partials as they are kept for any time: days, and single events of edge days."""
+    return [_by_columns(case, exact=False) for case in told]
+
+
+def _by_columns(case: Case, *, exact: bool) -> Json:
+    made, world = case.definitions(), case.world()
+    if not exact:
+        # Partials for any time know nothing of what is still to come.
+        world = replace(world, calls=tuple(call for call in world.calls if call.timestamp <= case.at))
+    value = columnar(made, world, case.at, exact=exact)[ASKED][0][0]
+    root = made[-1].root
+    if value is not None:
+        return value
+    # What is nothing has no row: no member, or a count of 0.
+    if not isinstance(root, Reduce):
+        return False
+    return 0 if root.how == "count" or root.counted else None
+
+
+ENGINES: Final[dict[str, Engine]] = {
+    "reference": by_reference,
+    "columns": by_columns,
+    "columns of days": by_columns_of_days,
+}
