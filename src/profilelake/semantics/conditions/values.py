@@ -9,13 +9,17 @@ import re
 from math import floor, isfinite
 from typing import Final, TypeAlias
 
-from profilelake.semantics.conditions import spoken_times
 from profilelake.semantics.conditions.tree import Path
 from profilelake.semantics.definitions import Json
+from profilelake.semantics.times import parse_time
 
 Scalar: TypeAlias = "bool | int | float | str"
 
 _NUMBER: Final = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
+_INSTANT: Final = re.compile(
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}"
+    r"(?:T[0-9]{2}:[0-9]{2}(?::[0-9]{2}(?:[.,][0-9]+)?)?(?:Z|[+-][0-9]{2}(?::?[0-9]{2})?))?"
+)
 WHOLE_MAX: Final = 2**53
 """From here on floats skip whole numbers, so a number is not written as one."""
 SUMMED_MAX: Final = 2**53
@@ -116,8 +120,13 @@ def equal(one: Json, other: Json) -> bool:
 
 
 def instant(value: Json) -> int | None:
-    """Return the moment a text names, as conditions do: a time with its zone, or a date: midnight UTC."""
-    return spoken_times.instant(value) if isinstance(value, str) else None
+    """Return the moment a text names: ISO 8601 with a zone, or a date, which begins at midnight UTC.
+
+    A time without a zone is no moment: nobody can say which one it means.
+    """
+    if not isinstance(value, str) or _INSTANT.fullmatch(value) is None:
+        return None
+    return parse_time(value)
 
 
 def items(value: Json) -> list[Scalar]:
