@@ -7,10 +7,9 @@ a mask, and the events of one set and day follow each other.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from profilelake.errors import Internal
@@ -24,16 +23,14 @@ from profilelake.traits.found import Bools
 from profilelake.traits.giving import digest_words, numbers_given, values_given
 from profilelake.traits.happened import COLUMNS, Happened
 from profilelake.traits.matching import Matching
-from profilelake.traits.merging import EARLIEST, LATEST, merge, order_of, starts_of
-from profilelake.traits.partials import CutEvent, Numbered, Partials, Rows
+from profilelake.traits.merging import EARLIEST, LATEST, merge, order_of, stacked, starts_of, taken
+from profilelake.traits.partials import CutEvent, Numbered, Partials, Records, Rows
 from profilelake.traits.steps import DAY_MICROS, FOREVER, Family, Step, items_of, nodes
 
 EVENTS_MAX: Final = 1 << 18
 """Events that are folded at once; more come in parts."""
 AN_EVENT, A_NUMBER, A_VALUE = range(3)
 """Kinds of `ENTRIES`."""
-
-Records: TypeAlias = npt.NDArray[np.void]
 
 
 def fold(events: pa.Table, steps: Sequence[Numbered], *, at: int | None = None) -> Partials:
@@ -70,12 +67,12 @@ class _Gathered:
         self.rows.append(rows)
 
     def sorted(self, sets: Words, *keys: str) -> Rows:
-        """Return all rows, sorted by set and then by these columns."""
+        """Return all rows, sorted by set and then by these columns; equal rows stay in the order they were added."""
         if not self.rows:
             return Rows.none(self.layout)
-        places, rows = np.concatenate(self.places), np.concatenate(self.rows)
+        places, rows = np.concatenate(self.places), stacked(self.rows)
         order = order_of(*(rows[key] for key in reversed(keys)), places)
-        return Rows(sets[places[order]], rows[order])
+        return Rows(sets[places[order]], taken(rows, order))
 
 
 class _Folding:
@@ -94,10 +91,10 @@ class _Folding:
         """Return everything that was folded."""
         sets = self._happened.sets
         return Partials(
-            counts=self._counts.sorted(sets, "step", "bucket"),
-            numbers=self._numbers.sorted(sets, "step", "bucket"),
-            values=self._values.sorted(sets, "step", "bucket", "high", "low"),
-            entries=self._entries.sorted(sets, "at", "step", "kind", "number", "high", "low"),
+            counts=self._counts.sorted(sets, "step"),
+            numbers=self._numbers.sorted(sets, "step"),
+            values=self._values.sorted(sets, "step"),
+            entries=self._entries.sorted(sets, "at", "step", "kind"),
             events={key: sorted(events) for key, events in self._events.items()},
             texts=self._texts,
         )

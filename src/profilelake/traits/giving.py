@@ -29,7 +29,10 @@ class Given(NamedTuple):
 
 
 class GivenValues(NamedTuple):
-    """Values of events: which event each comes from (ascending), and which of the distinct values it is."""
+    """Values of events: which event each comes from (ascending), and which of the distinct values it is.
+
+    These are sorted by digest.
+    """
 
     events: Longs
     values: Ints
@@ -60,12 +63,10 @@ def numbers_given(column: Column, chosen: Longs) -> Given:
 def values_given(column: Column, chosen: Longs, what: Gives) -> GivenValues:
     """Return the values that the chosen events give."""
     events, which, values = _spread(column.all, chosen, lambda said: _values_of(said, what))
-    places: dict[bytes, int] = {}
-    same = np.array([places.setdefault(value.digest, len(places)) for value in values], dtype=np.int32)
-    distinct = {value.digest: value for value in values}
-    return GivenValues(
-        events, same[which] if len(values) else which.astype(np.int32), list(distinct.values())
-    )
+    distinct = sorted(set(values))
+    numbers = {value.digest: number for number, value in enumerate(distinct)}
+    same = np.array([numbers[value.digest] for value in values], dtype=np.int32)
+    return GivenValues(events, same[which], distinct)
 
 
 def digest_words(values: Sequence[Value]) -> Words:

@@ -9,11 +9,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from profilelake.kernels.json_paths import Ints, Longs
-from profilelake.kernels.siphash import Words, from_arrow
+from profilelake.kernels.siphash import from_arrow
 from profilelake.semantics.conditions.tree import Path
 from profilelake.traits.found import Bools, Coded, Column, Texts
 from profilelake.traits.matching import Matching
-from profilelake.traits.merging import order_of, set_order, starts_of
+from profilelake.traits.merging import order_of, ranked
 
 COLUMNS: Final = (
     "set_id", "type", "event", "name", "timestamp", "source_id", "position", "properties", "context",
@@ -32,6 +32,7 @@ class Happened:
 
     def __init__(self, table: pa.Table, names: Sequence[str], at: int | None) -> None:
         self._table = table
+        self._columns: dict[str, pa.Array] = {}
         named = self._named(names)
         times = self._column("timestamp").cast(pa.int64()).to_numpy()
         set_id = self._column("set_id")
@@ -39,19 +40,13 @@ class Happened:
         if at is not None:
             kept &= times <= at
         rows = np.flatnonzero(kept)
-        words = from_arrow(set_id)[rows]
-        high, low = set_order(words)
-        order = order_of(times[rows], low, high)
+        self.sets, places = ranked(from_arrow(set_id)[rows])
+        order = order_of(times[rows], places)
         self._rows: Longs = rows[order]
         self._names: Ints = named[self._rows]
         self._masks: dict[Hashable, Bools] = {}
         self.times: Longs = times[self._rows]
-        words = words[order]
-        starts = starts_of(words[:, 0], words[:, 1])
-        self.sets: Words = words[starts]
-        self.places: Ints = np.repeat(
-            np.arange(len(starts), dtype=np.int32), np.diff(np.append(starts, len(words)))
-        )
+        self.places: Ints = places[order]
 
     def of(self, name: int) -> Longs:
         """Return the events of a name, by its place among the names."""
@@ -109,8 +104,12 @@ class Happened:
         return self._column(column).take(pa.array(self._rows[events]))
 
     def _column(self, name: str) -> pa.Array:
-        column = self._table.column(name)
-        return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+        known = self._columns.get(name)
+        if known is None:
+            column = self._table.column(name)
+            known = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+            self._columns[name] = known
+        return known
 
     def _named(self, names: Sequence[str]) -> Ints:
         """Return the place in `names` of the name of each row, -1 for none of these."""

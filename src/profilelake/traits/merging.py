@@ -5,17 +5,19 @@ it does not matter in which parts events come, nor in which order.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from profilelake.kernels.siphash import Words
 from profilelake.state.computed import ENTRIES, VALUES
-from profilelake.traits.partials import CutEvent, Partials, Rows
+from profilelake.traits.partials import CutEvent, Partials, Records, Rows
 
-Key = npt.NDArray[np.generic]
+Key = npt.NDArray[Any]
+Word = npt.NDArray[np.uint64]
 Longs = npt.NDArray[np.int64]
+Ints = npt.NDArray[np.int32]
 
 EARLIEST: Final = -(2**63)
 """The time of the last event in rows of a step that asks for the first alone."""
@@ -32,7 +34,7 @@ _HOW: Final[Mapping[str, np.ufunc]] = {
     "first": np.minimum,
     "last": np.maximum,
 }
-_SAME: Final = ("step", "bucket", "high", "low")
+_WORD_BITS: Final = 64
 
 
 def merge(a: Partials, b: Partials) -> Partials:
@@ -56,27 +58,41 @@ def joined(parts: Sequence[Rows]) -> Rows:
     filled = [part for part in parts if len(part.rows)]
     if len(filled) < 2:
         return filled[0] if filled else parts[0]
-    sets = np.concatenate([part.sets for part in filled])
-    rows = np.concatenate([part.rows for part in filled])
-    high, low = set_order(sets)
+    sets, places = ranked(np.concatenate([part.sets for part in filled]))
+    rows = stacked([part.rows for part in filled])
     if layout == ENTRIES:
-        order = order_of(
-            rows["low"], rows["high"], rows["number"], rows["kind"], rows["step"], rows["at"], low, high
-        )
-        return Rows(sets[order], rows[order])
-    same = [name for name in _SAME if name in (layout.names or ())]
-    order = order_of(*(rows[name] for name in reversed(same)), low, high)
-    sets, rows = sets[order], rows[order]
-    starts = starts_of(sets[:, 0], sets[:, 1], *(rows[name] for name in same))
-    sets, rows = sets[starts], reduced(rows, starts)
+        order = order_of(rows["kind"], rows["step"], rows["at"], places)
+        return Rows(sets[places[order]], taken(rows, order))
+    keys: list[Key] = [rows["bucket"], rows["step"], places]
+    if layout == VALUES:
+        keys.insert(0, _ranked(rows["high"], rows["low"])[1])
+    order = order_of(*keys)
+    starts = starts_of(*(key[order] for key in keys))
+    places, rows = places[order], taken(rows, order)
+    sets, rows = sets[places[starts]], reduced(rows, starts)
     return ends_only(sets, rows) if layout == VALUES else Rows(sets, rows)
 
 
-def reduced(rows: npt.NDArray[np.void], starts: Longs) -> npt.NDArray[np.void]:
+def stacked(parts: Sequence[Records]) -> Records:
+    """Return rows of one layout one after the other."""
+    return np.concatenate([_as_words(part) for part in parts]).reshape(-1).view(parts[0].dtype)
+
+
+def taken(rows: Records, order: Longs) -> Records:
+    """Return rows in an order; much faster than an index, which copies field by field."""
+    return _as_words(rows).take(order, axis=0).reshape(-1).view(rows.dtype)
+
+
+def _as_words(rows: Records) -> Words:
+    # All layouts are whole words long.
+    return np.ascontiguousarray(rows).view(np.uint64).reshape(len(rows), rows.itemsize // 8)
+
+
+def reduced(rows: Records, starts: Longs) -> Records:
     """Return one row for each run of rows that begins at `starts`."""
     if len(starts) == len(rows):
         return rows
-    out = rows[starts]
+    out = taken(rows, starts)
     for name in rows.dtype.names or ():
         how = _HOW.get(name)
         if how is not None:
@@ -84,7 +100,7 @@ def reduced(rows: npt.NDArray[np.void], starts: Longs) -> npt.NDArray[np.void]:
     return out
 
 
-def ends_only(sets: Words, rows: npt.NDArray[np.void]) -> Rows:
+def ends_only(sets: Words, rows: Records) -> Rows:
     """Return rows of values without those that are neither the first nor the last of a step that asks for that alone."""
     only = (rows["last"] == EARLIEST) | (rows["first"] == LATEST)
     if not only.any():
@@ -97,14 +113,71 @@ def ends_only(sets: Words, rows: npt.NDArray[np.void]) -> Rows:
     return Rows(sets[kept], rows[kept])
 
 
-def set_order(sets: Words) -> tuple[Words, Words]:
-    """Return two columns of numbers by which sets sort as their bytes do."""
-    return sets[:, 0].byteswap(), sets[:, 1].byteswap()
+def ranked(sets: Words) -> tuple[Words, Ints]:
+    """Return the distinct sets, sorted as bytes, and the place of each row's set among them."""
+    order, ranks = _ranked(sets[:, 0].byteswap(), sets[:, 1].byteswap())
+    return sets[order], ranks
+
+
+def _ranked(high: Word, low: Word) -> tuple[Longs, Ints]:
+    """Return a row of each distinct pair, in order, and the place of each row's pair among them."""
+    # Half a hash nearly always tells two apart, and of this half the bits that leave room for the place.
+    place_bits = max(len(high) - 1, 0).bit_length()
+    mask = np.uint64((1 << place_bits) - 1)
+    order = (np.sort(high & ~mask | np.arange(len(high), dtype=np.uint64)) & mask).astype(np.int64)
+    halves, others = high[order], low[order]
+    differs = halves[1:] != halves[:-1]
+    if (halves[1:] < halves[:-1]).any() or (others[1:] != others[:-1])[~differs].any():
+        order = np.lexsort((low, high))
+        halves, others = high[order], low[order]
+        differs = (halves[1:] != halves[:-1]) | (others[1:] != others[:-1])
+    ranks = np.zeros(len(high), dtype=np.int32)
+    ranks[order[1:]] = np.cumsum(differs)
+    return order[np.flatnonzero(np.append(np.ones(min(1, len(high)), dtype=np.bool_), differs))], ranks
 
 
 def order_of(*keys: Key) -> Longs:
-    """Return the order that sorts rows by these keys, the last of them first; equal rows stay as they are."""
-    return np.lexsort(keys)
+    """Return the order that sorts rows by these keys, the last of them first; equal rows stay as they are.
+
+    As many whole keys as fit are packed into one number, together with the place of the row: sorting numbers is
+    much faster than finding the order of rows, and the place keeps equal rows as they are.
+    """
+    count = len(keys[0])
+    place_bits = max(count - 1, 0).bit_length()
+    order: Longs = np.arange(count)
+    packed, used = np.zeros(count, dtype=np.uint64), place_bits
+    for key in keys if count > 1 else ():
+        bits = _bits(key)
+        if bits + place_bits > _WORD_BITS:
+            if used > place_bits:
+                order = _by(packed, order, place_bits)
+            order = order[np.argsort(key[order], kind="stable")]
+            packed, used = np.zeros(count, dtype=np.uint64), place_bits
+            continue
+        if used + bits > _WORD_BITS:
+            order = _by(packed, order, place_bits)
+            packed, used = np.zeros(count, dtype=np.uint64), place_bits
+        if bits:
+            packed |= (key.astype(np.int64) - key.min() if key.dtype.kind == "i" else key - key.min()).astype(
+                np.uint64
+            ) << np.uint64(used)
+            used += bits
+    return _by(packed, order, place_bits) if used > place_bits else order
+
+
+def _bits(key: Key) -> int:
+    """Return how many bits the differences of a key need; more than a word for what is no whole number."""
+    if key.dtype.kind not in "iu":
+        return _WORD_BITS + 1
+    return (int(key.max()) - int(key.min())).bit_length()
+
+
+def _by(packed: Word, order: Longs, place_bits: int) -> Longs:
+    """Return an order sorted further by packed keys, whose lowest bits are free for the places in it."""
+    mask = np.uint64((1 << place_bits) - 1)
+    places = np.arange(len(order), dtype=np.uint64)
+    ordered: Longs = order[(np.sort(packed[order] | places) & mask).astype(np.int64)]
+    return ordered
 
 
 def starts_of(*keys: Key) -> Longs:

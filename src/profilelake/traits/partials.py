@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +12,10 @@ from profilelake.state.computed import COUNTS, ENTRIES, NUMBERS, VALUES
 from profilelake.traits.steps import Family, Step
 
 LAYOUTS: Final = {Family.COUNT: COUNTS, Family.NUMBER: NUMBERS, Family.VALUE: VALUES}
+
+
+Records: TypeAlias = npt.NDArray[np.void]
+"""Rows of one layout."""
 
 
 class Numbered(NamedTuple):
@@ -26,7 +30,7 @@ class Rows:
     """Rows of one layout with the set each hangs on, sorted by set, step, bucket (and value); no two alike in these."""
 
     sets: Words
-    rows: npt.NDArray[np.void]
+    rows: Records
 
     @classmethod
     def none(cls, layout: np.dtype[np.void]) -> "Rows":
