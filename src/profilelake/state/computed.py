@@ -54,12 +54,15 @@ class StepRecord(msgspec.Struct, array_like=True, gc=False):
     """One step that some definition needs: its number in the partials, and how far it is complete.
 
     `live_after` is the micro-batch behind which events are folded as they come. `complete` says that older ones
-    are in too.
+    are in too. While they are not, `attempt` is the number under which a backfill puts them (0: none was begun);
+    once all of them are there, `reached` is the micro-batch through which, and what was folded behind it follows.
     """
 
     number: int
     live_after: int
     complete: bool
+    attempt: int = 0
+    reached: int = 0
 
 
 class ValueRecord(msgspec.Struct, array_like=True, gc=False):
@@ -122,6 +125,12 @@ class DefinitionRecord(msgspec.Struct, array_like=True, gc=False):
     """Profiles with a value, counted when it changes."""
     kind: str = "audience"
     """As in `semantics.definitions`, so that readers of values need not read the facts."""
+    sweeping: bool = False
+    """Whether there are profiles behind `swept` whose values are still to be announced, or withdrawn."""
+    cause: str = "definition"
+    """What the sweep is announced with, as in `ChangeRecord`."""
+    caused_by: bytes = b""
+    """Position of the fact that asked for the sweep."""
 
 
 def put_computed(

@@ -30,6 +30,10 @@ class Dirty(StrEnum):
     """what this set allows, with a category or an answer that was not there before"""
     CONSENT_AGAIN = "d"
     """what this set allows, said again"""
+    VALUE = "v"
+    """value of a computed trait: founding set and number of the definition"""
+    MEMBER = "m"
+    """membership in an audience: founding set and number of the definition"""
 
 
 _RECORDS: Final = (Db.SET, Db.IDENT, Db.PROFILE, Db.TRAITS)
