@@ -20,6 +20,7 @@ from profilelake.commands.common import (
     server_of,
     state_of,
 )
+from profilelake.commands.destination import destination_commands
 from profilelake.commands.doctor import doctor
 from profilelake.commands.failed import failed_commands
 from profilelake.commands.history import export_table, profile_history, profile_then
@@ -52,6 +53,7 @@ app.add_typer(profile_commands, name="profile")
 app.add_typer(lake_commands, name="lake")
 app.add_typer(source_commands, name="source")
 app.add_typer(token_commands, name="token")
+app.add_typer(destination_commands, name="destination")
 app.add_typer(privacy_commands, name="privacy")
 app.add_typer(process_commands, name="process")
 app.command()(tail)
@@ -293,6 +295,15 @@ def process_query(
 
     settings = Settings.load(directory, os.environ, sql={"jail": sql_jail})
     return query_process.query_process(settings, parent=parent, ready=ready)
+
+
+@process_commands.command("activate")
+def process_activate(directory: Directory, parent: Parent, ready: Ready) -> int:
+    """Run the process that tells destinations; the supervisor starts it."""
+    from profilelake.app import activate_process
+
+    settings = Settings.load(directory, os.environ)
+    return activate_process.activate_process(settings, parent=parent, ready=ready)
 
 
 @process_commands.command("apply")

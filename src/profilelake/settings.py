@@ -71,6 +71,8 @@ class PipelineSettings:
     """How far the bases of current tables may lag behind their change logs."""
     log_retention_hours: float = 24.0
     """How long the event log is kept after its events are in the lake."""
+    feed_retention_hours: float = 168.0
+    """How long changes of computed traits and audiences can be read from the feed."""
     consent_policy: str = DEFAULT_POLICY
     """What the parts of one profile amount to that say different things of consent: `most_restrictive`,
     `latest` or `conflict`."""
@@ -132,6 +134,23 @@ class LakeSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class ActivateSettings:
+    """How changes are delivered to destinations."""
+
+    allow_private: str = ""
+    """Networks, separated by commas, that destinations may be in although they are not public, such as
+    `10.1.0.0/16`; there, and nowhere else, HTTP without TLS is taken too."""
+    connect_seconds: float = 10.0
+    """How long connecting to a receiver may take."""
+    answer_seconds: float = 30.0
+    """How long a receiver may take for one batch, from the first byte sent to the last one read."""
+
+    def networks(self) -> tuple[str, ...]:
+        """Return `allow_private` one by one."""
+        return tuple(part.strip() for part in self.allow_private.split(",") if part.strip())
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """All settings of one data directory."""
 
@@ -143,6 +162,7 @@ class Settings:
     log: LogSettings = field(default_factory=LogSettings)
     sql: SqlSettings = field(default_factory=SqlSettings)
     lake: LakeSettings = field(default_factory=LakeSettings)
+    activate: ActivateSettings = field(default_factory=ActivateSettings)
 
     @classmethod
     def load(cls, directory: Path, environment: Mapping[str, str], **overrides: dict[str, Any]) -> Self:
@@ -161,6 +181,7 @@ class Settings:
             "log": LogSettings(),
             "sql": SqlSettings(),
             "lake": LakeSettings(),
+            "activate": ActivateSettings(),
         }
         for name in sorted(document.keys() - sections.keys()):
             raise Invalid(
@@ -181,6 +202,8 @@ class Settings:
             sections[name] = _with_values(section, name, values)
         for proxy in sections["http"].proxies():
             _check_network(proxy)
+        for network in sections["activate"].networks():
+            _check_network(network, "activate.allow_private")
         _check_public_url(sections["http"].public_url)
         _check_unknown_key(sections["http"].unknown_key)
         _check_jail(sections["sql"].jail)
@@ -211,6 +234,9 @@ _RANGES: Final[dict[str, tuple[float, float]]] = {
     "keep_hours": (0.001, 24 * 28),
     "maintenance_share": (0.01, 1),
     "snapshot_hours": (1, 24 * 365),
+    "feed_retention_hours": (1, 24 * 365),
+    "connect_seconds": (0.1, 300),
+    "answer_seconds": (0.1, 600),
     "orphan_minutes": (10, 60 * 24 * 30),
 }
 """Least and greatest value of each number."""
@@ -237,12 +263,12 @@ def _region(name: object) -> str:
     return name
 
 
-def _check_network(text: str) -> None:
+def _check_network(text: str, name: str = "http.trusted_proxies") -> None:
     try:
         ip_network(text, strict=False)
     except ValueError as error:
         raise Invalid(
-            f"setting http.trusted_proxies: {text!r} is no network; write them as 10.0.0.0/8, 192.0.2.7"
+            f"setting {name}: {text!r} is no network; write them as 10.0.0.0/8, 192.0.2.7"
         ) from error
 
 
@@ -397,6 +423,21 @@ class Layout:
     def replays(self) -> Path:
         """Which failed events were sent again."""
         return self.directory / "replays.sqlite"
+
+    @property
+    def activations(self) -> Path:
+        """How far destinations are told, and what waits for them."""
+        return self.directory / "activations.sqlite"
+
+    @property
+    def destination_secrets(self) -> Path:
+        """Secrets of destinations, one file each."""
+        return self.secrets / "destinations"
+
+    @property
+    def destinations(self) -> Path:
+        """Who is told of changes."""
+        return self.definitions / "destinations.yaml"
 
     def tail(self, workspace: str) -> Path:
         """Who watches the events of a workspace, and what becomes of these."""

@@ -22,6 +22,8 @@ PLACES = {
     "profile": "use_000000000000000000000000000",
     "writeKey": "no-such-key",
     "file": "no-such-file.js",
+    "destination": "no-such-destination",
+    "secret": "no-such-secret",
 }
 OPERATIONS = [
     (method, path, operation)

@@ -100,7 +100,7 @@ def http_process(settings: Settings, *, parent: int, ready: int, host: str, port
             collectors=[LogSize(layout.log, settings.log.bytes_max)],
         ).application(
             management_routes(
-                layout, guard, state, suppressed, rules, writer.place, profiles.rate.wait_of_token
+                layout, guard, state, suppressed, rules, writer.place, profiles.rate.wait_of_token, stop.is_set
             )
         )
 
@@ -156,13 +156,17 @@ def management_routes(
     rules: Callable[[str], IdentityRules],
     place: "Place",
     wait: Callable[[str, int], int],
+    stopping: Callable[[], bool],
 ) -> "list[Route]":
     """Return the routes of each area of management.
 
-    `place` makes an entry of the event log durable; `wait` counts requests of tokens with a rate.
+    `place` makes an entry of the event log durable; `wait` counts requests of tokens with a rate;
+    `stopping` tells that the process is to end.
     """
     from profilelake.manage.changes import Changes
     from profilelake.manage.decisions import decision_routes
+    from profilelake.manage.destinations import destination_routes
+    from profilelake.manage.feed import FeedDoor
     from profilelake.manage.identity import Explaining, identity_routes, sets_in_lake
     from profilelake.manage.openapi import openapi_route
     from profilelake.manage.schema import schema_routes
@@ -198,5 +202,7 @@ def management_routes(
         ),
         *schema_routes(guard, layout.directory, wall),
         *SqlDoor(guard.keys, WORKSPACE, wall, Forward(layout.query_socket), wait).routes(),
+        *FeedDoor(guard.keys, WORKSPACE, wall, state, wait, stopping).routes(),
+        *destination_routes(guard, changes, layout.activations, layout.destination_secrets, state),
         openapi_route(),
     ]

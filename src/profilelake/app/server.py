@@ -108,7 +108,7 @@ def _supervise(settings: Settings, layout: Layout, holder: socket.socket) -> int
         )
         for number in range(settings.http.processes)
     ]
-    children += [_reader(settings), *_workers(settings)]
+    children += [_reader(settings), _teller(settings), *_workers(settings)]
     shown = f"[{host}]" if ":" in host else host
     url = f"http://{shown}:{port}"
 
@@ -204,6 +204,11 @@ def _reader(settings: Settings) -> Child:
     """Return the process that reads the lake for the HTTP processes; it drains as they do."""
     arguments = ["process", "query", *_arguments(settings), "--sql-jail", settings.sql.jail]
     return Child(name="query", arguments=arguments)
+
+
+def _teller(settings: Settings) -> Child:
+    """Return the process that tells destinations of changes; whatever it is cut off from is sent again."""
+    return Child(name="activate", arguments=["process", "activate", *_arguments(settings)])
 
 
 def apply_only(settings: Settings, *, parent: int) -> int:

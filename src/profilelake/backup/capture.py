@@ -39,7 +39,7 @@ ATTEMPTS_MAX: Final = 20
 MOMENT_TRIES_MAX: Final = 500
 MOMENT_WAIT_SECONDS: Final = 0.01
 
-_JOURNALS: Final = ("imports.sqlite", "replays.sqlite")
+_JOURNALS: Final = ("imports.sqlite", "replays.sqlite", "activations.sqlite")
 _BUSY_SECONDS: Final = 30.0
 
 

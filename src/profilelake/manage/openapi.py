@@ -15,6 +15,7 @@ import profilelake
 from profilelake.manage import (
     _openapi_deciding,
     _openapi_explaining,
+    _openapi_feed,
     _openapi_history,
     _openapi_management,
     _openapi_profiles,
@@ -35,6 +36,7 @@ _AREAS: Final = (
     _openapi_schema,
     _openapi_history,
     _openapi_sql,
+    _openapi_feed,
 )
 
 
@@ -67,6 +69,7 @@ def document() -> Json:
             {"name": "browser", "description": "What browsers load before they send."},
             {"name": "profiles", "description": "People and accounts out."},
             {"name": "sql", "description": "Questions to the tables."},
+            {"name": "activation", "description": "Changes of traits and audiences, told to others."},
             {"name": "management", "description": "Sources, tokens, and how it goes."},
             {"name": "health", "description": "For load balancers, monitoring and tools."},
         ],

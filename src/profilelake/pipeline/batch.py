@@ -11,6 +11,7 @@ from typing import Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from profilelake.activate.retention import note_touched
 from profilelake.errors import Corrupt, Internal, Invalid, Unavailable
 from profilelake.eventlog import Damage, Kind, LogEnd, Record, Slice
 from profilelake.identity import facts
@@ -305,6 +306,7 @@ class Batcher:
         work.flush()
         self._timer.lap("flush")
         resolver.note(work)
+        note_touched(work, _pipeline_time(applied, records))
         reach("state.profiles")
         failed = pa.concat_tables([landed.failed, damage_rows(damage, applied.watermark, self._region)])
         waiting: tuple[tuple[TableDef, pa.Table], ...] = (
@@ -412,6 +414,7 @@ def _put_decided(work: Working, rows: IdentityRows, spells: pa.Table, at: int) -
     """Write what a decision or a replay changed, and what is to be published of it."""
     announced = announce(work, rows, EVENTS.schema().empty_table(), at)
     work.flush()
+    note_touched(work, at)
     waiting = (
         (IDENTITY_UPDATES, rows.identity_updates()),
         (ID_GRAPH_UPDATES, announced.ids),

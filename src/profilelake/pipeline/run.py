@@ -15,6 +15,7 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry
 
+from profilelake.activate.retention import trim
 from profilelake.errors import Unavailable
 from profilelake.eventlog import LogEnd
 from profilelake.eventlog.embedded import Limits, LogReader, prune
@@ -306,6 +307,9 @@ class Publishing:
             now=self.clock(),
             limits=self.log_limits,
         )
+        kept = int(self.settings.feed_retention_hours * 3_600_000_000)
+        for setup in self.workspaces:
+            trim(self.state, setup.name, self.clock() - kept)
 
     def _flush_mark(self) -> int:
         try:

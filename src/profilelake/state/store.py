@@ -105,6 +105,8 @@ class Db(StrEnum):
     """time and profile -> nothing: when an answer may change with no new event"""
     CHANGE = "change"
     """sequence and number -> ChangeRecord: the feed"""
+    TOUCHED = "touched"
+    """sequence and founding set -> nothing: profiles with values whose identifiers or consent have changed"""
     META = "meta"
     """name -> progress, manifests"""
 
@@ -170,6 +172,11 @@ class Tx:
             found = cursor.set_range(start) if start else cursor.first()
             if found:
                 yield from cast("Iterator[bytes]", cursor.iternext(values=False))
+
+    def last_key(self, workspace: str, db: Db) -> bytes | None:
+        """Return the greatest key, None where there is none."""
+        with self._txn.cursor(self._db(workspace, db)) as cursor:
+            return bytes(cursor.key()) if cursor.last() else None
 
     def count(self, workspace: str, db: Db) -> int:
         """Return how many entries a database holds."""

@@ -59,6 +59,8 @@ class Working:
         self._changed: dict[Db, set[bytes]] = {db: set() for db in _RECORDS}
         self._written: dict[Db, set[bytes]] = {db: set() for db in _RECORDS}
         self._dirty: dict[Dirty, set[bytes]] = {kind: set() for kind in Dirty}
+        self.consented: set[bytes] = set()
+        """Sets that allow something else than before."""
 
     def _missing(self, db: Db, keys: Iterable[bytes]) -> list[bytes]:
         known = self._looked_up[db]
@@ -111,6 +113,8 @@ class Working:
     def publish_consent(self, key: bytes, *, changed: bool) -> None:
         """Show what this set allows; `changed` tells new answers from the old ones said again."""
         self._dirty[Dirty.CONSENT if changed else Dirty.CONSENT_AGAIN].add(key)
+        if changed:
+            self.consented.add(key)
 
     def written(self, db: Db) -> set[bytes]:
         """Return the keys of all records that were written, or removed, so far."""

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final, Self
 
 from profilelake.errors import Conflict, Corrupt, Invalid, NotFound, Unavailable
-from profilelake.workspaces import Source, Token, TokenKind, WriteKey, once, suppressions
+from profilelake.workspaces import Source, Token, TokenKind, WriteKey, destinations, once, suppressions
 from profilelake.workspaces.identifier_key import create_identifier_key, key_fingerprint
 from profilelake.workspaces.scopes import SCOPE_CHARACTERS_MAX, Scope
 
@@ -77,7 +77,7 @@ CREATE TABLE facts (
 _QUOTAS: Final = """
 ALTER TABLE sources ADD COLUMN events_per_second INTEGER NOT NULL DEFAULT 0;
 """
-_MIGRATIONS: Final = (_FIRST_TABLES, _QUOTAS + once.TABLES + suppressions.TABLES)
+_MIGRATIONS: Final = (_FIRST_TABLES, _QUOTAS + once.TABLES + suppressions.TABLES, destinations.TABLES)
 """The statements that bring each format to the next; the format of a file is how many it has seen.
 What is here has run on the files of users: add to the end, change nothing."""
 
@@ -382,6 +382,15 @@ class Control:
     def suppressions(self) -> suppressions.Suppressions:
         """Return the list of suppressed identifiers; it lives as long as this database is open."""
         return suppressions.Suppressions(self._connection, self._transaction)
+
+    def data_version(self) -> int:
+        """Return a number that differs once another connection has changed something."""
+        version: int = self._connection.execute("PRAGMA data_version").fetchone()[0]
+        return version
+
+    def destinations(self, workspace: str) -> destinations.Destinations:
+        """Return the destinations of a workspace; they live as long as this database is open."""
+        return destinations.Destinations(self._connection, self._transaction, workspace)
 
     def once(self, key: str, request: bytes, action: Callable[[], str], *, now: int) -> tuple[str, bool]:
         """Run `action` unless this request was carried out under `key` before; see `once.once`.

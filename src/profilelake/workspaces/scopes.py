@@ -35,6 +35,7 @@ RATE_MAX: Final = 100_000
 SqlAccess: TypeAlias = Literal["no", "masked", "whole"]
 
 _SQL: Final[dict[str, SqlAccess]] = {"sql": "masked", "sql:personal": "whole"}
+_FEED: Final = "feed"
 _KINDS: Final = ("collection", "resource", "trait")
 
 
@@ -43,7 +44,8 @@ class Scope:
     """What a token may read. None stands for all there are.
 
     `sql` says whether it may ask in SQL, and with personal columns as null (`masked`) or as they are.
-    SQL reaches all tables, whatever the other words say. `rate` is how many requests per second the
+    SQL reaches all tables, whatever the other words say. `feed` says whether it may read the feed of changes of
+    computed traits and audiences. `rate` is how many requests per second the
     whole server takes from this token, None for what its space may send.
     """
 
@@ -52,12 +54,13 @@ class Scope:
     traits: frozenset[str] | None = None
     sql: SqlAccess = "whole"
     rate: int | None = None
+    feed: bool = True
 
     @classmethod
     def parse(cls, text: str) -> Self:
         """Return what a scope says; an empty one is everything a read token may.
 
-        One of SQL words alone opens nothing else, and one without them no SQL. One that names traits and
+        One of SQL words and `feed` alone opens nothing else, and one without them neither. One that names traits and
         no resource opens `traits` alone, because the other resources show more. `rate` narrows nothing.
 
         Raises:
@@ -72,10 +75,13 @@ class Scope:
         named: dict[str, set[str]] = {kind: set() for kind in _KINDS}
         sql: SqlAccess = "no"
         rate: int | None = None
+        feed = False
         for word in words:
             kind, colon, value = word.partition(":")
             if word in _SQL:
                 sql = "whole" if sql == "whole" else _SQL[word]
+            elif word == _FEED:
+                feed = True
             elif kind in named and value:
                 named[kind].add(_name(kind, value))
             elif kind == "rate" and colon and rate is None:
@@ -83,16 +89,16 @@ class Scope:
             else:
                 raise Invalid(
                     f"reading a scope: {word[:80]!r} means nothing here; its words are collection:NAME,"
-                    " resource:NAME, trait:NAME, sql, sql:personal and at most one rate:NUMBER"
+                    " resource:NAME, trait:NAME, sql, sql:personal, feed and at most one rate:NUMBER"
                 )
         if not any(named.values()):
-            if sql == "no":
+            if sql == "no" and not feed:
                 return cls(rate=rate)
-            return cls(_NONE, _NONE, _NONE, sql, rate)
+            return cls(_NONE, _NONE, _NONE, sql, rate, feed)
         if named["trait"] and not named["resource"]:
             named["resource"].add("traits")
         collections, resources, traits = (frozenset(named[kind]) or None for kind in _KINDS)
-        return cls(collections, resources, traits, sql, rate)
+        return cls(collections, resources, traits, sql, rate, feed)
 
 
 _NONE: Final[frozenset[str]] = frozenset()

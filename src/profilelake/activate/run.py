@@ -1,0 +1,185 @@
+"""Telling all destinations: one worker each, begun and ended as destinations come, change and go."""
+
+import asyncio
+import logging
+import random
+import sqlite3
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from profilelake.activate import secret_files
+from profilelake.activate.addresses import Allowed, Resolve
+from profilelake.activate.journal import Journal
+from profilelake.activate.metrics import ActivateMetrics
+from profilelake.activate.sending import Receiver
+from profilelake.activate.worker import Worker
+from profilelake.errors import ProfilelakeError
+from profilelake.ops.clock import Clock
+from profilelake.settings import ActivateSettings
+from profilelake.state.store import Db, State
+from profilelake.workspaces.control import Control
+from profilelake.workspaces.destinations import Held
+
+LOOK_SECONDS: Final = 0.05
+"""How often it is seen whether the feed has grown."""
+LOOK_AT_DESTINATIONS_SECONDS: Final = 1.0
+STOP_SECONDS: Final = 10.0
+"""How long requests under way may take once the process is to stop; what is cut off is sent again."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Running:
+    held: Held
+    worker: Worker
+    task: "asyncio.Task[None]"
+
+
+@dataclass(slots=True)
+class Activating:
+    """The workers of one workspace. With no destinations it only looks for some, once a second."""
+
+    workspace: str
+    state: Callable[[], State]
+    control: Path
+    journal: Path
+    secrets: Path
+    environment: Mapping[str, str]
+    settings: ActivateSettings
+    clock: Clock
+    rng: random.Random
+    metrics: ActivateMetrics
+    resolve: Resolve
+    random_bytes: Callable[[int], bytes]
+    _running: dict[str, _Running] = field(default_factory=dict)
+    _news: list[asyncio.Event] = field(default_factory=list)
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Tell destinations until `stop` is set, then let requests under way end."""
+        control = Control.open(self.control, self.random_bytes)
+        try:
+            watching = asyncio.create_task(self._watch(stop))
+            version = -1
+            while not stop.is_set():
+                version = await self._follow(control, version)
+                await _wait(stop, LOOK_AT_DESTINATIONS_SECONDS)
+            await watching
+        finally:
+            await self._end(list(self._running))
+            control.close()
+
+    async def _follow(self, control: Control, version: int) -> int:
+        """Begin and end workers as the control database says; return its version."""
+        try:
+            found = control.data_version()
+            if found != version:
+                destinations = {
+                    held.destination.name: held for held in control.destinations(self.workspace).all()
+                }
+                await self._change(destinations)
+            return found
+        except (sqlite3.Error, ProfilelakeError) as error:
+            _log.error("looking for destinations failed, trying again: %s", error)
+            return -1
+
+    async def _change(self, destinations: Mapping[str, Held]) -> None:
+        active = {name: held for name, held in destinations.items() if held.active}
+        await self._end([name for name, one in self._running.items() if active.get(name) != one.held])
+        if self.journal.exists():
+            await asyncio.to_thread(self._forget, set(destinations))
+        for name, held in active.items():
+            if name not in self._running:
+                self._running[name] = self._begun(held)
+
+    def _forget(self, names: set[str]) -> None:
+        with Journal.open(self.journal) as journal:
+            for name in journal.names() - names:
+                journal.forget(name)
+
+    def _begun(self, held: Held) -> _Running:
+        stopping, news = asyncio.Event(), asyncio.Event()
+        worker = Worker(
+            workspace=self.workspace,
+            held=held,
+            state=self.state,
+            journal=Journal.open(self.journal),
+            receiver=Receiver(
+                held.destination,
+                lambda name: secret_files.read(self.secrets, name, self.environment),
+                allowed=Allowed(self.settings.networks()),
+                resolve=self.resolve,
+                clock=self.clock,
+                connect_seconds=self.settings.connect_seconds,
+                answer_seconds=self.settings.answer_seconds,
+            ),
+            news=news,
+            stopping=stopping,
+            clock=self.clock,
+            rng=self.rng,
+            metrics=self.metrics,
+            pause=self._pause,
+            sleep=partial(_wait, stopping),
+        )
+        self._news.append(news)
+        return _Running(held, worker, asyncio.create_task(worker.run()))
+
+    async def _end(self, names: list[str]) -> None:
+        """End workers: each finishes the request it is at, or is cut off when it takes too long."""
+        ending = [self._running.pop(name) for name in names]
+        for one in ending:
+            one.worker.stopping.set()
+            one.worker.news.set()
+        if ending:
+            _, late = await asyncio.wait([one.task for one in ending], timeout=STOP_SECONDS)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+        for one in ending:
+            self._news.remove(one.worker.news)
+            await one.worker.receiver.close()
+            one.worker.journal.close()
+
+    async def _pause(self, name: str, reason: str) -> None:
+        def act() -> None:
+            with Control.open(self.control, self.random_bytes) as control:
+                control.destinations(self.workspace).pause(name, reason, now=self.clock())
+
+        _log.warning("destination %s is paused: %s", name, reason)
+        await asyncio.to_thread(act)
+
+    async def _watch(self, stop: asyncio.Event) -> None:
+        """Wake the workers when there is something new, in the feed or in the journal."""
+        seen: object = None
+        journal: Journal | None = None
+        while not stop.is_set():
+            if self._running:
+                journal = journal or Journal.open(self.journal)
+                now = self._newest(journal)
+                if now != seen:
+                    seen = now
+                    for news in self._news:
+                        news.set()
+            await _wait(stop, LOOK_SECONDS if self._running else LOOK_AT_DESTINATIONS_SECONDS)
+        if journal is not None:
+            journal.close()
+
+    def _newest(self, journal: Journal) -> object:
+        try:
+            state = self.state()
+            with state.read(self.workspace) as tx:
+                keys = (tx.last_key(self.workspace, Db.CHANGE), tx.last_key(self.workspace, Db.TOUCHED))
+                facts = tx.last_key(self.workspace, Db.DEFINITION_FACT)
+            return id(state), keys, facts, journal.version()
+        except ProfilelakeError:
+            return None  # no state yet, or a busy disk: the next look is soon
+
+
+async def _wait(stop: asyncio.Event, seconds: float) -> None:
+    try:
+        await asyncio.wait_for(stop.wait(), seconds)
+    except TimeoutError:
+        pass

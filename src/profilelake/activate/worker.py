@@ -1,0 +1,207 @@
+"""The worker of one destination: look at the feed, note what is to be sent, send it, note what became of it.
+
+Batches of one lane go one after the other, so what is said of a profile arrives in order; lanes go side by side.
+Nothing new is taken from the feed while something waits, so a receiver that is away costs no memory.
+"""
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from profilelake.activate import telling
+from profilelake.activate.feed import Gone, pipeline_time
+from profilelake.activate.journal import Batch, Journal
+from profilelake.activate.metrics import ActivateMetrics
+from profilelake.activate.sending import Outcome, Receiver, Verdict
+from profilelake.errors import NotFound, Unavailable
+from profilelake.ops.clock import Clock
+from profilelake.ops.failpoints import reach
+from profilelake.state.store import State
+from profilelake.workspaces.destinations import Held
+
+BACK_OFF_FIRST_SECONDS: Final = 1.0
+BACK_OFF_MAX_SECONDS: Final = 300.0
+"""Longest wait between two attempts, unless the receiver asks for a longer one."""
+BACK_OFF_DOUBLINGS_MAX: Final = 16
+FAULT_SECONDS: Final = 5.0
+"""How long a worker rests after a fault of ours, before it goes on."""
+TURN_RECORDS_MAX: Final = 5_000
+"""Changes of one look, and profiles of one part of a sweep."""
+
+_log = logging.getLogger(__name__)
+
+
+class Stopped(Exception):
+    """The worker was told to stop, or its destination has changed."""
+
+
+@dataclass(slots=True)
+class Worker:
+    """Tells one destination. Its parts are its own: a receiver that hangs holds up nobody else.
+
+    `sleep` returns after that many seconds, or earlier once `stopping` is set. `paused` is called where the
+    receiver says that it is gone.
+    """
+
+    workspace: str
+    held: Held
+    state: Callable[[], State]
+    journal: Journal
+    receiver: Receiver
+    news: asyncio.Event
+    stopping: asyncio.Event
+    clock: Clock
+    rng: random.Random
+    metrics: ActivateMetrics
+    pause: Callable[[str, str], Awaitable[None]]
+    sleep: Callable[[float], Awaitable[None]]
+    _failures: int = field(default=0)
+
+    @property
+    def name(self) -> str:
+        """The name of the destination."""
+        return self.held.destination.name
+
+    async def run(self) -> None:
+        """Work until `stopping` is set, whatever goes wrong."""
+        while not self.stopping.is_set():
+            try:
+                await asyncio.to_thread(self._begin)
+                while True:
+                    self._check()
+                    await self._once()
+            except Stopped:
+                return
+            except Gone as error:
+                _log.warning("destination %s begins anew with what differs: %s", self.name, error)
+            except (NotFound, Unavailable) as error:
+                _log.info("destination %s waits: %s", self.name, error)
+                await self.sleep(FAULT_SECONDS)
+            except Exception:  # noqa: BLE001 - whatever it is
+                # A fault of ours about one destination must not end the process of all others.
+                _log.exception("telling destination %s failed", self.name)
+                self.metrics.faults.labels(self.name).inc()
+                await self.sleep(FAULT_SECONDS)
+
+    async def _once(self) -> None:
+        self.news.clear()
+        waiting = await asyncio.to_thread(self.journal.waiting, self.name)
+        if waiting:
+            await self._deliver(waiting)
+        elif not await asyncio.to_thread(self._look):
+            await self.news.wait()
+
+    def _begin(self) -> None:
+        with self.state().read(self.workspace) as tx:
+            telling.begin(tx, self.workspace, self.journal, self.held, self.clock())
+
+    def _look(self) -> bool:
+        """Note what comes next; tell whether anything did."""
+        destination = self.held.destination
+        most = min(TURN_RECORDS_MAX, destination.batch * destination.parallel * 4)
+        with self.state().read(self.workspace) as tx:
+            turn = telling.turn(tx, self.workspace, self.journal, destination, most=most)
+            seen = pipeline_time(tx, self.workspace)
+        if turn is None:
+            return False
+        self.journal.put(self.name, turn, seen=seen)
+        reach("activate.noted")
+        return True
+
+    # ---- sending ---------------------------------------------------------------------------------
+
+    async def _deliver(self, waiting: Sequence[Batch]) -> None:
+        lanes: dict[int, list[Batch]] = {}
+        for batch in waiting:
+            lanes.setdefault(batch.lane, []).append(batch)
+        async with asyncio.TaskGroup() as group:
+            for batches in lanes.values():
+                group.create_task(self._lane(batches))
+
+    async def _lane(self, batches: Sequence[Batch]) -> None:
+        """Send batches one after the other; return early where the worker is to stop."""
+        try:
+            for batch in batches:
+                await self._batch(batch)
+        except Stopped:
+            return  # the loop sees it too; here it must not end the other lanes in the middle of a request
+
+    async def _batch(self, batch: Batch) -> None:
+        """Send a batch until each of its records is delivered or given up."""
+        size = len(batch.records)
+        while batch.records:
+            self._check()
+            chunk = batch.records[:size]
+            with self.metrics.seconds.labels(self.name).time():
+                outcome = await self.receiver.send(chunk)
+            reach("activate.sent")
+            self.metrics.requests.labels(self.name, outcome.verdict.value).inc()
+            match outcome.verdict:
+                case Verdict.DELIVERED:
+                    self._failures = 0
+                    batch = self.journal.delivered(self.name, batch, len(chunk), now=self.clock())
+                    self.metrics.records.labels(self.name, "delivered").inc(len(chunk))
+                    size = len(batch.records)
+                case Verdict.REFUSED if len(chunk) > 1:
+                    size = len(chunk) // 2  # one of them may be what it does not take
+                case Verdict.REFUSED:
+                    batch = self._bury(batch, 1, outcome)
+                    size = len(batch.records)
+                case Verdict.GONE:
+                    self._tried(batch, outcome)
+                    self.stopping.set()
+                    await self.pause(self.name, outcome.reason)
+                    raise Stopped
+                case Verdict.LATER:
+                    batch = await self._later(batch, len(chunk), outcome)
+                    size = min(size, len(batch.records)) or len(batch.records)
+
+    async def _later(self, batch: Batch, count: int, outcome: Outcome) -> Batch:
+        """Wait for the next attempt, or give the records up that were tried for long enough."""
+        batch = self._tried(batch, outcome)
+        self._failures += 1
+        age = (self.clock() - batch.first_at) / 1_000_000
+        if age >= self.held.destination.retry_hours * 3600:
+            return self._bury(batch, count, outcome)
+        drawn = back_off(self._failures, self.rng)
+        _log.info(
+            "destination %s, attempt %d: %s; next in %.1f s",
+            self.name,
+            batch.attempts,
+            outcome.reason,
+            max(drawn, outcome.retry_after_seconds),
+        )
+        await self.sleep(max(drawn, outcome.retry_after_seconds))
+        return batch
+
+    def _tried(self, batch: Batch, outcome: Outcome) -> Batch:
+        first = batch.first_at or self.clock()
+        batch = Batch(batch.id, batch.lane, batch.records, first, batch.attempts + 1)
+        self.journal.tried(self.name, batch, outcome.reason)
+        return batch
+
+    def _bury(self, batch: Batch, count: int, outcome: Outcome) -> Batch:
+        self.metrics.records.labels(self.name, "dead").inc(count)
+        _log.warning(
+            "destination %s: %d records become dead letters: %s; see them: profilelake destination dead %s",
+            self.name,
+            count,
+            outcome.reason,
+            self.name,
+        )
+        tried = Batch(batch.id, batch.lane, batch.records, batch.first_at, batch.attempts or 1)
+        return self.journal.bury(self.name, tried, count, outcome.reason, outcome.status, now=self.clock())
+
+    def _check(self) -> None:
+        if self.stopping.is_set():
+            raise Stopped
+
+
+def back_off(failures: int, rng: random.Random) -> float:
+    """Return how long to wait after so many failures in a row: full jitter over a span that doubles."""
+    doublings = min(failures - 1, BACK_OFF_DOUBLINGS_MAX)
+    span = min(BACK_OFF_MAX_SECONDS, BACK_OFF_FIRST_SECONDS * 2.0**doublings)
+    return rng.uniform(0.0, span)

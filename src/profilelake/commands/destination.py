@@ -1,0 +1,216 @@
+"""`profilelake destination`: who is told of changes, and how that goes. Works whether the server runs or not."""
+
+import json
+import secrets
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from profilelake.commands.common import DEFAULT_DIRECTORY, Directory, Json, layout_of, print_json, print_rows
+from profilelake.errors import Invalid
+from profilelake.settings import Layout
+
+if TYPE_CHECKING:
+    from profilelake.activate.journal import Journal
+    from profilelake.workspaces.destinations import Destinations, Held
+
+destination_commands = typer.Typer(
+    no_args_is_help=True, help="Who is told of changes of traits and audiences."
+)
+
+WORKSPACE: Final = "default"
+SECRET_BYTES: Final = 24
+Name = Annotated[str, typer.Argument(metavar="DESTINATION", help="Its name.")]
+
+
+@destination_commands.command("list")
+def list_destinations(directory: Directory = DEFAULT_DIRECTORY, as_json: Json = False) -> None:
+    """List the destinations and how it goes with them."""
+    with _opened(directory) as (destinations, journal, _):
+        shown = [_shape(held, journal) for held in destinations.all()]
+    if as_json:
+        print_json(shown)
+        return
+    columns = ("name", "type", "state", "delivered", "waiting", "dead", "trouble")
+    print_rows([{column: str(one[column]) for column in columns} for one in shown])
+
+
+@destination_commands.command("show")
+def show(name: Name, directory: Directory = DEFAULT_DIRECTORY, as_json: Json = False) -> None:
+    """Show a destination: what was said of it, how far it is, what is wrong."""
+    with _opened(directory) as (destinations, journal, _):
+        _print(_shape(destinations.one(name), journal), as_json=as_json)
+
+
+@destination_commands.command("apply")
+def apply(directory: Directory = DEFAULT_DIRECTORY, as_json: Json = False) -> None:
+    """Let hold what definitions/destinations.yaml says; those it does not name any more end."""
+    from profilelake.definitions.destinations import FILE, load
+    from profilelake.ops.clock import wall
+
+    found = load(layout_of(directory).destinations)
+    with _opened(directory) as (destinations, _, _layout):
+        told = destinations.replace_file(FILE, found, now=wall())
+    if as_json:
+        print_json(told)
+        return
+    for what, names in told.items():
+        for name in names:
+            print(f"{what:<10} {name}")
+
+
+@destination_commands.command("secret")
+def secret(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="What destinations call it.")],
+    generate: Annotated[bool, typer.Option("--generate", help="Make one up and show it, this once.")] = False,
+    directory: Directory = DEFAULT_DIRECTORY,
+) -> None:
+    """Store a secret, read from standard input; it is never shown again."""
+    import base64
+
+    from profilelake.activate import secret_files
+    from profilelake.semantics.destinations import fault_of_secret_name
+
+    layout = layout_of(directory)
+    fault = fault_of_secret_name(name)
+    if fault:
+        raise Invalid(f"storing secret {name[:80]!r}: {fault}")
+    if generate:
+        value = "whsec_" + base64.b64encode(secrets.token_bytes(SECRET_BYTES)).decode()
+    else:
+        if sys.stdin.isatty():
+            print("type the secret and end with Enter:", file=sys.stderr)
+        value = sys.stdin.readline().rstrip("\n")
+    secret_files.store(layout.destination_secrets, name, value)
+    if generate:
+        print(value)
+
+
+@destination_commands.command("pause")
+def pause(name: Name, directory: Directory = DEFAULT_DIRECTORY, as_json: Json = False) -> None:
+    """Send nothing there until it is resumed. What is to be told waits, as long as the feed is kept."""
+    from profilelake.ops.clock import wall
+
+    with _opened(directory) as (destinations, journal, _):
+        held = destinations.pause(name, "by the command line", now=wall())
+        _print(_shape(held, journal), as_json=as_json)
+
+
+@destination_commands.command("resume")
+def resume(name: Name, directory: Directory = DEFAULT_DIRECTORY, as_json: Json = False) -> None:
+    """Go on sending."""
+    from profilelake.ops.clock import wall
+
+    with _opened(directory) as (destinations, journal, _):
+        _print(_shape(destinations.resume(name, now=wall()), journal), as_json=as_json)
+
+
+@destination_commands.command("resync")
+def resync(
+    name: Name,
+    definition: Annotated[
+        list[str] | None, typer.Option(help="Only this definition; may be given more than once.")
+    ] = None,
+    directory: Directory = DEFAULT_DIRECTORY,
+    as_json: Json = False,
+) -> None:
+    """Tell a destination everything anew: who is a member, what traits are worth, who left unheard."""
+    from profilelake.activate.resync import ask
+    from profilelake.commands.common import state_of
+    from profilelake.ops.clock import wall
+
+    with _opened(directory) as (destinations, journal, layout):
+        state = state_of(layout)
+        held = destinations.one(name)
+        asked = ask(state, WORKSPACE, journal, held.destination, definition or (), now=wall())
+        if as_json:
+            print_json({"destination": name, "definitions": asked})
+            return
+        print(f"{name} is told anew of {', '.join(asked) if asked else 'nothing: there is no definition'}")
+
+
+@destination_commands.command("dead")
+def dead(
+    name: Name,
+    after: Annotated[int, typer.Option(help="Only those behind this id.")] = 0,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="At most so many.")] = 100,
+    bodies: Annotated[bool, typer.Option("--bodies", help="Show what was sent; it is about people.")] = False,
+    directory: Directory = DEFAULT_DIRECTORY,
+    as_json: Json = False,
+) -> None:
+    """List the records that were given up, and why."""
+    from profilelake.semantics.times import format_time
+
+    with _opened(directory) as (destinations, journal, _):
+        destinations.one(name)
+        found = journal.dead(name, after, limit)
+    rows: list[dict[str, Any]] = [
+        {
+            "id": one.id,
+            "at": format_time(one.at),
+            "definition": one.definition,
+            "profile_id": one.profile_id,
+            "idempotency_key": one.idempotency_key,
+            "status": one.status,
+            "attempts": one.attempts,
+            "reason": one.reason,
+        }
+        | ({"body": json.loads(one.body)} if bodies else {})
+        for one in found
+    ]
+    if as_json:
+        print_json(rows)
+        return
+    print_rows([{key: str(value) for key, value in row.items()} for row in rows])
+
+
+@destination_commands.command("replay")
+def replay(
+    name: Name,
+    ids: Annotated[list[int] | None, typer.Argument(metavar="[ID]...", help="Ids of dead letters.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="All of them.")] = False,
+    directory: Directory = DEFAULT_DIRECTORY,
+    as_json: Json = False,
+) -> None:
+    """Send dead letters again, with the keys they had."""
+    if bool(ids) == everything:
+        raise Invalid("replaying dead letters: give their ids, or --all")
+    with _opened(directory) as (destinations, journal, _):
+        destination = destinations.one(name).destination
+        count = journal.replay(name, None if everything else ids, destination.batch)
+    if as_json:
+        print_json({"destination": name, "replayed": count})
+        return
+    print(f"{count} records are sent again to {name}")
+
+
+@contextmanager
+def _opened(directory: Path) -> "Iterator[tuple[Destinations, Journal, Layout]]":
+    from profilelake.activate.journal import Journal
+    from profilelake.workspaces.control import Control
+
+    layout = layout_of(directory)
+    with (
+        Control.open(layout.control, secrets.token_bytes) as control,
+        Journal.open(layout.activations) as journal,
+    ):
+        yield control.destinations(WORKSPACE), journal, layout
+
+
+def _shape(held: "Held", journal: "Journal") -> dict[str, Any]:
+    from profilelake.activate.shown import shape
+
+    return shape(held, journal.health(held.destination.name))
+
+
+def _print(document: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        print_json(document)
+        return
+    for key, value in document.items():
+        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        print(f"{key:<18} {text}")
