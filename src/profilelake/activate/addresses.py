@@ -17,6 +17,8 @@ Resolve: TypeAlias = Callable[[str, int], Awaitable[list[str]]]
 """Gives the addresses of a name; raises OSError where it has none."""
 
 _NAT64: Final = (IPv6Network("64:ff9b::/96"), IPv6Network("64:ff9b:1::/48"))
+_INSIDE: Final = (ip_network("192.0.0.0/24"), ip_network("fec0::/10"))
+"""What some versions of Python call public; in the first of them a cloud has its metadata."""
 _LOW_32_BITS: Final = (1 << 32) - 1
 
 
@@ -61,6 +63,8 @@ def is_public(address: Address) -> bool:
     inner = _inside(address)
     if inner is not None:
         return is_public(inner)
+    if any(address in network for network in _INSIDE if network.version == address.version):
+        return False
     return address.is_global and not address.is_multicast and not address.is_reserved
 
 

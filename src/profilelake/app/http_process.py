@@ -100,7 +100,14 @@ def http_process(settings: Settings, *, parent: int, ready: int, host: str, port
             collectors=[LogSize(layout.log, settings.log.bytes_max)],
         ).application(
             management_routes(
-                layout, guard, state, suppressed, rules, writer.place, profiles.rate.wait_of_token, stop.is_set
+                layout,
+                guard,
+                state,
+                suppressed,
+                rules,
+                writer.place,
+                profiles.rate.wait_of_token,
+                stop.is_set,
             )
         )
 
