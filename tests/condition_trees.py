@@ -1,5 +1,7 @@
 """Random trees of the language, as the parser would give them: every construct, few names, awkward texts."""
 
+from typing import get_args
+
 from hypothesis import strategies as st
 
 from profilelake.semantics.conditions.bounds import too_much
@@ -16,6 +18,7 @@ from profilelake.semantics.conditions.tree import (
     Duration,
     Entities,
     Events,
+    How,
     Instant,
     Items,
     Not,
@@ -51,9 +54,12 @@ KEYS = st.one_of(
     lambda key: key.strip() != "" and not key.endswith("\\") and "\\." not in key and key != "$"
 )
 PATHS = st.lists(KEYS, min_size=1, max_size=3).map(tuple)
+_KINDS = ("items", "not", "and", "or", "users")
 _ONE: tuple[Comparison, ...] = (
     "equals", "differs", "greater_than", "at_least", "less_than", "at_most", "starts_with", "ends_with",
 )  # fmt: skip
+_NONE: tuple[Comparison, ...] = ("exists", "absent")
+_DATES: tuple[Comparison, ...] = ("before_date", "after_date")
 _SEVERAL: tuple[Comparison, ...] = ("contains", "omits", "one_of", "none_of")
 DURATIONS = st.one_of(
     st.sampled_from([0, 3_600_000_000, 86_400_000_000, 7 * 86_400_000_000, 1_000_000]),
@@ -63,14 +69,18 @@ NUMBERS = st.one_of(
     st.integers(-5, 5), st.integers(-(2**53), 2**53), st.floats(allow_nan=False, allow_infinity=False)
 )
 CONSTANTS = st.builds(Constant, st.one_of(NUMBERS, st.booleans(), TEXTS))
+WINDOWS: st.SearchStrategy[Window | None] = st.one_of(
+    st.none(),
+    st.builds(Within, DURATIONS, st.booleans()),
+    st.builds(Between, DURATIONS, DURATIONS),
+    st.builds(Session, DURATIONS),
+)
 INSTANTS = st.builds(Instant, st.integers(TIME_MIN, TIME_MAX), st.just(""))
 
 
 def roots() -> st.SearchStrategy[Root]:
     """Return a strategy of whole definitions."""
-    return st.one_of(conditions("event", 3), reductions("event", 3)).filter(
-        lambda root: too_much(root) is None
-    )
+    return st.one_of(conditions("event", 3), reductions(3)).filter(lambda root: too_much(root) is None)
 
 
 def conditions(scope: Scope, levels: int) -> st.SearchStrategy[Condition]:
@@ -100,71 +110,67 @@ def properties(scope: Scope) -> st.SearchStrategy[Property]:
     return st.builds(Property, PATHS, st.sampled_from((scope, scope, "parent")))
 
 
-def values(scope: Scope, levels: int) -> st.SearchStrategy[Value]:
-    """Return a strategy of values that can be compared."""
-    return st.one_of(
-        properties(scope),
-        st.builds(Trait, PATHS),
-        st.builds(Context, PATHS),
-        CONSTANTS,
-        reductions(scope, levels),
-    )
+@st.composite
+def values(draw: st.DrawFn, scope: Scope, levels: int) -> Value:
+    """Return a value that can be compared."""
+    match draw(st.sampled_from(("property", "trait", "context", "constant", "reduction"))):
+        case "property":
+            return draw(properties(scope))
+        case "trait":
+            return Trait(draw(PATHS))
+        case "context":
+            return Context(draw(PATHS))
+        case "constant":
+            return draw(CONSTANTS)
+        case _:
+            return draw(reductions(levels))
 
 
-def comparisons(scope: Scope, levels: int) -> st.SearchStrategy[Condition]:
-    """Return a strategy of comparisons of every kind."""
+@st.composite
+def comparisons(draw: st.DrawFn, scope: Scope, levels: int) -> Condition:
+    """Return a comparison of any kind."""
     value = values(scope, levels)
     # In comparisons of moments a text that is one is read as one.
     dated = st.one_of(
         INSTANTS, value.filter(lambda found: not (isinstance(found, Constant) and _is_moment(found)))
     )
-    durations = st.builds(Duration, DURATIONS, st.just(""))
-    return st.one_of(
-        _compare(value, _ONE, st.tuples(value)),
-        _compare(value, _SEVERAL, st.lists(value, min_size=1, max_size=3).map(tuple)),
-        _compare(value, ("exists", "absent"), st.just(())),
-        _compare(dated, ("before_date", "after_date"), st.tuples(dated)),
-        _compare(dated, tuple(sorted(RELATIVE)), st.tuples(durations)),
-    )
-
-
-def _compare(
-    value: st.SearchStrategy[Value],
-    how: tuple[Comparison, ...],
-    operands: st.SearchStrategy[tuple[Operand, ...]],
-) -> st.SearchStrategy[Condition]:
-    return st.builds(Compare, value, st.sampled_from(how), operands)
+    operands: st.SearchStrategy[tuple[Operand, ...]]
+    match draw(st.sampled_from(("one", "several", "none", "date", "relative"))):
+        case "one":
+            return Compare(draw(value), draw(st.sampled_from(_ONE)), (draw(value),))
+        case "several":
+            operands = st.lists(value, min_size=1, max_size=3).map(tuple)
+            return Compare(draw(value), draw(st.sampled_from(_SEVERAL)), draw(operands))
+        case "none":
+            return Compare(draw(value), draw(st.sampled_from(_NONE)))
+        case "date":
+            return Compare(draw(dated), draw(st.sampled_from(_DATES)), (draw(dated),))
+        case _:
+            duration = Duration(draw(DURATIONS), "")
+            return Compare(draw(dated), draw(st.sampled_from(sorted(RELATIVE))), (duration,))
 
 
 def _is_moment(constant: Constant) -> bool:
     return isinstance(constant.value, str) and instant(constant.value) is not None
 
 
-def reductions(scope: Scope, levels: int) -> st.SearchStrategy[Reduce]:
-    """Return a strategy of reductions, with conditions on what is reduced while levels are left."""
-    where = st.none() if levels == 0 else st.one_of(st.none(), conditions("event", levels - 1))
-    excluded = st.sets(NAMES, max_size=2).map(lambda found: tuple(sorted(found)))
-    windows: st.SearchStrategy[Window | None] = st.one_of(
-        st.none(),
-        st.builds(Within, DURATIONS, st.booleans()),
-        st.builds(Between, DURATIONS, DURATIONS),
-        st.builds(Session, DURATIONS),
-    )
-    of = st.one_of(st.builds(Events, NAMES, where, excluded, windows), st.builds(Entities, NAMES, where))
-    value = st.builds(Property, PATHS, st.just("event"))
-    return st.one_of(
-        st.builds(Reduce, of, st.just("count")),
-        st.builds(Reduce, of, st.sampled_from(("sum", "avg", "first", "last", "unique")), value),
-        st.builds(
-            Reduce, of, st.sampled_from(("min", "max")), value, st.sampled_from((None, "number", "string"))
-        ),
-        st.builds(
-            Reduce,
-            of,
-            st.just("mode"),
-            value,
-            st.sampled_from((None, "number", "string", "array")),
-            st.integers(0, 3),
-        ),
-        st.builds(Reduce, of, st.just("unique"), value, counted=st.just(True)),
-    )
+@st.composite
+def reductions(draw: st.DrawFn, levels: int) -> Reduce:
+    """Return a reduction, with a condition on what is reduced while levels are left."""
+    where = draw(conditions("event", levels - 1)) if levels and draw(st.booleans()) else None
+    of: Events | Entities
+    if draw(st.booleans()):
+        excluded = tuple(sorted(draw(st.sets(NAMES, max_size=2))))
+        of = Events(draw(NAMES), where, excluded, draw(WINDOWS))
+    else:
+        of = Entities(draw(NAMES), where)
+    how = draw(st.sampled_from(get_args(How)))
+    if how == "count":
+        return Reduce(of, "count")
+    value = Property(draw(PATHS))
+    if how in ("min", "max"):
+        return Reduce(of, how, value, draw(st.sampled_from((None, "number", "string"))))
+    if how == "mode":
+        as_type = draw(st.sampled_from((None, "number", "string", "array")))
+        return Reduce(of, how, value, as_type, draw(st.integers(0, 3)))
+    return Reduce(of, how, value, counted=how == "unique" and draw(st.booleans()))

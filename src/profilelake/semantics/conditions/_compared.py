@@ -5,7 +5,6 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
-from profilelake.semantics.conditions import values
 from profilelake.semantics.conditions.findings import Finding
 from profilelake.semantics.conditions.text import shown
 from profilelake.semantics.conditions.tree import (
@@ -19,6 +18,7 @@ from profilelake.semantics.conditions.tree import (
     Operand,
     Reduce,
 )
+from profilelake.semantics.conditions.values import instant, number
 
 _ORDERED: Final[frozenset[Comparison]] = frozenset({"greater_than", "at_least", "less_than", "at_most"})
 _DATES: Final[frozenset[Comparison]] = frozenset({"before_date", "after_date"})
@@ -72,13 +72,13 @@ class _Range:
         self._least, self._above = least, above
         self._most, self._below = most, below
 
-    def narrowed(self, how: Comparison, number: float) -> "_Range":
+    def narrowed(self, how: Comparison, bound: float) -> "_Range":
         """Return the numbers of this that also compare so."""
         least, most = (self._least, not self._above), (self._most, self._below)
         if how in ("greater_than", "at_least", "equals"):
-            least = max(least, (number, how != "greater_than"), key=lambda end: (end[0], not end[1]))
+            least = max(least, (bound, how != "greater_than"), key=lambda end: (end[0], not end[1]))
         if how in ("less_than", "at_most", "equals"):
-            most = min(most, (number, how == "less_than"), key=lambda end: (end[0], not end[1]))
+            most = min(most, (bound, how == "less_than"), key=lambda end: (end[0], not end[1]))
         return _Range(least[0], most[0], above=not least[1], below=most[1])
 
     def possible(self) -> bool:
@@ -87,13 +87,13 @@ class _Range:
 
 
 def _operands(node: Compare) -> Finding | None:
-    """Return what is wrong with the operands of a comparison: their number first, then the first bad one."""
-    number = len(node.operands)
+    """Return what is wrong with the operands of a comparison: how many there are first, then the first bad one."""
+    given = len(node.operands)
     if node.how in ("exists", "absent"):
-        return _error(node, "operands", f"{node.how}() takes no value") if number else None
-    if number == 0 or (number > 1 and node.how not in _SEVERAL):
+        return _error(node, "operands", f"{node.how}() takes no value") if given else None
+    if given == 0 or (given > 1 and node.how not in _SEVERAL):
         many = "at least one value" if node.how in _SEVERAL else "one value"
-        return _error(node, "operands", f"{node.how}() takes {many}, not {number}")
+        return _error(node, "operands", f"{node.how}() takes {many}, not {given}")
     for operand in node.operands:
         problem = _operand(node.how, operand)
         if problem is not None:
@@ -133,7 +133,7 @@ def _no_date(operand: Constant) -> str:
 
 
 def _zoned(text: str) -> bool:
-    return values.instant(text) is not None
+    return instant(text) is not None
 
 
 def _no_number(how: Comparison, operand: Constant) -> str:
@@ -157,11 +157,9 @@ def _of_number(node: Compare, *, counted: bool) -> Iterator[Finding]:
     if node.how not in _EQUAL and node.how not in _ORDERED:
         return
     numbers = [_constant_number(operand) for operand in node.operands]
-    if any(
-        number is None and _varies(operand) for number, operand in zip(numbers, node.operands, strict=True)
-    ):
+    if any(one is None and _varies(operand) for one, operand in zip(numbers, node.operands, strict=True)):
         return
-    possible = [number for number in numbers if number is not None and _can_be(number, counted=counted)]
+    possible = [one for one in numbers if one is not None and _can_be(one, counted=counted)]
     if node.how in _EQUAL and not possible:
         asked = "a count is a whole number from 0 on" if counted else "the value is a number"
         negative = node.how in ("differs", "none_of")
@@ -172,10 +170,10 @@ def _of_number(node: Compare, *, counted: bool) -> Iterator[Finding]:
         yield from _of_ordered_count(node, numbers[0])
 
 
-def _of_ordered_count(node: Compare, number: float) -> Iterator[Finding]:
-    if (node.how == "at_least" and number <= 0) or (node.how == "greater_than" and number < 0):
+def _of_ordered_count(node: Compare, wanted: float) -> Iterator[Finding]:
+    if (node.how == "at_least" and wanted <= 0) or (node.how == "greater_than" and wanted < 0):
         yield _always_or_never(node, True, "always holds: a count is never less than 0; was >= 1 meant?")
-    if (node.how == "less_than" and number <= 0) or (node.how == "at_most" and number < 0):
+    if (node.how == "less_than" and wanted <= 0) or (node.how == "at_most" and wanted < 0):
         yield _always_or_never(node, False, "can never hold: a count is never less than 0; was = 0 meant?")
 
 
@@ -184,8 +182,8 @@ def _always_or_never(node: Compare, always: bool, why: str) -> Finding:
     return _warning(node, "always", message) if always else _error(node, "never", message)
 
 
-def _can_be(number: float, *, counted: bool) -> bool:
-    return not counted or (number >= 0 and number == math.floor(number))
+def _can_be(wanted: float, *, counted: bool) -> bool:
+    return not counted or (wanted >= 0 and wanted == math.floor(wanted))
 
 
 def _is_numeric(value: Operand) -> bool:
@@ -203,7 +201,7 @@ def _is_count(value: Operand) -> bool:
 
 def _constant_number(operand: Operand) -> float | None:
     """Return the number of a constant that has one."""
-    return values.number(operand.value) if isinstance(operand, Constant) else None
+    return number(operand.value) if isinstance(operand, Constant) else None
 
 
 def _varies(operand: Operand) -> bool:

@@ -58,15 +58,17 @@ class Constant(Node):
 
     value: str | int | float | bool
 
-    # Python holds that true is 1, but `= true` and `= 1` do not mean the same and must not share a step.
+    # Python holds that true is 1, but `= true` and `= 1` do not mean the same and must not share a step. Numbers
+    # are doubles, however they are written.
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Constant) and self._told() == other._told()
 
     def __hash__(self) -> int:
         return hash(self._told())
 
-    def _told(self) -> tuple[bool, str | int | float | bool]:
-        return (isinstance(self.value, bool), self.value)
+    def _told(self) -> tuple[bool, str | float]:
+        truth = isinstance(self.value, bool)
+        return truth, self.value if isinstance(self.value, str) else float(self.value)
 
 
 @dataclass(frozen=True, slots=True)
