@@ -56,8 +56,7 @@ _TEMPLATES: Final = (
     ("event('{n}').unique( property('category') ).count() > 2", "list(DISTINCT {category})", ""),
     ("event('{n}').where( property('coupon').exists() ).count() = 0", "count(*)", "{coupon} IS NOT NULL"),
     (
-        "event('{n}').where( property('quantity') >= 2 AND NOT property('category') = 'toys' )"
-        ".between(1 day, 14 days).count() > 1",
+        "event('{n}').where( property('quantity') >= 2 AND NOT property('category') = 'toys' ).within(14 days).count() > 1",
         "count(*)",
         "{quantity} >= 2 AND {category} <> 'toys'",
     ),
@@ -149,18 +148,18 @@ def definitions(count: int) -> tuple[list[Numbered], list[str]]:
     steps: list[Numbered] = []
     queries: list[str] = []
     for number in range(count):
-        name, template = NAMES[number % len(NAMES)], _TEMPLATES[number // len(NAMES) % len(_TEMPLATES)]
-        if number // len(NAMES) % 2:
-            template = _TEMPLATES[(number + 5) % len(_TEMPLATES)]
-        text, value, where = template
+        name = NAMES[number % len(NAMES)]
+        # Half of the ways for each name, so that no two definitions have the same step.
+        text, value, where = _TEMPLATES[(number // len(NAMES) * 2 + number % 2) % len(_TEMPLATES)]
         said = {"n": name, "t": 50 + number, "c": CATEGORIES[number % len(CATEGORIES)], **_PATHS}
         root = parse(text.format(**said))
         reduces = [node for node in nodes(root) if isinstance(node, Reduce)]
         steps += [Numbered(len(steps) + 1, step_of(reduce, b"")) for reduce in reduces]
         condition = f" AND {where.format(**said)}" if where else ""
-        day = ", epoch_us(timestamp) // 86400000000" if "within" in text or "between" in text else ""
+        day = ", epoch_us(timestamp) // 86400000000" if "within" in text else ""
+        # All parts are written above.
         queries.append(
-            f"SELECT set_id{day}, {value.format(**said)} FROM events"
+            f"SELECT set_id{day}, {value.format(**said)} FROM events"  # noqa: S608
             f" WHERE event = '{name}'{condition} GROUP BY set_id{day}"
         )
     return list({numbered.step: numbered for numbered in steps}.values()), queries

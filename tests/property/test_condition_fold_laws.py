@@ -1,4 +1,4 @@
-"""Partials are what the reference says, in whatever parts events come."""
+"""Partials are what the reference says, in whatever parts events come, in memory and in the state."""
 
 from collections.abc import Iterator
 
@@ -6,94 +6,52 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from condition_worlds import (
-    SETS,
-    World,
-    events_table,
-    histories,
-    moments,
-    position,
-    reductions,
-    set_id,
+from condition_fold_laws import (
+    WORKSPACE,
+    events_may_come_in_any_parts_and_order,
+    partials_at_a_time_are_worth_what_the_reference_says,
+    what_sets_have_in_the_state_is_worth_the_same,
 )
-from partials_read import plain_rows, worth
-from profilelake.semantics.conditions import evaluate
-from profilelake.semantics.conditions.evaluate import Subject
+from condition_worlds import Call, World, histories, moments, reductions
 from profilelake.semantics.conditions.tree import Reduce
 from profilelake.state.store import State
-from profilelake.traits import stored
-from profilelake.traits.fold import fold
-from profilelake.traits.merging import merge
-from profilelake.traits.partials import Numbered, Partials
-from profilelake.traits.steps import step_of
 
-WORKSPACE = "default"
+SOME = st.lists(reductions(), min_size=1, max_size=4)
 
 
-def _numbered(reduces: list[Reduce], since: int | None) -> dict[Reduce, Numbered]:
-    behind = b"" if since is None else position(since)
-    return {reduce: Numbered(3 + 2 * place, step_of(reduce, behind)) for place, reduce in enumerate(reduces)}
+@st.composite
+def worlds_in_parts(draw: st.DrawFn) -> tuple[World, list[list[Call]]]:
+    """Return a world, and its calls in parts and any order."""
+    world = draw(histories(20))
+    calls = draw(st.permutations(world.calls))
+    cuts = sorted(draw(st.lists(st.integers(0, len(calls)), max_size=4)))
+    return world, [
+        list(calls[start:stop]) for start, stop in zip([0, *cuts], [*cuts, len(calls)], strict=True)
+    ]
 
 
-@settings(deadline=None)
-@given(histories(), st.lists(reductions(), min_size=1, max_size=4), st.none() | st.integers(0, 12), moments())
+@settings(max_examples=25, deadline=None)
+@given(histories(), SOME, st.none() | st.integers(0, 12), moments())
 def test_partials_at_a_time_are_worth_what_the_reference_says(
     world: World, reduces: list[Reduce], since: int | None, at: int
 ) -> None:
-    steps = _numbered(reduces, since)
-    partials = fold(events_table(world.calls), list(steps.values()), at=at)
-    for number in range(SETS):
-        events = [event for call in world.calls if call.set == number and (event := call.occurred())]
-        subject = Subject(events)
-        if since is not None:
-            subject = evaluate.since(subject, position(since))
-        for reduce, numbered in steps.items():
-            assert worth(partials, numbered, reduce, set_id(number), at) == evaluate.value(
-                reduce, subject, at
-            )
+    partials_at_a_time_are_worth_what_the_reference_says(world, reduces, since, at)
 
 
-@settings(deadline=None)
-@given(histories(20), st.lists(reductions(), min_size=1, max_size=4), st.data(), st.none() | moments())
+@settings(max_examples=20, deadline=None)
+@given(worlds_in_parts(), SOME, st.none() | moments())
 def test_events_may_come_in_any_parts_and_order(
-    world: World, reduces: list[Reduce], data: st.DataObject, at: int | None
+    parts: tuple[World, list[list[Call]]], reduces: list[Reduce], at: int | None
 ) -> None:
-    steps = list(_numbered(reduces, None).values())
-    calls = data.draw(st.permutations(world.calls))
-    cuts = sorted(data.draw(st.lists(st.integers(0, len(calls)), max_size=4)))
-    merged = Partials()
-    for start, stop in zip([0, *cuts], [*cuts, len(calls)], strict=True):
-        merged = merge(fold(events_table(calls[start:stop]), steps, at=at), merged)
-    assert plain_rows(merged) == plain_rows(fold(events_table(world.calls), steps, at=at))
+    events_may_come_in_any_parts_and_order(parts[0], reduces, parts[1], at)
 
 
-@settings(deadline=None)
-@given(histories(20), st.lists(reductions(), min_size=1, max_size=4), st.data(), moments())
+@settings(max_examples=20, deadline=None)
+@given(worlds_in_parts(), SOME, moments())
 def test_what_sets_have_in_the_state_is_worth_the_same(
-    state: State, world: World, reduces: list[Reduce], data: st.DataObject, at: int
+    state: State, parts: tuple[World, list[list[Call]]], reduces: list[Reduce], at: int
 ) -> None:
-    steps = _numbered(reduces, None)
-    calls = data.draw(st.permutations(world.calls))
-    cuts = sorted(data.draw(st.lists(st.integers(0, len(calls)), max_size=4)))
-    sets = [set_id(number) for number in range(SETS)]
-    try:
-        with state.write() as tx:
-            for start, stop in zip([0, *cuts], [*cuts, len(calls)], strict=True):
-                partials = fold(events_table(calls[start:stop]), list(steps.values()))
-                stored.add(tx, WORKSPACE, partials, list(steps.values()))
-            read = stored.read(tx, WORKSPACE, sets, at, list(steps.values()))
-            raise _UndoneError
-    except _UndoneError:
-        pass
-    for number in range(SETS):
-        events = [event for call in world.calls if call.set == number and (event := call.occurred())]
-        for reduce, numbered in steps.items():
-            said = evaluate.value(reduce, Subject(events), at)
-            assert worth(read, numbered, reduce, set_id(number), at) == said
-
-
-class _UndoneError(Exception):
-    """Undoes what one example wrote."""
+    what_sets_have_in_the_state_is_worth_the_same(state, parts[0], reduces, parts[1], at)
 
 
 @pytest.fixture(scope="module")

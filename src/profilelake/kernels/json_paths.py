@@ -33,6 +33,8 @@ _QUOTES, _BACKSLASHES = np.uint64(0x2222222222222222), np.uint64(0x5C5C5C5C5C5C5
 _EXACT_MAX = np.uint64(1 << 53)
 _POWER_MAX: Final = 22
 """A whole number below 2**53 and a power of ten up to this are exact doubles, and so is rounding once."""
+_TRUE, _NULL = np.uint64(int.from_bytes(b"true", "little")), np.uint64(int.from_bytes(b"null", "little"))
+_FALSE = np.uint64(int.from_bytes(b"false", "little"))
 _DIGITS_MAX: Final = 18
 _POWERS: Final = read_only(np.array([10.0**power for power in range(_POWER_MAX + 1)]), np.float64)
 _ODD = np.uint64(0x9E3779B97F4A7C15)
@@ -42,7 +44,8 @@ _MIX = np.uint64(0xD6E8FEB86659FD93)
 class Trie(NamedTuple):
     """Paths as a tree of keys. Node 0 is the object itself; a path's number is its place among all, sorted.
 
-    So the paths that lead through a node are those from `first` until before `stop`.
+    So the paths that lead through a node are those from `first` until before `stop`. `word` has the first eight
+    bytes of its key.
     """
 
     child: Ints
@@ -52,6 +55,7 @@ class Trie(NamedTuple):
     stop: Ints
     key_start: Ints
     key_stop: Ints
+    word: Words
     keys: Bytes
 
 
@@ -88,11 +92,19 @@ def trie(paths: Sequence[Path]) -> Trie:
         read_only(column, np.int32) for column in table.T
     )
     text = read_only(np.frombuffer(bytes(keys) or b"\0", dtype=np.uint8), np.uint8)
-    return Trie(child, sibling, path_of, first, stop, key_start, key_stop, text)
+    words = [
+        int.from_bytes(keys[start:stop][:8], "little")
+        for start, stop in zip(key_start.tolist(), key_stop.tolist(), strict=True)
+    ]
+    word = read_only(np.array(words, dtype=np.uint64), np.uint64)
+    return Trie(child, sibling, path_of, first, stop, key_start, key_stop, word, text)
 
 
-def find(data: Bytes, offsets: Ints, rows: Longs, paths: Trie) -> Found:
-    """Find the paths in `rows` of a column of texts, as Arrow has it; a null is an empty text."""
+def find(data: Bytes, offsets: Ints, rows: Longs, order: Longs, paths: Trie) -> Found:
+    """Find the paths in `rows` of a column of texts, as Arrow has it; a null is an empty text.
+
+    They are read in `order`: in that of the column it is twice as fast as in any other.
+    """
     shape = (int(paths.stop[0]), len(rows))
     found = Found(
         np.zeros(shape, np.int8), np.zeros(shape, np.int32), np.zeros(shape, np.int32), np.zeros(shape)
@@ -102,6 +114,7 @@ def find(data: Bytes, offsets: Ints, rows: Longs, paths: Trie) -> Found:
         read_only(data, np.uint8),
         read_only(offsets, np.int32),
         read_only(rows, np.int64),
+        read_only(order, np.int64),
         paths,
         _POWERS,
         stack,
@@ -113,8 +126,10 @@ def find(data: Bytes, offsets: Ints, rows: Longs, paths: Trie) -> Found:
     return found
 
 
-def encode(data: Bytes, starts: Ints, stops: Ints, wanted: npt.NDArray[np.bool_]) -> tuple[Ints, Longs]:
-    """Number the distinct texts of wanted slices in the order they come; return codes and where each came first.
+def encode(
+    data: Bytes, starts: Ints, stops: Ints, wanted: npt.NDArray[np.bool_], order: Longs
+) -> tuple[Ints, Longs]:
+    """Number the distinct texts of wanted slices as they come in `order`; return codes and where each came first.
 
     A slice that is not wanted has code -1.
     """
@@ -127,6 +142,7 @@ def encode(data: Bytes, starts: Ints, stops: Ints, wanted: npt.NDArray[np.bool_]
         read_only(starts, np.int32),
         read_only(stops, np.int32),
         read_only(wanted, np.bool_),
+        read_only(order, np.int64),
         slots,
         hashes,
         codes,
@@ -138,8 +154,9 @@ def encode(data: Bytes, starts: Ints, stops: Ints, wanted: npt.NDArray[np.bool_]
 def warm() -> None:
     """Compile (or load from the cache) everything here, so that no event waits for it."""
     text = np.frombuffer(b'{"a":1}', dtype=np.uint8)
-    found = find(text, np.array([0, len(text)], dtype=np.int32), np.zeros(1, dtype=np.int64), trie([("a",)]))
-    encode(text, found.starts[0], found.stops[0], np.ones(1, dtype=np.bool_))
+    one = np.zeros(1, dtype=np.int64)
+    found = find(text, np.array([0, len(text)], dtype=np.int32), one, one, trie([("a",)]))
+    encode(text, found.starts[0], found.stops[0], np.ones(1, dtype=np.bool_), one)
 
 
 @borrowing
@@ -147,6 +164,7 @@ def _find(  # noqa: C901 - one loop with one state is how this is best followed
     text: Bytes,
     offsets: Ints,
     rows: Longs,
+    order: Longs,
     paths: Trie,
     powers: Floats,
     stack: Ints,
@@ -155,7 +173,8 @@ def _find(  # noqa: C901 - one loop with one state is how this is best followed
     stops: Ints,
     numbers: Floats,
 ) -> None:
-    for column in range(rows.size):
+    for turn in range(order.size):
+        column = order[turn]
         row = rows[column]
         at, end = offsets[row], offsets[row + 1]
         at = _past_space(text, at, end)
@@ -179,8 +198,8 @@ def _find(  # noqa: C901 - one loop with one state is how this is best followed
             at = _past_string(text, at, end)
             if at > end:
                 break
-            node = _child(text, start, at - 1, paths, stack[depth])
-            if node == -2:
+            node = _child(text, start, at - 1, end, paths, stack[depth])
+            if node == -ASK:
                 for path in range(kinds.shape[0]):
                     kinds[path, column] = ASK
                 break
@@ -228,6 +247,7 @@ def _encode(
     starts: Ints,
     stops: Ints,
     wanted: npt.NDArray[np.bool_],
+    order: Longs,
     slots: Ints,
     hashes: Words,
     codes: Ints,
@@ -235,7 +255,8 @@ def _encode(
 ) -> int:
     count = 0
     mask = np.uint64(slots.size - 1)
-    for row in range(starts.size):
+    for turn in range(order.size):
+        row = order[turn]
         if not wanted[row]:
             codes[row] = -1
             continue
@@ -258,22 +279,43 @@ def _encode(
 
 
 @compiled
-def _child(text: Bytes, start: int, stop: int, paths: Trie, node: int) -> int:
-    """Return the node of a key below another; -1 where it leads nowhere, -2 where the key has escapes."""
-    for place in range(start, stop):
-        if text[place] == _BACKSLASH:
-            return -2
+def _child(text: Bytes, start: int, stop: int, end: int, paths: Trie, node: int) -> int:
+    """Return the node of a key below another; -1 where it leads nowhere, `-ASK` where the key has escapes."""
+    size = stop - start
+    word = _first_word(text, start, size, end)
     below = paths.child[node]
     while below >= 0:
-        key, size = paths.key_start[below], paths.key_stop[below] - paths.key_start[below]
-        if size == stop - start:
-            place = 0
+        if paths.word[below] == word and paths.key_stop[below] - paths.key_start[below] == size:
+            key, place = paths.key_start[below], 8
             while place < size and paths.keys[key + place] == text[start + place]:
                 place += 1
-            if place == size:
+            if place >= size:
                 return int(below)
         below = paths.sibling[below]
+    place = start
+    while place + 8 <= stop:
+        first = first_byte(eight_bytes(text, place), _BACKSLASHES, _BACKSLASHES)
+        if first < 8:
+            return -ASK
+        place += 8
+    while place < stop:
+        if text[place] == _BACKSLASH:
+            return -ASK
+        place += 1
     return -1
+
+
+@compiled
+def _first_word(text: Bytes, start: int, size: int, end: int) -> np.uint64:
+    """Return the first eight bytes of a slice as a word, zeros behind a shorter one; text may be read up to `end`."""
+    if size >= 8:
+        return eight_bytes(text, start)
+    if start + 8 <= end:
+        return eight_bytes(text, start) & ((np.uint64(1) << np.uint64(8 * size)) - np.uint64(1))
+    word = np.uint64(0)
+    for place in range(size):
+        word |= np.uint64(text[start + place]) << np.uint64(8 * place)
+    return word
 
 
 @compiled
@@ -288,12 +330,12 @@ def _value(text: Bytes, at: int, end: int, powers: Floats) -> tuple[int, int, fl
         return ARRAY, _past_nested(text, at, end), 0.0
     if byte == _MINUS or _ZERO <= byte <= _NINE:
         return _number(text, at, end, powers)
-    if byte == 116:  # t
+    if byte == 116 and _first_word(text, at, min(4, end - at), end) == _TRUE:
         return TRUE, at + 4, 0.0
-    if byte == 102:  # f
-        return FALSE, at + 5, 0.0
-    if byte == 110:  # n
+    if byte == 110 and _first_word(text, at, min(4, end - at), end) == _NULL:
         return NULL, at + 4, 0.0
+    if byte == 102 and _first_word(text, at, min(5, end - at), end) == _FALSE:
+        return FALSE, at + 5, 0.0
     return MISSING, end + 1, 0.0
 
 
@@ -326,6 +368,8 @@ def _number(text: Bytes, at: int, end: int, powers: Floats) -> tuple[int, int, f
             exponent = min(exponent * 10 + (text[at] - _ZERO), 10_000)
             at += 1
         power += -exponent if below else exponent
+    if digits == 0:
+        return MISSING, end + 1, 0.0
     if not exact or whole > _EXACT_MAX or abs(power) > _POWER_MAX:
         return DIGITS, at, 0.0
     number = np.float64(whole)
@@ -396,10 +440,7 @@ def _hashed(text: Bytes, start: int, stop: int) -> np.uint64:
         hashed = (hashed ^ eight_bytes(text, start)) * _MIX
         hashed ^= hashed >> np.uint64(32)
         start += 8
-    word = np.uint64(0)
-    for place in range(stop - start):
-        word |= np.uint64(text[start + place]) << np.uint64(8 * place)
-    hashed = (hashed ^ word) * _MIX
+    hashed = (hashed ^ _first_word(text, start, stop - start, text.size)) * _MIX
     hashed ^= hashed >> np.uint64(29)
     hashed *= _ODD
     return hashed ^ (hashed >> np.uint64(32))

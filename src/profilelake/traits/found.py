@@ -5,7 +5,7 @@ Most values come again and again, so what is asked of a value is asked once per 
 
 import json
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Final, NamedTuple, TypeAlias
 
 import numpy as np
@@ -20,6 +20,7 @@ from profilelake.kernels.json_paths import (
     Ints,
     Kinds,
     Longs,
+    Trie,
     encode,
     find,
     trie,
@@ -28,10 +29,23 @@ from profilelake.kernels.json_tape import Bytes
 from profilelake.semantics.conditions.tree import Path
 from profilelake.semantics.conditions.values import found
 from profilelake.semantics.definitions import Json
+from profilelake.traits.merging import order_of
+
+TRIES_MAX: Final = 4096
+"""Sets of paths, about one per name of events, whose tree of keys is kept."""
 
 Bools: TypeAlias = npt.NDArray[np.bool_]
 
-decode: Final = json.JSONDecoder().decode
+_decode: Final = json.JSONDecoder(strict=False).decode
+
+
+def decode(text: str) -> Json:
+    """Return the value of a JSON text, None where it is none: then nothing was said."""
+    try:
+        value: Json = _decode(text)
+    except ValueError:
+        return None
+    return value
 
 
 class Coded:
@@ -59,6 +73,8 @@ class Slices(NamedTuple):
     starts: Ints
     stops: Ints
     numbers: Floats
+    order: Longs
+    """In which the texts stand in the column."""
 
 
 class Column:
@@ -99,8 +115,8 @@ class Column:
         scanned = wanted & (asked.codes < 0)
         if not scanned.any():
             return asked
-        starts, stops, _ = self._slices
-        codes, firsts = encode(self._data, starts, stops, scanned)
+        starts, stops, _, order = self._slices
+        codes, firsts = encode(self._data, starts, stops, scanned, order)
         data = self._data
         texts = [
             data[start:stop].tobytes().decode()
@@ -109,6 +125,11 @@ class Column:
         if asked.texts:
             codes = np.where(asked.codes >= 0, asked.codes + len(texts), codes).astype(np.int32)
         return Coded(codes, texts + asked.texts)
+
+
+@lru_cache(maxsize=TRIES_MAX)
+def _trie(paths: tuple[Path, ...]) -> Trie:
+    return trie(paths)
 
 
 class Texts:
@@ -127,11 +148,12 @@ class Texts:
         if not paths:
             return {}
         paths = sorted(set(paths))
-        seen = find(self._data, self._offsets, rows, trie(paths))
+        order = order_of(rows)
+        seen = find(self._data, self._offsets, rows, order, _trie(tuple(paths)))
         asked = self._asked(rows, seen.kinds, paths)
         columns = {}
         for number, path in enumerate(paths):
-            slices = Slices(seen.starts[number], seen.stops[number], seen.numbers[number])
+            slices = Slices(seen.starts[number], seen.stops[number], seen.numbers[number], order)
             columns[path] = Column(self._data, seen.kinds[number], slices, asked[number])
         return columns
 

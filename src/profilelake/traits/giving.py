@@ -18,6 +18,8 @@ KNOWN_MAX: Final = 65_536
 """Texts whose values are kept for the next micro-batch."""
 KNOWN_TEXT_MAX: Final = 256
 """Characters of a text whose values are kept."""
+_OF_TEXTS: Final[frozenset[Gives]] = frozenset({"each", "string", "first", "last"})
+"""What gives a text as it is."""
 _T = TypeVar("_T")
 
 
@@ -113,6 +115,8 @@ def _known_numbers(said: str) -> tuple[float, ...]:
 
 @lru_cache(maxsize=KNOWN_MAX)
 def _known_values(said: str, what: Gives) -> tuple[Value, ...]:
+    if said[0] == '"' and "\\" not in said and what in _OF_TEXTS:
+        return (_value(said),)  # is canonical already
     return tuple(_value(canonical(item)) for item in _items(decode(said), what))
 
 
@@ -123,7 +127,7 @@ def _value(said: str) -> Value:
 def _items(value: Json, what: Gives) -> list[Json]:
     match what:
         case "first" | "last":
-            return [value]
+            return [] if value is None else [value]
         case "array":
             return [normal(value)] if isinstance(value, list) else []
         case "number":
