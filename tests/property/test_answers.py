@@ -9,7 +9,7 @@ from profilelake.semantics.definitions import Json
 from profilelake.traits.columns import NEVER
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(definitions(), histories(), moments(), st.booleans())
 def test_the_columns_answer_as_the_reference_does(
     made: list[Defined], world: World, at: int, exact: bool
@@ -18,7 +18,7 @@ def test_the_columns_answer_as_the_reference_does(
     assert {key: values for key, (values, _) in found.items()} == kept(made, expected(made, world, at))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(definitions(), histories(), moments(), st.data())
 def test_an_answer_stands_until_the_time_it_is_said_to_stand(
     made: list[Defined], world: World, at: int, data: st.DataObject
@@ -46,7 +46,7 @@ def _standing(
     ]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(definitions(), histories(), moments())
 def test_a_change_is_said_for_later_than_now(made: list[Defined], world: World, at: int) -> None:
     for _, changes in columnar(made, world, at).values():

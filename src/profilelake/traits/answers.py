@@ -7,6 +7,7 @@ stays the same if nothing happens: it may be early, never late.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
+from itertools import chain
 from typing import Any, Final
 
 import msgspec
@@ -16,7 +17,7 @@ import pyarrow.compute as pc
 
 from profilelake.errors import Internal, Invalid
 from profilelake.semantics.conditions import evaluate
-from profilelake.semantics.conditions.times import next_change
+from profilelake.semantics.conditions.times import next_moment
 from profilelake.semantics.conditions.tree import (
     RELATIVE,
     And,
@@ -36,6 +37,7 @@ from profilelake.semantics.conditions.tree import (
     Users,
 )
 from profilelake.semantics.conditions.values import canonical, number
+from profilelake.traits import sequences
 from profilelake.traits.columns import (
     NEVER,
     Coded,
@@ -55,7 +57,8 @@ from profilelake.traits.compared import Side, combined, compared
 from profilelake.traits.joined import Counting, Joined, Kept, Span, falls_below
 from profilelake.traits.partials import CutEvent, Partials
 from profilelake.traits.reduced import counted, of_numbers, of_values
-from profilelake.traits.steps import Family, Plan, Planned, Step, nodes
+from profilelake.traits.sequences import in_columns
+from profilelake.traits.steps import Family, Plan, Planned, Step, nodes, reduced_as
 
 SLICE: Final = 1 << 17
 """Subjects that are evaluated at a time; what is held in between grows with it."""
@@ -138,6 +141,7 @@ class _World:
         self._traits: dict[Path, Column] = {}
         self._countings: dict[tuple[int, Any], Counting] = {}
         self._reductions: dict[tuple[bytes, Reduce], Column] = {}
+        self._own_texts: dict[bytes, Mapping[bytes, str]] = {}
         self._people: _World | None = None
 
     # ---- definitions ---------------------------------------------------------------------------
@@ -146,7 +150,7 @@ class _World:
         """Return what is given back of a definition."""
         column = self._trait((planned.held.definition.key,))
         if planned.held.definition.kind == "audience":
-            members = pc.equal(column.json(), "true")
+            members = pa.array(as_coded(column).codes == _TRUTHS.index("true"))
             return Answers(pc.if_else(members, "true", pa.scalar(None, pa.string())), column.changes)
         if isinstance(column, Numbers) and _zero_is_nothing(planned):
             column = replace(column, valid=column.valid & (column.values != 0))
@@ -225,7 +229,9 @@ class _World:
         step = planned.steps[reduce]
         least = _threshold(condition)
         span = Span.of(step.of.window, self._at)
-        if least is None or span is None or span.near or step.family is not Family.COUNT:
+        if least is None or span is None or span.near or reduce.how != "count":
+            return None
+        if step.family is Family.EVENTS and not in_columns(reduce):
             return None
         if least <= 0:
             return never(self._subjects.count)
@@ -281,7 +287,7 @@ class _World:
             subject = evaluate.Subject(traits=dict(zip(columns, values, strict=True)))
             holds[row] = evaluate.holds(asked, subject, self._at)
             if timely:
-                turns[row] = _or_never(next_change(asked, subject, self._at))
+                turns[row] = _or_never(next_moment(asked, subject, self._at))
         changes = np.minimum.reduce([turns[places], *(column.changes for column in columns.values())])
         return Truth(holds[places], changes)
 
@@ -321,24 +327,46 @@ class _World:
         return known
 
     def _reduced(self, step: Step, reduce: Reduce) -> Column:
-        count = self._subjects.count
-        match step.family:
+        if step.family is Family.EVENTS and not in_columns(reduce):
+            return self._of_events(step, reduce)
+        counting, count = self._counting(step), self._subjects.count
+        match reduced_as(reduce):
             case Family.COUNT:
-                return counted(self._counting(step), count)
+                return counted(counting, count)
             case Family.NUMBER:
-                return of_numbers(reduce, self._counting(step), count)
-            case Family.VALUE:
-                return of_values(reduce, self._counting(step), self._partials.texts, count)
-            case Family.EVENTS:
-                return self._of_events(step, reduce)
+                return of_numbers(reduce, counting, count)
+            case _:
+                return of_values(reduce, counting, self._texts(step), count)
 
     def _counting(self, step: Step) -> Counting:
         number = self._number(step)
         known = self._countings.get((number, step.of.window))
         if known is None:
-            known = self._joined.counting(_KEPT[step.family], number, step.of.window, self._at)
+            if step.family is Family.EVENTS:
+                known = self._sequence(step)
+            else:
+                known = self._joined.counting(_KEPT[step.family], number, step.of.window, self._at)
             self._countings[number, step.of.window] = known
         return known
+
+    def _sequence(self, step: Step) -> Counting:
+        """Return what counts of a step that keeps whole events."""
+        lists, of_lists = self._joined.events_of(self._number(step))
+        events = list(chain.from_iterable(lists))
+        owners = np.repeat(of_lists, np.fromiter(map(len, lists), np.int64, count=len(lists)))
+        traits = self._traits_in(step.reduce)
+        counting, texts = sequences.counting(step, events, owners, traits, self._at, self._subjects.count)
+        self._own_texts[step.digest] = texts
+        return counting
+
+    def _traits_in(self, node: Node) -> dict[str, Coded]:
+        """Return the traits that a part of a definition asks for, by first key."""
+        return {
+            one.path[0]: as_coded(self._trait(one.path[:1])) for one in nodes(node) if isinstance(one, Trait)
+        }
+
+    def _texts(self, step: Step) -> Mapping[bytes, str]:
+        return self._own_texts.get(step.digest, self._partials.texts)
 
     def _number(self, step: Step) -> int:
         number = self._numbers.get(step.digest)
@@ -353,14 +381,14 @@ class _World:
         count = self._subjects.count
         texts: list[str | None] = [None] * count
         changes = never(count)
-        columns: dict[str, Coded] = {
-            node.path[0]: as_coded(self._trait(node.path[:1]))
-            for node in nodes(reduce)
-            if isinstance(node, Trait)
-        }
-        for subject, places in self._joined.events_of(self._number(step)).items():
+        columns = self._traits_in(reduce)
+        lists, of_lists = self._joined.events_of(self._number(step))
+        mine: dict[int, list[CutEvent]] = {}
+        for owner, kept in zip(of_lists.tolist(), lists, strict=True):
+            mine.setdefault(owner, []).extend(kept)
+        for subject, kept in mine.items():
             told = evaluate.Subject(
-                events=[_occurred(event) for place in places for event in self._partials.events[place]],
+                events=[_occurred(event) for event in kept],
                 traits={
                     key: None if column.codes[subject] < 0 else column.values[column.codes[subject]]
                     for key, column in columns.items()
@@ -368,7 +396,7 @@ class _World:
             )
             value = evaluate.value(reduce, told, self._at)
             texts[subject] = None if value is None else canonical(value)
-            changes[subject] = _or_never(next_change(reduce, told, self._at))
+            changes[subject] = _or_never(next_moment(reduce, told, self._at))
         changes = np.minimum.reduce([changes, *(column.changes for column in columns.values())])
         if reduce.how == "count" or reduce.counted:
             values = np.array([0.0 if text is None else float(text) for text in texts])
@@ -382,11 +410,7 @@ class _World:
         if rows is None:
             raise Invalid(f"answering definitions: there is no entity {of.slug!r}; define it first")
         linked = Coded.of(rows)
-        traits: dict[str, Coded] = {
-            node.path[0]: as_coded(self._trait(node.path[:1]))
-            for node in nodes(reduce)
-            if isinstance(node, Trait)
-        }
+        traits = self._traits_in(reduce)
         combinations, places = combined([linked, *traits.values()], self._subjects.count)
         texts: list[str | None] = []
         turns = never(len(combinations))
@@ -396,7 +420,7 @@ class _World:
             )
             value = evaluate.value(reduce, subject, self._at)
             texts.append(None if value is None else canonical(value))
-            turns[row] = _or_never(next_change(reduce, subject, self._at))
+            turns[row] = _or_never(next_moment(reduce, subject, self._at))
         changes = np.minimum.reduce([turns[places], *(column.changes for column in traits.values())])
         found = Coded.of(pa.array(texts, pa.string()).take(pa.array(places)))
         return Coded(found.codes, found.texts, changes)

@@ -29,6 +29,8 @@ NEVER: Final = 2**63 - 1
 EXACT: Final = 2**53
 """Up to here every whole number is a float of its own."""
 
+_PLAIN_FROM, _PLAIN_BELOW = 1e-4, 1e9
+"""Sizes between which Arrow writes broken numbers as Python does."""
 _NO_TEXT: Final = pa.scalar(None, pa.string())
 _decode: Final = msgspec.json.Decoder().decode
 
@@ -243,16 +245,22 @@ def decoded(texts: pa.Array) -> list[Any]:
 
 def number_texts(values: Float64s) -> pa.Array:
     """Return numbers as JSON: whole ones below 2^53 without a point, others in the fewest digits."""
-    texts = pc.cast(pa.array(values), pa.string())
     size = np.abs(values)
     whole = (size < EXACT) & (values == np.floor(values))
-    if whole.any():
-        digits = pc.cast(pa.array(np.where(whole, values, 0).astype(np.int64)), pa.string())
-        texts = pc.if_else(pa.array(whole), digits, texts)
+    texts = pc.cast(pa.array(np.where(whole, values, 0).astype(np.int64)), pa.string())
+    rows = np.flatnonzero(~whole)
+    if not len(rows):
+        return texts
     # Arrow writes the same digits as Python, but turns to exponents elsewhere.
-    odd = np.flatnonzero(~whole & ((size >= 1e9) | (size < 1e-4)))
+    broken, sizes = values[rows], size[rows]
+    spelt = pc.cast(pa.array(broken), pa.string())
+    odd = np.flatnonzero((sizes >= _PLAIN_BELOW) | (sizes < _PLAIN_FROM))
     if len(odd):
-        mask = np.zeros(len(values), dtype=np.bool_)
-        mask[odd] = True
-        texts = pc.replace_with_mask(texts, mask, pa.array([canonical(float(values[row])) for row in odd]))
-    return texts
+        spelt = _replaced(spelt, odd, pa.array([canonical(value) for value in broken[odd].tolist()]))
+    return _replaced(texts, rows, spelt)
+
+
+def _replaced(texts: pa.Array, rows: Int64s, spelt: pa.Array) -> pa.Array:
+    mask = np.zeros(len(texts), dtype=np.bool_)
+    mask[rows] = True
+    return pc.replace_with_mask(texts, mask, spelt)

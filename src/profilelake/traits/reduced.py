@@ -8,7 +8,6 @@ from functools import cached_property
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -29,16 +28,15 @@ from profilelake.traits.columns import (
     decoded,
     nothing,
 )
-from profilelake.traits.joined import EVENT, NUMBER, VALUE, Counting
+from profilelake.traits.joined import EVENT, NUMBER, VALUE, Counting, Owned
 
 _CENTS: Final = 100
 
 
 def counted(counting: Counting, count: int) -> Numbers:
     """Return how many events there are."""
-    _, owners = counting.of_kind(EVENT)
-    totals = np.bincount(owners, minlength=count).astype(np.int64)
-    np.add.at(totals, counting.owners, counting.rows["count"])
+    totals = np.bincount(counting.of_kind(EVENT).owners, minlength=count).astype(np.int64)
+    np.add.at(totals, counting.buckets.owners, counting.buckets.rows["count"])
     return Numbers(totals.astype(np.float64), np.ones(count, dtype=np.bool_), counting.changes)
 
 
@@ -46,19 +44,19 @@ def of_numbers(reduce: Reduce, counting: Counting, count: int) -> Numbers:
     """Return a sum, average, minimum or maximum of numbers."""
     if reduce.how in ("min", "max"):
         return _extreme(counting, count, greatest=reduce.how == "max")
-    entries, owners = counting.of_kind(NUMBER)
-    summed = np.abs(entries["number"]) <= SUMMED_MAX
-    single, owners = entries["number"][summed], owners[summed]
+    buckets, entries = counting.buckets, counting.of_kind(NUMBER)
+    entries = entries.where(np.abs(entries.rows["number"]) <= SUMMED_MAX)
+    floor = np.floor(entries.rows["number"])
+    billionths = np.rint((entries.rows["number"] - floor) * 1e9)
+    owners = np.concatenate([buckets.owners, entries.owners])
+    wholes = np.concatenate([buckets.rows["whole"], floor.astype(np.int64)])
+    nanos = np.concatenate([buckets.rows["nano"], billionths.astype(np.int64)])
     whole, nano = np.zeros(count, dtype=np.int64), np.zeros(count, dtype=np.int64)
-    numbers = np.bincount(owners, minlength=count).astype(np.int64)
-    floor = np.floor(single)
-    wholes = np.concatenate([counting.rows["whole"], floor.astype(np.int64)])
-    nanos = np.concatenate([counting.rows["nano"], np.rint((single - floor) * 1e9).astype(np.int64)])
-    all_owners = np.concatenate([counting.owners, owners])
-    np.add.at(numbers, counting.owners, counting.rows["numbers"])
-    np.add.at(whole, all_owners, wholes)
-    np.add.at(nano, all_owners, nanos)
-    valid = (numbers > 0) & _in_range(whole, wholes, all_owners)
+    np.add.at(whole, owners, wholes)
+    np.add.at(nano, owners, nanos)
+    numbers = np.bincount(entries.owners, minlength=count).astype(np.int64)
+    np.add.at(numbers, buckets.owners, buckets.rows["numbers"])
+    valid = (numbers > 0) & _in_range(whole, wholes, owners)
     shares = np.where(valid, numbers, 1) if reduce.how == "avg" else np.ones(count, dtype=np.int64)
     values = divided(np.where(valid, whole, 0), np.where(valid, nano, 0), shares)
     return Numbers(values, valid, counting.changes)
@@ -68,9 +66,9 @@ def _extreme(counting: Counting, count: int, *, greatest: bool) -> Numbers:
     none = -np.inf if greatest else np.inf
     best = np.full(count, none)
     keep = np.maximum if greatest else np.minimum
-    entries, owners = counting.of_kind(NUMBER)
-    keep.at(best, counting.owners, counting.rows["greatest" if greatest else "least"])
-    keep.at(best, owners, entries["number"])
+    buckets, entries = counting.buckets, counting.of_kind(NUMBER)
+    keep.at(best, buckets.owners, buckets.rows["greatest" if greatest else "least"])
+    keep.at(best, entries.owners, entries.rows["number"])
     valid = np.isfinite(best)
     return Numbers(np.where(valid, best, 0.0), valid, counting.changes)
 
@@ -147,7 +145,7 @@ def _ranks(order: pa.Array) -> Int64s:
 
 def of_values(reduce: Reduce, counting: Counting, texts: Mapping[bytes, str], count: int) -> Column:
     """Return what is made of values: the most frequent, first or last one, all of them, or how many."""
-    rows, owners = _value_rows(counting)
+    rows, owners = _alike(counting)
     if not len(rows):
         if reduce.counted:
             return Numbers(np.zeros(count), np.ones(count, dtype=np.bool_), counting.changes)
@@ -164,7 +162,7 @@ def of_values(reduce: Reduce, counting: Counting, texts: Mapping[bytes, str], co
         case "max":
             order = np.lexsort((-spelt.text_rank[codes], owners))
         case _:
-            codes, owners, often = _grouped(codes, owners, rows["count"])
+            codes, owners, often = _grouped(codes, owners, rows["count"], len(spelt.texts))
             if reduce.how == "unique":
                 return _unique(reduce, spelt, codes, owners, counting, count)
             enough = often >= reduce.least
@@ -178,26 +176,28 @@ def of_values(reduce: Reduce, counting: Counting, texts: Mapping[bytes, str], co
     return Coded(chosen, spelt.texts, counting.changes)
 
 
-def _value_rows(counting: Counting) -> tuple[npt.NDArray[np.void], Int64s]:
-    """Return rows of buckets and single events alike, with their subjects."""
+def _alike(counting: Counting) -> Owned:
+    """Return buckets and single events alike."""
     entries, owners = counting.of_kind(VALUE)
     if not len(entries):
-        return counting.rows, counting.owners
+        return counting.buckets
     single = np.zeros(len(entries), dtype=VALUES)
     single["high"], single["low"] = entries["high"], entries["low"]
     single["count"] = 1
     single["first"] = single["last"] = entries["at"]
-    return np.concatenate([counting.rows, single]), np.concatenate([counting.owners, owners])
+    rows = np.concatenate([counting.buckets.rows, single])
+    return Owned(rows, np.concatenate([counting.buckets.owners, owners]))
 
 
-def _grouped(codes: Int64s, owners: Int64s, counts: Int64s) -> tuple[Int64s, Int64s, Int64s]:
-    """Return each value of each subject once, with how often it is there."""
-    order = np.lexsort((codes, owners))
-    codes, owners = codes[order], owners[order]
-    starts = np.ones(len(codes), dtype=np.bool_)
-    starts[1:] = (codes[1:] != codes[:-1]) | (owners[1:] != owners[:-1])
+def _grouped(codes: Int64s, owners: Int64s, counts: Int64s, size: int) -> tuple[Int64s, Int64s, Int64s]:
+    """Return each value of each subject once, with how often it is there; codes are below `size`."""
+    both = owners * size + codes
+    order = np.argsort(both)
+    both = both[order]
+    starts = np.ones(len(both), dtype=np.bool_)
+    starts[1:] = both[1:] != both[:-1]
     places = np.flatnonzero(starts)
-    return codes[places], owners[places], np.add.reduceat(counts[order], places)
+    return both[places] % size, both[places] // size, np.add.reduceat(counts[order], places)
 
 
 def _unique(

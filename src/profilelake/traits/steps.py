@@ -216,6 +216,11 @@ def _reductions(node: Node) -> Iterator[Reduce]:
 def _family(reduce: Reduce, events: Events) -> Family:
     if isinstance(events.window, Session) or (events.where is not None and not static(events.where)):
         return Family.EVENTS
+    return reduced_as(reduce)
+
+
+def reduced_as(reduce: Reduce) -> Family:
+    """Return as what a reduction is computed once it is known which events count."""
     if reduce.how == "count":
         return Family.COUNT
     if reduce.how in ("sum", "avg") or (reduce.how in ("min", "max") and reduce.as_type != "string"):
