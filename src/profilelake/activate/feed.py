@@ -120,13 +120,17 @@ def now(tx: Tx, workspace: str) -> Cursor:
     return Cursor(reached.epoch, change_key(reached.sequence, NUMBER_MAX))
 
 
-def check(tx: Tx, workspace: str, after: Cursor) -> None:
-    """See that everything behind a cursor is still there.
+def check(tx: Tx, workspace: str, after: Cursor) -> Cursor:
+    """Return a cursor behind which everything is still there: the given one.
+
+    One from before the state had anything in it is before everything.
 
     Raises:
-        Gone: it is not.
+        Gone: something behind it is not there any more.
     """
     reached = _reached(tx, workspace)
+    if not int(after.epoch or 0):
+        after = Cursor(reached.epoch)
     if after.epoch != reached.epoch:
         raise Gone(
             "reading the feed: the state was built anew since this cursor; read what holds now (the tables"
@@ -137,6 +141,7 @@ def check(tx: Tx, workspace: str, after: Cursor) -> None:
             "reading the feed: changes behind this cursor are older than the retention; read what holds now"
             " (the tables `audience_members` and `computed_traits`, or a resync), then go on with after=now"
         )
+    return after
 
 
 def read(tx: Tx, workspace: str, after: Cursor, wanted: Wanted, most: int, *, scan: int = SCAN_MAX) -> Page:
@@ -145,7 +150,7 @@ def read(tx: Tx, workspace: str, after: Cursor, wanted: Wanted, most: int, *, sc
     Raises:
         Gone: some of them are not kept any more.
     """
-    check(tx, workspace, after)
+    after = check(tx, workspace, after)
     found: list[tuple[bytes, ChangeRecord]] = []
     place = after.key
     items = (item for item in tx.items(workspace, Db.CHANGE, after.key) if item[0] != after.key)

@@ -267,6 +267,11 @@ class Journal:
                 else:
                     connection.execute("UPDATE sweeps SET through = ? WHERE id = ?", (through, id))
 
+    def seen(self, destination: str, at: int) -> None:
+        """Note that a destination has been told of everything up to a time of the pipeline."""
+        with self._transaction() as connection:
+            connection.execute("UPDATE places SET sees_to = ? WHERE destination = ?", (at, destination))
+
     def announced(self, destination: str, profiles: Iterable[bytes]) -> dict[tuple[bytes, str], Announced]:
         """Return what a destination was told of some profiles, by profile and definition."""
         found: dict[tuple[bytes, str], Announced] = {}

@@ -24,6 +24,8 @@ ANSWER_BYTES_MAX: Final = 65_536
 """Bytes of an answer that are read; nothing in it is needed."""
 RETRY_AFTER_SECONDS_MAX: Final = 3_600.0
 """A receiver that asks for more is asked again then."""
+RESOLVED_SECONDS: Final = 30
+"""How long an address that was looked at is used again, as long as it answers."""
 _BATCH_PATH: Final = "/v1/batch"
 _TOO_MUCH: Final = frozenset({400, 413, 422})
 """Answers about what was sent: the same request would get them again."""
@@ -71,6 +73,7 @@ class Receiver:
         self._resolve = resolve
         self._clock = clock
         self._answer_seconds = answer_seconds
+        self._address, self._resolved_at = "", 0
         url = destination.url
         if destination.type == "segment" and urlsplit(url).path in ("", "/"):
             url = url.rstrip("/") + _BATCH_PATH
@@ -98,8 +101,10 @@ class Receiver:
                 finally:
                     await answer.aclose()
         except TimeoutError:
+            self._address = ""
             return Outcome(Verdict.LATER, 0, f"no answer in {self._answer_seconds:g} s")
         except httpx.HTTPError as error:
+            self._address = ""
             return Outcome(Verdict.LATER, 0, f"{type(error).__name__}: the connection failed")
         except OSError as error:
             return Outcome(
@@ -115,9 +120,7 @@ class Receiver:
 
     async def _request(self, key: str, body: bytes) -> httpx.Request:
         secrets = self._secrets()
-        port = self._url.port or (443 if self._url.scheme == "https" else 80)
-        addresses = await self._resolve(self._url.host, port)
-        address = self._allowed.choose(addresses, secure=self._url.scheme == "https")
+        address = await self._chosen()
         headers = {
             **dict(self._destination.headers),
             "Host": self._url.netloc.decode(),
@@ -137,6 +140,14 @@ class Receiver:
             # The certificate must be that of the name, though the connection goes to the address.
             extensions={"sni_hostname": self._url.host},
         )
+
+    async def _chosen(self) -> str:
+        now = self._clock()
+        if not self._address or now - self._resolved_at >= RESOLVED_SECONDS * 1_000_000:
+            secure = self._url.scheme == "https"
+            addresses = await self._resolve(self._url.host, self._url.port or (443 if secure else 80))
+            self._address, self._resolved_at = self._allowed.choose(addresses, secure=secure), now
+        return self._address
 
     def _secrets(self) -> list[str]:
         names = [self._destination.secret, self._destination.previous_secret]

@@ -105,11 +105,11 @@ def begin(tx: Tx, workspace: str, journal: Journal, held: Destined, now: int) ->
 
 def _behind(tx: Tx, workspace: str, place: Place) -> bool:
     try:
-        feed.check(tx, workspace, Cursor(place.epoch, place.cursor))
+        after = feed.check(tx, workspace, Cursor(place.epoch, place.cursor))
     except Gone:
         return True
     reached = feed.now(tx, workspace)
-    return place.cursor > reached.key or place.touched < feed.floor(tx, workspace, feed.TOUCHED_FLOOR)
+    return after.key > reached.key or place.touched < feed.floor(tx, workspace, feed.TOUCHED_FLOOR)
 
 
 def turn(tx: Tx, workspace: str, journal: Journal, destination: Destination, *, most: int) -> Turn | None:
@@ -140,12 +140,11 @@ def turn(tx: Tx, workspace: str, journal: Journal, destination: Destination, *, 
         for _, change in page.changes
         if change.definition not in sweeps or change.profile <= sweeps[change.definition].through
     ]
-    next_place = Place(place.epoch, page.cursor.key, place.touched)
-    told = Turn(next_place)
+    told = Turn(Place(page.cursor.epoch, page.cursor.key, place.touched))
     if page.drained:
         touched = list(islice(_touched(tx, workspace, place.touched), most))
         if touched:
-            told.place = Place(place.epoch, page.cursor.key, touched[-1])
+            told.place = replace(told.place, touched=touched[-1])
             causes += _looked_at(tx, workspace, destination, {key[8:] for key in touched}, sweeps)
         elif sweeps:
             causes += _swept(tx, workspace, journal, destination, list(sweeps.values()), told, most)

@@ -8,7 +8,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 from profilelake.activate import telling
@@ -28,6 +28,8 @@ BACK_OFF_MAX_SECONDS: Final = 300.0
 BACK_OFF_DOUBLINGS_MAX: Final = 16
 FAULT_SECONDS: Final = 5.0
 """How long a worker rests after a fault of ours, before it goes on."""
+SEEN_EVERY_SECONDS: Final = 10
+"""How often it is noted how far a destination is while there is nothing to tell."""
 TURN_RECORDS_MAX: Final = 5_000
 """Changes of one look, and profiles of one part of a sweep."""
 
@@ -58,7 +60,8 @@ class Worker:
     metrics: ActivateMetrics
     pause: Callable[[str, str], Awaitable[None]]
     sleep: Callable[[float], Awaitable[None]]
-    _failures: int = field(default=0)
+    _failures: int = 0
+    _noted: int = 0
 
     @property
     def name(self) -> str:
@@ -106,6 +109,9 @@ class Worker:
             turn = telling.turn(tx, self.workspace, self.journal, destination, most=most)
             seen = pipeline_time(tx, self.workspace)
         if turn is None:
+            if seen - self._noted >= SEEN_EVERY_SECONDS * 1_000_000:
+                self._noted = seen
+                self.journal.seen(self.name, seen)
             return False
         self.journal.put(self.name, turn, seen=seen)
         reach("activate.noted")

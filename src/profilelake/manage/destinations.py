@@ -19,7 +19,14 @@ from profilelake.manage.answers import json_answer, page_answer, page_asked
 from profilelake.manage.changes import Changes
 from profilelake.manage.guard import Guard, asked_by
 from profilelake.manage.requests import read_json
-from profilelake.semantics.destinations import CALLS, DEFAULT_IDS, Destination, IdSync, fault_of_secret_name
+from profilelake.semantics.destinations import (
+    CALLS,
+    DEFAULT_IDS,
+    EVERY,
+    Destination,
+    IdSync,
+    fault_of_secret_name,
+)
 from profilelake.semantics.times import format_time
 from profilelake.state.store import State
 from profilelake.workspaces.control import Control
@@ -42,21 +49,21 @@ class DestinationAsked(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     type: Literal["webhook", "segment"]
     url: str
     secret: str
-    definitions: list[str] = ["*"]
+    definitions: tuple[str, ...] = (EVERY,)
     previous_secret: str = ""
     enabled: bool = True
     backfill: bool = True
-    ids: list[DestinationIds] = []
-    consent: list[str] = []
+    ids: tuple[DestinationIds, ...] = ()
+    consent: tuple[str, ...] = ()
     headers: dict[str, str] = {}
     batch: int = 100
     parallel: int = 4
     retry_hours: float = 24.0
-    send: list[Literal["identify", "track"]] = list(CALLS)
+    send: tuple[Literal["identify", "track"], ...] = CALLS
     entered: str = "Audience Entered"
     exited: str = "Audience Exited"
     computed: str = "Trait Computed"
-    traits: list[str] = []
+    traits: tuple[str, ...] = ()
     integrations: dict[str, bool] = {}
 
     def destination(self, name: str) -> Destination:
@@ -65,22 +72,22 @@ class DestinationAsked(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
             name=name,
             type=self.type,
             url=self.url,
-            definitions=tuple(self.definitions),
+            definitions=self.definitions,
             secret=self.secret,
             previous_secret=self.previous_secret,
             enabled=self.enabled,
             backfill=self.backfill,
             ids=tuple(IdSync(one.type, one.strategy, one.map_to) for one in self.ids) or DEFAULT_IDS,
-            consent=tuple(self.consent),
+            consent=self.consent,
             headers=tuple(self.headers.items()),
             batch=self.batch,
             parallel=self.parallel,
             retry_hours=self.retry_hours,
-            send=tuple(self.send),
+            send=self.send,
             entered=self.entered,
             exited=self.exited,
             computed=self.computed,
-            traits=tuple(self.traits),
+            traits=self.traits,
             integrations=tuple(self.integrations.items()),
         )
 

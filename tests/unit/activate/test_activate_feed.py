@@ -9,6 +9,7 @@ from activate_world import SECOND, WORKSPACE, World
 from profilelake.activate import feed, retention
 from profilelake.activate.feed import Cursor, Gone, Page, Wanted
 from profilelake.errors import Invalid
+from profilelake.state.store import State
 
 
 @pytest.fixture
@@ -111,3 +112,17 @@ def test_documents_tell_all_there_is(world: World) -> None:
     assert [bytes(one["previous"]) for one in told] == [b"false", b"true"]
     assert told[0]["cursor"] < told[1]["cursor"]
     assert SECOND  # times are the pipeline's
+
+
+def test_a_cursor_from_before_anything_was_applied_is_before_everything(tmp_path: Path) -> None:
+    state = State.open(tmp_path / "state", writable=True)
+    state.ensure([WORKSPACE])
+    with state.read(WORKSPACE) as tx:
+        now = Cursor.parse(feed.now(tx, WORKSPACE).text())
+    state.close()
+    world = World(tmp_path / "state")
+    world.define("vip")
+    world.profile(1, ["user_id:u1"])
+    world.change("vip", {1: "true"})
+    assert len(read(world, now).changes) == 1
+    world.close()
