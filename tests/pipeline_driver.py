@@ -11,6 +11,8 @@ from typing import Any, Final
 import duckdb
 from prometheus_client import CollectorRegistry
 
+from profilelake.audiences import facts as defining
+from profilelake.audiences import handover
 from profilelake.eventlog import Damage, Flags, Kind, LogEnd, Record, Slice
 from profilelake.identity import facts
 from profilelake.identity import publish as identity_rows
@@ -30,17 +32,24 @@ from profilelake.profiles.memberships import members_page
 from profilelake.profiles.publish import profile_changes
 from profilelake.profiles.tables import PROFILES
 from profilelake.semantics.consent import DEFAULT_POLICY, Policy
+from profilelake.semantics.definitions import Definition
 from profilelake.semantics.identifiers import public_id
 from profilelake.semantics.rules import IdentityRules, TypeRule
 from profilelake.state import activity, recent
+from profilelake.state.computed import ChangeRecord, changes_after, decode_computed, definition_records
 from profilelake.state.records import collection_name
 from profilelake.state.store import Db, State, Tx
+from profilelake.traits.fold import fold
+from profilelake.traits.happened import COLUMNS
+from profilelake.traits.partials import Numbered
 
 WORKSPACE: Final = "default"
 KEY: Final = b"0123456789abcdef"
 START: Final = 1_772_359_210_000_000
 """2026-03-01T10:00:10Z, when the first record is received."""
 SECOND: Final = 1_000_000
+BACKFILLED_ROWS: Final = 7
+"""Events that a backfill puts at a time."""
 Message = dict[str, Any]
 Rows = list[tuple[Any, ...]]
 
@@ -102,6 +111,17 @@ class LogBuilder:
     def decision(self, received_at: int, fact: facts.Fact) -> Record:
         """Return the next record: what somebody decided about identity."""
         return self.record(received_at, (), body=facts.encode(fact), kind=Kind.FACT, source_id="")
+
+    def definition(self, received_at: int, fact: defining.Fact) -> Record:
+        """Return the next record: what somebody decided about a computed trait or audience."""
+        return self.record(received_at, (), body=defining.encode(fact), kind=Kind.FACT, source_id="")
+
+    def define(self, received_at: int, key: str, query: str, **told: Any) -> Record:
+        """Return the next record: an audience of this condition, or with `kind="trait"` a computed trait."""
+        told = {"kind": "audience", "external_ids": (), **told}
+        return self.definition(
+            received_at, defining.Define(by="test", definition=Definition(key, query=query, **told))
+        )
 
 
 class Desk:
@@ -186,6 +206,63 @@ class Desk:
         watermark = ordered[-1].received_at if ordered else START
         return Slice(ordered, ends, watermark, (), tuple(damage))
 
+    def tick(self, at: int) -> int:
+        """Let time pass, and definitions go on as far as they can; return in how many micro-batches."""
+        steps = 1
+        while self.batcher.tend_computing(at):
+            steps += 1
+        return steps
+
+    def backfill(self) -> bool:
+        """Fold all events there are for new definitions, as the lake's process does; tell whether any waited."""
+        with self.state.read(WORKSPACE) as tx:
+            steps = handover.incomplete(tx, WORKSPACE)
+            runs = recent.load(tx, WORKSPACE)
+            reached = load_applied(tx, WORKSPACE, "").sequence
+        if not steps:
+            return False
+        numbers = handover.begin_attempt(self.state, WORKSPACE, list(steps))
+        numbered = [Numbered(number, steps[digest].step) for digest, number in numbers.items()]
+        for run in runs:
+            events = recent.read_whole(self.setup.recent_directory, run, COLUMNS)
+            for start in range(0, events.num_rows, BACKFILLED_ROWS):
+                part = fold(events.slice(start, BACKFILLED_ROWS), numbered)
+                handover.put_part(self.state, WORKSPACE, part)
+        handover.finish(self.state, WORKSPACE, reached)
+        return True
+
+    def settle(self, at: int) -> None:
+        """Have every definition live, as of a time."""
+        self.backfill()
+        self.tick(at)
+
+    def values(self) -> dict[tuple[str, str], str]:
+        """Return what definitions are worth in the state, by key and public id of the profile."""
+        with self.state.read(WORKSPACE) as tx:
+            keys = {record.number: key for key, record in definition_records(tx, WORKSPACE).items()}
+            return {
+                (
+                    keys[number],
+                    public_id(collection_name(tx.sets(WORKSPACE, [key])[key].collection), key),
+                ): value.value
+                for key, body in tx.items(WORKSPACE, Db.COMPUTED)
+                for number, value in decode_computed(body).values.items()
+            }
+
+    def members(self, key: str) -> set[str]:
+        """Return the public ids of the members of an audience, as the state has them."""
+        return {profile for of, profile in self.values() if of == key}
+
+    def statuses(self) -> dict[str, str]:
+        """Return where each definition stands."""
+        with self.state.read(WORKSPACE) as tx:
+            return {key: record.status for key, record in definition_records(tx, WORKSPACE).items()}
+
+    def changes(self) -> list[ChangeRecord]:
+        """Return everything that was announced, in order."""
+        with self.state.read(WORKSPACE) as tx:
+            return [change for _, change in changes_after(tx, WORKSPACE, b"", 1_000_000)]
+
     def publish(self, *, whole: bool = True) -> bool:
         return self.publisher.publish(whole=whole)
 
@@ -241,7 +318,7 @@ class Desk:
                 IDENTITY_REFUSALS.name: identity_rows.refusal_changes(tx, WORKSPACE, sets, 0, version),
                 PROFILES.name: profile_changes(tx, WORKSPACE, profiles, 0),
             }
-            links = _links(tx)
+            links = account_links(tx)
         return {"links": links} | {
             name: _rows(row for row in table.to_pylist() if row.pop("op") == "upsert" and row.pop("seq") == 0)
             for name, table in changes.items()
@@ -254,7 +331,7 @@ class Desk:
             return {name: _rows(connection.table(name).to_arrow_table().to_pylist()) for name in names}
 
 
-def _links(tx: Tx) -> Rows:
+def account_links(tx: Tx) -> Rows:
     """Return person, account, and when their link began and ended; both directions must tell the same."""
     records = tx.profiles(WORKSPACE, [key for key, _ in tx.items(WORKSPACE, Db.PROFILE)])
     ways: tuple[Rows, Rows] = ([], [])

@@ -53,9 +53,7 @@ def records(tx: Tx, workspace: str) -> dict[str, DefinitionRecord]:
 
 def put_records(tx: Tx, workspace: str, changed: Mapping[str, DefinitionRecord]) -> None:
     """Keep where computations stand now."""
-    tx.put_many(
-        workspace, Db.DEFINITION, [(key.encode(), encode(record)) for key, record in changed.items()]
-    )
+    tx.put_many(workspace, Db.DEFINITION, [(key.encode(), encode(record)) for key, record in changed.items()])
 
 
 def steps(tx: Tx, workspace: str) -> dict[bytes, StepRecord]:

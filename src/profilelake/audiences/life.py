@@ -68,7 +68,7 @@ def settle(tx: Tx, workspace: str, before: Known | None, now: Known, place: byte
         record = records.get(key)
         if record is None:
             kind = now.held[key].definition.kind
-            record = DefinitionRecord(_next(tx, workspace, "definition"), key, "", kind=kind)
+            record = DefinitionRecord(fresh_definition_number(tx, workspace), key, "", kind=kind)
         was = None if before is None else before.held.get(key)
         found = _settled(record, was, now.held.get(key), now.failures.get(key), plans.get(key), kept, place)
         if found is not None:
@@ -99,7 +99,7 @@ def _settled(
             version=version,
             failure="",
             swept=b"",
-            sweeping=record.members > 0,
+            sweeping=True,
             cause=DEFINITION,
             caused_by=place,
         )
@@ -113,7 +113,7 @@ def _settled(
         if record.version == held.version and record.status not in (*WITHDRAWN, FAILED, ""):
             return None
         return msgspec.structs.replace(record, status=COMPUTING, version=held.version, failure="", swept=b"")
-    if record.status in EVALUATED and all(step.digest in kept for step in planned.steps.values()):
+    if record.status in EVALUATED and complete(list(planned.steps.values()), kept):
         if record.version == held.version:
             return None
         if was is not None and _same_values(was.definition, held.definition):
@@ -149,6 +149,23 @@ def resync(tx: Tx, workspace: str, key: str, place: bytes) -> None:
     definitions_now.put_records(tx, workspace, {key: again})
 
 
+def ready(
+    known: Known, records: Mapping[str, DefinitionRecord], kept: Mapping[bytes, StepRecord]
+) -> list[str]:
+    """Return the definitions whose steps are complete and for which nobody was evaluated yet.
+
+    One that reads another waits for it: without its values everybody might come in, or nobody.
+    """
+    waiting = {key for key, record in records.items() if record.status == BACKFILLING}
+    found = []
+    for planned in known.plan:
+        key = planned.held.definition.key
+        if key in waiting and not (planned.reads & waiting) and complete(list(planned.steps.values()), kept):
+            found.append(key)
+            waiting.discard(key)
+    return found
+
+
 def advance(
     tx: Tx,
     workspace: str,
@@ -156,20 +173,13 @@ def advance(
     records: dict[str, DefinitionRecord],
     kept: Mapping[bytes, StepRecord],
 ) -> None:
-    """Begin to go through all profiles for definitions whose steps are complete; `records` follow.
-
-    One that reads another waits for it: without its values everybody might come in, or nobody.
-    """
-    for planned in known.plan:
-        key = planned.held.definition.key
-        record = records.get(key)
-        if record is None or record.status != BACKFILLING:
-            continue
-        waits = any(records[read].status == BACKFILLING for read in planned.reads if read in records)
-        if waits or not complete(list(planned.steps.values()), kept):
-            continue
-        records[key] = msgspec.structs.replace(record, status=COMPUTING, sweeping=True, swept=b"")
-        definitions_now.put_records(tx, workspace, {key: records[key]})
+    """Begin to go through all profiles for the definitions that are ready; `records` follow."""
+    begun = {
+        key: msgspec.structs.replace(records[key], status=COMPUTING, sweeping=True, swept=b"")
+        for key in ready(known, records, kept)
+    }
+    records.update(begun)
+    definitions_now.put_records(tx, workspace, begun)
 
 
 def _settle_steps(tx: Tx, workspace: str, now: Known, moment: Moment) -> Mapping[bytes, StepRecord]:
@@ -191,6 +201,11 @@ def _settle_steps(tx: Tx, workspace: str, now: Known, moment: Moment) -> Mapping
 def fresh_step_number(tx: Tx, workspace: str) -> int:
     """Return a number that no step ever had."""
     return _next(tx, workspace, "step")
+
+
+def fresh_definition_number(tx: Tx, workspace: str) -> int:
+    """Return a number that no definition ever had."""
+    return _next(tx, workspace, "definition")
 
 
 def _next(tx: Tx, workspace: str, what: str) -> int:

@@ -12,6 +12,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from profilelake.activate.retention import note_touched
+from profilelake.audiences.facts import is_about_definitions
+from profilelake.audiences.life import Moment
+from profilelake.audiences.live import Brought, Computing
 from profilelake.errors import Corrupt, Internal, Invalid, Unavailable
 from profilelake.eventlog import Damage, Kind, LogEnd, Record, Slice
 from profilelake.identity import facts
@@ -43,7 +46,7 @@ from profilelake.semantics.identity import common_window
 from profilelake.semantics.positions import Position
 from profilelake.semantics.rules import COLLECTIONS, IdentityRules
 from profilelake.state import recent
-from profilelake.state.records import received_at
+from profilelake.state.records import NOBODY, received_at
 from profilelake.state.store import Db, State, Tx
 from profilelake.state.working import Working
 
@@ -90,6 +93,7 @@ class Batcher:
         self._epoch = f"{now:020d}"
         state.ensure(list(self._setups))
         self._landings: dict[str, Landing] = {}
+        self._computing = {name: Computing(name) for name in self._setups}
         self._trusted_at = time.monotonic()
         self._recordings = {
             setup.name: Recording(setup.tail_directory, self._counted(setup.name), wall)
@@ -99,6 +103,7 @@ class Batcher:
         self.look()
         self._take_policies()
         self.reload()
+        self._start_computing()
 
     def reload(self) -> None:
         """Take everything kept in memory from the state again; needed after a transaction failed."""
@@ -107,6 +112,7 @@ class Batcher:
             with self._state.read(setup.name) as tx:
                 index = DedupIndex.load(tx, setup.name, setup.dedup_directory)
                 resolver.load(tx, setup.name)
+                self._computing[setup.name].load(tx)
             self._landings[setup.name] = Landing(
                 key=setup.identifier_key, rules=resolver.rules, index=index, suppressed=setup.suppressed
             )
@@ -137,6 +143,14 @@ class Batcher:
                 work.flush()
                 store_policy(tx, name, policy)
                 tx.put_meta(name, PROGRESS, applied)
+
+    def _start_computing(self) -> None:
+        """Bring definitions that another program left in line with how this one understands them."""
+        for name, computing in self._computing.items():
+            if computing.any:
+                with self._state.write() as tx:
+                    applied = load_applied(tx, name, self._epoch)
+                    computing.start(tx, Moment(applied.sequence, applied.position))
 
     def look(self) -> None:
         """See who watches; between micro-batches, so that a newcomer misses nothing of the next one."""
@@ -250,14 +264,15 @@ class Batcher:
                 applied = load_applied(tx, name, self._epoch)
                 applied.sequence += 1
                 _check_new(applied.vector, records)
+                at = max(_pipeline_time(applied, records), watermark)
                 if mine and mine[0].kind is Kind.FACT:
-                    self._decide(tx, name, mine[0], applied)
+                    self._decide(tx, name, mine[0], applied, at)
                     mine = []
                 lost = damage if name == fallback else ()
                 if mine or lost:
-                    became.append(self._stages(tx, name, mine, lost, applied, detail))
+                    became.append(self._stages(tx, name, mine, lost, applied, detail, at))
                 applied.vector = {**applied.vector, **{log: (e.offset, e.events) for log, e in ends.items()}}
-                applied.watermark = max(applied.watermark, watermark)
+                applied.watermark = at
                 tx.put_meta(name, PROGRESS, applied)
             reach("state.before_commit")
         reach("state.committed")
@@ -280,6 +295,7 @@ class Batcher:
         damage: Sequence[Damage],
         applied: Applied,
         detail: str | None,
+        at: int,
     ) -> "_Became":
         sequence = applied.sequence
         landing = self._landings[name]
@@ -308,6 +324,8 @@ class Batcher:
         resolver.note(work)
         note_touched(work, _pipeline_time(applied, records))
         reach("state.profiles")
+        self._computing[name].apply(work, Brought(landed.events, writes, spells), at)
+        self._timer.lap("computed")
         failed = pa.concat_tables([landed.failed, damage_rows(damage, applied.watermark, self._region)])
         waiting: tuple[tuple[TableDef, pa.Table], ...] = (
             (EVENT_COPIES, landed.copies),
@@ -342,8 +360,12 @@ class Batcher:
             recording.write(landed, failed, sum(before.values()), sum(applied.totals.values()))
         return _Became(failed.column("reason"), before, applied.totals)
 
-    def _decide(self, tx: Tx, name: str, record: Record, applied: Applied) -> None:
+    def _decide(self, tx: Tx, name: str, record: Record, applied: Applied, at: int) -> None:
         """Let a decision hold, whatever it changes."""
+        if is_about_definitions(record.body):
+            moment = Moment(applied.sequence, applied.position)
+            self._computing[name].decide(tx, _place(record), record.body, moment)
+            return
         try:
             fact = facts.decode(record.body)
         except Invalid as error:
@@ -351,16 +373,20 @@ class Batcher:
                 f"applying the decision at offset {record.offset} of log {record.log_id}: {error}; "
                 "a newer profilelake wrote it: start that one"
             ) from error
-        place = Position(record.received_at, record.region, record.log_id, record.offset, 0).to_bytes()
+        place = _place(record)
         work = Working(tx, name, applied.sequence)
         resolver = self._resolvers[name]
         rows = resolver.decide(work, place, fact)
         spells = ACCOUNT_LINKS.schema().empty_table()
+        left: frozenset[bytes] = frozenset()
         if isinstance(fact, facts.Leave):
+            account = tx.ident(name, bytes.fromhex(fact.account))
+            left = frozenset() if account is None else frozenset({account.profile} - {NOBODY})
             late = partial(self._behind, tx, name, place) if applied.position > place else None
             spells = fold_leave(work, fact, resolver.held, late)
         _put_decided(work, rows, spells, _pipeline_time(applied, [record]))
         resolver.note(work)
+        self._computing[name].apply(work, Brought(links=spells, decided=place, accounts=left), at)
 
     def _behind(self, tx: Tx, name: str, position: bytes) -> pa.Table:
         history = self._setups[name].history
@@ -391,13 +417,48 @@ class Batcher:
                 applied.sequence += 1
                 work = Working(tx, name, applied.sequence)
                 rows = resolver.finish(work)
-                _put_decided(work, rows, ACCOUNT_LINKS.schema().empty_table(), _pipeline_time(applied, ()))
+                at = _pipeline_time(applied, ())
+                _put_decided(work, rows, ACCOUNT_LINKS.schema().empty_table(), at)
+                self._computing[name].apply(work, Brought(), at)
                 tx.put_meta(name, PROGRESS, applied)
                 reach("state.before_commit")
             reach("state.committed")
         except BaseException:
             self.reload()
             raise
+
+    def tend_computing(self, watermark: int) -> bool:
+        """Go on, for one micro-batch, with what time and definitions bring; tell whether more waits.
+
+        Raises:
+            Unavailable: disk full or the like; nothing was done, call again.
+        """
+        more = False
+        for name, computing in self._computing.items():
+            if not self._waits(name, computing, watermark):
+                continue
+            self._timer.start()
+            try:
+                with self._state.write() as tx:
+                    applied = load_applied(tx, name, self._epoch)
+                    applied.sequence += 1
+                    applied.watermark = max(applied.watermark, watermark)
+                    computing.tend(tx, applied.sequence, applied.watermark)
+                    tx.put_meta(name, PROGRESS, applied)
+                    reach("state.before_commit")
+                reach("state.committed")
+            except BaseException:
+                self.reload()
+                raise
+            self._timer.lap("computed")
+            more = more or self._waits(name, computing, watermark)
+        return more
+
+    def _waits(self, name: str, computing: Computing, watermark: int) -> bool:
+        if not computing.any:
+            return False
+        with self._state.read(name) as tx:
+            return computing.waits(tx, max(load_applied(tx, name, self._epoch).watermark, watermark))
 
     def quarantined(self) -> int:
         """Return how many identifiers link nobody."""
@@ -430,6 +491,11 @@ def _put_decided(work: Working, rows: IdentityRows, spells: pa.Table, at: int) -
 def _pipeline_time(applied: Applied, records: Sequence[Record]) -> int:
     """Return a time that never goes back, in microseconds: no record of the past or of these is later."""
     return max([applied.watermark, *(record.received_at for record in records[-1:])])
+
+
+def _place(record: Record) -> bytes:
+    """Return the position of a decision."""
+    return Position(record.received_at, record.region, record.log_id, record.offset, 0).to_bytes()
 
 
 def _put_waiting(tx: Tx, name: str, sequence: int, waiting: Sequence[tuple[TableDef, pa.Table]]) -> None:

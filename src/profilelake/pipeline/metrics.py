@@ -13,6 +13,7 @@ STAGES: Final = (
     "land",
     "identity",
     "profiles",
+    "computed",
     "flush",
     "recent",
     "commit",

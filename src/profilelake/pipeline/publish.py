@@ -18,6 +18,13 @@ from typing import Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from profilelake.audiences.publish import member_changes, trait_changes
+from profilelake.audiences.tables import (
+    AUDIENCE_CHANGES,
+    AUDIENCE_MEMBERS,
+    COMPUTED_TRAITS,
+    DEFINITION_FACTS,
+)
 from profilelake.errors import Conflict, Unavailable
 from profilelake.identity import publish as identity_rows
 from profilelake.identity.standing import rules_in_force
@@ -72,6 +79,8 @@ APPENDED: Final = (
     TRAIT_WRITES,
     ACCOUNT_LINKS,
     CONSENT_WRITES,
+    DEFINITION_FACTS,
+    AUDIENCE_CHANGES,
     *SYNC_TABLES,
 )
 """Tables whose rows wait in the outbox as they are."""
@@ -80,8 +89,10 @@ JOURNALS: Final = (TRAIT_UPDATES,)
 CURRENT: Final = (SET_MAP, IDENTIFIERS, IDENTITY_MAP, IDENTITY_REFUSALS, PROFILES)
 DERIVED: Final = tuple(table for table in CURRENT if table is not IDENTIFIERS)
 """Current tables that a rebuild makes again from facts. The values of identifiers are facts themselves."""
-EVERY_CURRENT: Final = (*CURRENT, SCHEMA)
-"""With the one that follows from events alone."""
+ANNOUNCED: Final = (COMPUTED_TRAITS, AUDIENCE_MEMBERS)
+"""Current tables of what was announced: a journal folded, which a rebuild corrects and does not make again."""
+EVERY_CURRENT: Final = (*CURRENT, SCHEMA, *ANNOUNCED)
+"""With the one that follows from events alone, and those that follow from a journal."""
 ACTIVITY_EVENTS_MAX: Final = 10_000
 """Events whose counts are shown with every publication; the counts of more wait for `publish_age`."""
 
@@ -299,6 +310,7 @@ class Publisher:
             held = self.lake.current_table(self.workspace, PROFILES).progress()
             profiles = due and held_by(held, progress) < progress.sequence
             only = DERIVED if profiles else tuple(table for table in DERIVED if table is not PROFILES)
+            only += ANNOUNCED
             began = time.monotonic()
             active = self._active(tx, runs, published.activity_through, through) if profiles else set()
             self._publish_current(tx, progress, active, only)
@@ -498,6 +510,8 @@ class Publisher:
                 lambda keys: identity_rows.refusal_changes(tx, workspace, keys, sequence, version),
             ),
             PROFILES.name: (Dirty.PROFILE, lambda keys: profile_changes(tx, workspace, keys, sequence)),
+            COMPUTED_TRAITS.name: (Dirty.VALUE, lambda keys: trait_changes(tx, workspace, keys, sequence)),
+            AUDIENCE_MEMBERS.name: (Dirty.MEMBER, lambda keys: member_changes(tx, workspace, keys, sequence)),
         }
         for definition in only:
             kind, make = makers[definition.name]

@@ -5,6 +5,7 @@ A stage that gains a table names it in its own `TABLES`; a package that gains ta
 
 from typing import Final
 
+from profilelake.audiences.tables import TABLES as AUDIENCE_TABLES
 from profilelake.identity.sync_tables import TABLES as SYNC_TABLES
 from profilelake.identity.tables import TABLES as IDENTITY_TABLES
 from profilelake.lake.tables import TableDef
@@ -20,4 +21,5 @@ TABLES: Final[tuple[TableDef, ...]] = (
     TRAIT_UPDATES,
     SCHEMA,
     *SYNC_TABLES,
+    *AUDIENCE_TABLES,
 )

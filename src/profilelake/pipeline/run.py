@@ -75,7 +75,7 @@ class Applying:
 
     def _apply(self, batcher: Batcher, timer: Timer, stages: Stages) -> None:
         reader = LogReader(self.log_directory, clock=self.clock)
-        vector = batcher.vector()
+        vector, more = batcher.vector(), False
         while True:
             started_at = time.monotonic()
             timer.start()
@@ -85,10 +85,11 @@ class Applying:
                 vector,
                 bytes_max=MICRO_BATCH_BYTES_MAX,
                 events_max=self.settings.micro_batch_events_max,
-                wait_max_seconds=self.settings.watermark_wait_seconds,
+                wait_max_seconds=0.0 if more else self.settings.watermark_wait_seconds,
             )
             timer.lap("read")
             reach("log.read")
+            more = False
             if slice.behind:
                 _log.warning("logs %s do not move; what they bring later is late", ", ".join(slice.behind))
             if slice.records or slice.damage:
@@ -102,14 +103,25 @@ class Applying:
                     continue
                 vector = {**vector, **slice.ends}
                 self._replays(batcher, stages)
+                more = self._compute(batcher, slice.watermark)
             elif stopping and not slice.behind:
                 return  # what waits to be resolved again is noted in the state, for the next start
             elif not stopping:
                 self._replays(batcher, stages)
+                more = self._compute(batcher, slice.watermark)
             left = self.settings.micro_batch_seconds - (time.monotonic() - started_at)
             busy = sum(record.events for record in slice.records) > self.settings.micro_batch_events_max // 2
-            if left > 0 and not stopping and not busy:
+            if left > 0 and not stopping and not busy and not more:
                 self._stop.wait(left)
+
+    def _compute(self, batcher: Batcher, watermark: int) -> bool:
+        """Go on with timers and new definitions for one micro-batch; tell whether more waits."""
+        try:
+            return batcher.tend_computing(watermark)
+        except (Unavailable, OSError) as error:
+            _log.error("timers and definitions not gone on with, trying again: %s", error)
+            self._stop.wait(RETRY_SECONDS)
+            return True
 
     def _replays(self, batcher: Batcher, stages: Stages) -> bool:
         """Go on with what waits to be resolved again; tell whether more waits."""

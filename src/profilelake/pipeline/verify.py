@@ -7,7 +7,6 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,8 +29,11 @@ from profilelake.landing.dedup import DedupIndex, Entries
 from profilelake.landing.land import CONTENT_COLUMNS, dedup_entries
 from profilelake.landing.tables import EVENT_COPIES, EVENTS
 from profilelake.ops.failpoints import reach
+from profilelake.pipeline import fold_announced
 from profilelake.pipeline.announcing import take_up_journals
 from profilelake.pipeline.batch import Batcher, WorkspaceSetup
+from profilelake.pipeline.differences import DIFFERENCES_MAX, compare_rows
+from profilelake.pipeline.differences import Difference as Difference
 from profilelake.pipeline.fold_spells import left
 from profilelake.pipeline.fold_state import Records, records
 from profilelake.pipeline.fold_tables import tables
@@ -50,6 +52,7 @@ from profilelake.pipeline.publish import APPENDED, EVERY_CURRENT, JOURNALS, Publ
 from profilelake.pipeline.rebuild import Fold, decisions, fold, standing_of
 from profilelake.pipeline.recent_runs import run_rows
 from profilelake.pipeline.told_by_events import add_untold, consent_untold, links_untold
+from profilelake.pipeline.verify_values import values_wrong
 from profilelake.profiles.consent import policy_in_force, store_policy
 from profilelake.profiles.journal import TRAIT_UPDATES
 from profilelake.profiles.plan import PROFILES__TRAITS_TOLD_WRONG
@@ -71,21 +74,11 @@ from profilelake.state.records import (
 from profilelake.state.replacing import put_in_place
 from profilelake.state.store import Db, State, Tx
 
-DIFFERENCES_MAX: Final = 20
-"""Examples named per kind of difference; the count is always whole."""
 LOAD_ROWS: Final = 50_000
 RUN_ROWS: Final = 500_000
 
 _FACTS: Final = (SET_SIGHTINGS, *APPENDED, *JOURNALS)
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """Something that is not what the facts say."""
-
-    what: str
-    detail: str
 
 
 def verify(setup: WorkspaceSetup, state: State, lake: Lake) -> list[Difference]:
@@ -108,7 +101,8 @@ def verify(setup: WorkspaceSetup, state: State, lake: Lake) -> list[Difference]:
             )
         found += _untold(ACCOUNT_LINKS, links_untold(connection, standing))
         found += _untold(CONSENT_WRITES, consent_untold(connection))
-        found += _compare_rows("state of leavings", _left(tx, setup.name), left(standing))
+        found += compare_rows("state of leavings", _left(tx, setup.name), left(standing))
+        found += values_wrong(connection, tx, setup.name)
         waiting = background.load(tx, setup.name)
         if waiting:
             found.append(
@@ -118,12 +112,14 @@ def verify(setup: WorkspaceSetup, state: State, lake: Lake) -> list[Difference]:
 
 
 def finish_replays(setup: WorkspaceSetup, state: State, region: str, now: int) -> None:
-    """Resolve again what a server left waiting when it was stopped."""
+    """Finish what a server left waiting when it was stopped: replays, and values whose time has come."""
     with state.read(setup.name) as tx:
-        if not background.load(tx, setup.name):
+        if not (background.load(tx, setup.name) or tx.count(setup.name, Db.DEFINITION)):
             return
     batcher = Batcher(state, [setup], region, now, Timer(Stages(CollectorRegistry())))
     while batcher.tend_replays(wait_seconds=1.0):
+        pass
+    while batcher.tend_computing(0):
         pass
 
 
@@ -161,6 +157,9 @@ def rebuild(
         clock.done("identity")
         whole = whole_tables(folds)
         whole[SCHEMA.name] = whole_schema(connection, setup.identifier_key)
+        defined = fold_announced.decided(connection)
+        told_values = fold_announced.announced(connection, defined)
+        whole |= fold_announced.tables(told_values, fold_announced.kinds_of(defined))
         clock.done("tables")
         replace_tables(lake, setup.name, whole, progress)
         for definition in (EVENTS, *_FACTS):
@@ -188,6 +187,7 @@ def rebuild(
         clock.done("state")
         _load_events(state, setup, connection, progress, now)
         take_up_journals(state, setup.name, lake, now)
+        fold_announced.take_up_definitions(state, setup.name, defined, told_values, now)
         state.close()
         reach("rebuild.loaded")
         clock.done("events")
@@ -308,7 +308,7 @@ def _conservation(connection: duckdb.DuckDBPyConnection, published: Published) -
 def _compare_table(connection: duckdb.DuckDBPyConnection, name: str, wanted: pa.Table) -> list[Difference]:
     key = {d.name: d.key for d in (SET_MAP, IDENTIFIERS, IDENTITY_MAP, IDENTITY_REFUSALS, PROFILES)}[name]
     found = connection.table(name).to_arrow_table().select(wanted.column_names)
-    return _compare_rows(f"table {name}", _by_key(found, key), _by_key(wanted, key))
+    return compare_rows(f"table {name}", _by_key(found, key), _by_key(wanted, key))
 
 
 def _compare_schema(connection: duckdb.DuckDBPyConnection, wanted: pa.Table) -> list[Difference]:
@@ -332,7 +332,7 @@ def _compare_schema(connection: duckdb.DuckDBPyConnection, wanted: pa.Table) -> 
             if (row["type"], row["part"]) not in crowded
         }
 
-    return _compare_rows(f"table {SCHEMA.name}", facts(found), facts(wanted))
+    return compare_rows(f"table {SCHEMA.name}", facts(found), facts(wanted))
 
 
 def _by_key(rows: pa.Table, key: str | None) -> dict[Any, Any]:
@@ -340,27 +340,6 @@ def _by_key(rows: pa.Table, key: str | None) -> dict[Any, Any]:
     place = names.index(str(key))
     columns = [column.to_pylist() for column in rows.columns]
     return {values[place]: values for values in zip(*columns, strict=True)}
-
-
-def _compare_rows(what: str, found: Mapping[Any, Any], wanted: Mapping[Any, Any]) -> list[Difference]:
-    differing = [key for key, value in wanted.items() if found.get(key) != value]
-    differing += [key for key in found if key not in wanted]
-    if not differing:
-        return []
-    shown = [
-        f"{_name(key)}: is {_short(found.get(key))}, should be {_short(wanted.get(key))}"
-        for key in differing[:DIFFERENCES_MAX]
-    ]
-    return [Difference(what, f"{len(differing)} rows differ; {line}") for line in shown]
-
-
-def _name(key: object) -> str:
-    return key.hex() if isinstance(key, bytes) else str(key)
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 400 else text[:399] + "…"
 
 
 def _compare_state(tx: Tx, workspace: str, held: Sequence[Records]) -> list[Difference]:
@@ -375,14 +354,14 @@ def _compare_state(tx: Tx, workspace: str, held: Sequence[Records]) -> list[Diff
     wanted_activity = {key: encode(record) for part in held for key, record in part.activity.items()}
     every = [key for key, _ in tx.items(workspace, Db.SET)]
     return [
-        *_compare_rows(
+        *compare_rows(
             "state of sets",
             {key: _set_facts(record) for key, record in tx.sets(workspace, every).items()},
             wanted_sets,
         ),
-        *_compare_rows("state of activity", dict(tx.items(workspace, Db.ACTIVITY)), wanted_activity),
-        *_compare_rows("state of identifiers", dict(tx.items(workspace, Db.IDENT)), wanted_idents),
-        *_compare_rows(
+        *compare_rows("state of activity", dict(tx.items(workspace, Db.ACTIVITY)), wanted_activity),
+        *compare_rows("state of identifiers", dict(tx.items(workspace, Db.IDENT)), wanted_idents),
+        *compare_rows(
             "state of profiles",
             {
                 key: _profile_facts(record)
@@ -392,18 +371,18 @@ def _compare_state(tx: Tx, workspace: str, held: Sequence[Records]) -> list[Diff
             },
             wanted_profiles,
         ),
-        *_compare_rows("state of traits", tx.set_traits(workspace, every), wanted_traits),
-        *_compare_rows(
+        *compare_rows("state of traits", tx.set_traits(workspace, every), wanted_traits),
+        *compare_rows(
             "state of consent", tx.decoded(workspace, Db.CONSENT, every, decode_consent), wanted_consent
         ),
-        *_compare_rows("state of memberships", dict(tx.items(workspace, Db.ACCOUNTS_OF)), wanted_memberships),
-        *_compare_rows(
+        *compare_rows("state of memberships", dict(tx.items(workspace, Db.ACCOUNTS_OF)), wanted_memberships),
+        *compare_rows(
             "state of members",
             dict(tx.items(workspace, Db.MEMBERS)),
             {pair[SET_BYTES:] + pair[:SET_BYTES]: b"" for pair in wanted_memberships},
         ),
-        *_compare_rows("state of sightings", dict(tx.items(workspace, Db.SIGHTING)), wanted_sightings),
-        *_compare_rows(
+        *compare_rows("state of sightings", dict(tx.items(workspace, Db.SIGHTING)), wanted_sightings),
+        *compare_rows(
             "state of quarantine",
             {
                 key: True
@@ -412,7 +391,7 @@ def _compare_state(tx: Tx, workspace: str, held: Sequence[Records]) -> list[Diff
             },
             {key: True for part in held for key, record in part.quarantine.items() if record.active},
         ),
-        *_compare_rows("state of refusals", dict(tx.items(workspace, Db.REFUSALS)), wanted_refusals),
+        *compare_rows("state of refusals", dict(tx.items(workspace, Db.REFUSALS)), wanted_refusals),
     ]
 
 

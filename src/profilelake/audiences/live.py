@@ -1,0 +1,272 @@
+"""Computed traits and audiences inside a micro-batch: in the transaction that applies the events.
+
+Events are folded into the partials of their sets; the profiles they touch, those that identity changed and
+those whose time has come are evaluated at pipeline time, and what differs from what was announced is
+announced. Where nobody defined anything none of this costs anything.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from heapq import merge
+from itertools import islice
+from typing import Final
+
+import msgspec
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from profilelake.audiences import definitions_now, facts, handover, life, pending
+from profilelake.audiences.definitions_now import Known
+from profilelake.audiences.evaluating import Evaluation, Why
+from profilelake.audiences.facts import Resync
+from profilelake.audiences.life import BACKFILLING, COMPUTING, LIVE, WITHDRAWN, Moment
+from profilelake.audiences.publish import fact_rows
+from profilelake.audiences.tables import DEFINITION_FACTS
+from profilelake.errors import Invalid
+from profilelake.ops.failpoints import reach
+from profilelake.state import outbox
+from profilelake.state.computed import DefinitionRecord, StepRecord, due_profiles
+from profilelake.state.heads import decode_set_head
+from profilelake.state.store import Db, Tx
+from profilelake.state.working import Working
+from profilelake.traits import stored
+from profilelake.traits.fold import fold
+from profilelake.traits.partials import Numbered
+
+SWEEP_PROFILES: Final = 2_000
+"""Profiles that one micro-batch goes through for new definitions."""
+TIMERS_MAX: Final = 10_000
+"""Profiles whose time has come that one micro-batch evaluates; others follow in the next ones."""
+EVALUATED_MAX: Final = 100_000
+"""Profiles that one micro-batch evaluates for what happened to them; others follow as if their time had come."""
+
+_LAST: Final = b"\xff" * 16
+
+
+@dataclass(frozen=True, slots=True)
+class Brought:
+    """What a micro-batch brought, as far as definitions may ask for it.
+
+    `decided` is the position of the decision that is the cause, where one is. `accounts` may have other users.
+    """
+
+    events: pa.Table | None = None
+    writes: pa.Table | None = None
+    links: pa.Table | None = None
+    decided: bytes = b""
+    accounts: frozenset[bytes] = frozenset()
+
+
+@dataclass(slots=True)
+class Counted:
+    """What was done since it was last asked."""
+
+    evaluated: int = 0
+    changes: int = 0
+
+
+@dataclass(slots=True)
+class Computing:
+    """The definitions of one workspace and what the pipeline does for them; used by one thread."""
+
+    workspace: str
+    counted: Counted = field(default_factory=Counted)
+    _known: Known = field(default_factory=lambda: Known({}, (), {}))
+    any: bool = False
+    """Whether anything ever was defined."""
+
+    def load(self, tx: Tx) -> None:
+        """Take what holds from the state; again after a transaction failed."""
+        self.any = tx.count(self.workspace, Db.DEFINITION) > 0
+        self._known = Known.of(definitions_now.held(tx, self.workspace)) if self.any else Known({}, (), {})
+
+    def start(self, tx: Tx, moment: Moment) -> None:
+        """Bring what another program left in line with how this one understands it."""
+        if self.any:
+            life.settle(tx, self.workspace, None, self._known, b"", moment)
+
+    def decide(self, tx: Tx, place: bytes, body: bytes, moment: Moment) -> None:
+        """Let a decision about a definition hold; one that this program does not understand stops nobody."""
+        tx.put(self.workspace, Db.DEFINITION_FACT, place, body)
+        key = outbox.key_of(moment.sequence, DEFINITION_FACTS.name)
+        tx.put(self.workspace, Db.OUTBOX, key, outbox.pack(fact_rows([(place, body)])))
+        before, now = self._known, Known.of(definitions_now.held(tx, self.workspace))
+        life.settle(tx, self.workspace, before, now, place, moment)
+        try:
+            fact = facts.decode(body)
+        except Invalid:
+            pass  # said where all of them are read
+        else:
+            if isinstance(fact, Resync) and not fact.destination:
+                life.resync(tx, self.workspace, fact.key, place)
+        handover.drop_waiting(tx, self.workspace)
+        self._known, self.any = now, True
+        reach("computed.decided")
+
+    def apply(self, work: Working, brought: Brought, at: int) -> None:
+        """Fold what a micro-batch brought and announce what it changed; `work` is flushed."""
+        if not self.any:
+            return
+        tx, workspace = work.tx, self.workspace
+        records, kept = self._now(tx)
+        sets = self._fold(tx, work.sequence, brought.events, kept)
+        if brought.writes is not None and brought.writes.num_rows:
+            sets |= self._written(brought.writes)
+        reach("computed.folded")
+        due = self._due(tx, at)
+        regrouped = frozenset(work.written(Db.PROFILE))
+        people_of = set(work.written(Db.SET))
+        linked: set[bytes] = set()
+        if brought.links is not None and brought.links.num_rows:
+            people_of |= _keys(brought.links, "set_id")
+            linked = _keys(brought.links, "account_set_id")
+        heads = tx.decoded(workspace, Db.SET, sets | linked, decode_set_head)
+        keys = {head.profile for head in heads.values() if head.profile} | regrouped | brought.accounts
+        if not (keys or due):
+            return
+        evaluation = Evaluation(tx, workspace, work.sequence, at, self._known, records, kept)
+        ordered = sorted(keys)
+        evaluation.run([*ordered[:EVALUATED_MAX], *due], people_of, _why(brought, regrouped, due))
+        evaluation.put_off(ordered[EVALUATED_MAX:], at)
+        self._end(evaluation)
+
+    def waits(self, tx: Tx, at: int) -> bool:
+        """Tell whether `tend` would have something to do."""
+        if not self.any:
+            return False
+        if due_profiles(tx, self.workspace, at, 1):
+            return True
+        records, kept = self._records(tx), definitions_now.steps(tx, self.workspace)
+        return (
+            any(record.sweeping for record in records.values())
+            or any(record.reached and not record.complete for record in kept.values())
+            or bool(life.ready(self._known, records, kept))
+        )
+
+    def tend(self, tx: Tx, sequence: int, at: int) -> None:
+        """Go on, for one micro-batch, with what time and decisions bring: timers, sweeps, what a backfill left."""
+        if not self.any:
+            return
+        handover.merge_waiting(tx, self.workspace)
+        records, kept = self._now(tx)
+        evaluation = Evaluation(tx, self.workspace, sequence, at, self._known, records, kept)
+        if due := self._due(tx, at):
+            evaluation.run(due, (), Why(due=due))
+        self._sweep(tx, evaluation, records)
+        self._end(evaluation)
+
+    # ---- parts of a micro-batch ----------------------------------------------------------------
+
+    def _records(self, tx: Tx) -> dict[str, DefinitionRecord]:
+        return definitions_now.records(tx, self.workspace)
+
+    def _now(self, tx: Tx) -> tuple[dict[str, DefinitionRecord], Mapping[bytes, StepRecord]]:
+        """Return where computations stand; those begin whose steps are complete."""
+        records, kept = self._records(tx), definitions_now.steps(tx, self.workspace)
+        if any(record.status == BACKFILLING for record in records.values()):
+            life.advance(tx, self.workspace, self._known, records, kept)
+        return records, kept
+
+    def _fold(
+        self, tx: Tx, sequence: int, events: pa.Table | None, kept: Mapping[bytes, StepRecord]
+    ) -> set[bytes]:
+        """Fold events for all steps; return the sets that complete ones have something new of."""
+        if events is None or not events.num_rows or not kept:
+            return set()
+        complete: list[Numbered] = []
+        waiting: list[Numbered] = []
+        for digest, step in self._known.step_list().items():
+            record = kept[digest]
+            (complete if record.complete else waiting).append(Numbered(record.number, step))
+        touched: set[bytes] = set()
+        if complete:
+            partials = fold(events, complete)
+            touched = pending.sets_of(partials)
+            if not pending.is_empty(partials):
+                stored.add(tx, self.workspace, partials, self._known.numbered(kept))
+        if waiting:
+            handover.keep_waiting(tx, self.workspace, sequence, fold(events, waiting))
+        return touched
+
+    def _written(self, writes: pa.Table) -> set[bytes]:
+        """Return the sets for which traits were written that any definition reads."""
+        reads = sorted({name for planned in self._known.plan for name in planned.reads})
+        if not reads:
+            return set()
+        asked = pc.is_in(writes.column("trait"), value_set=pa.array(reads, pa.string()))
+        return _keys(writes.filter(asked), "set_id")
+
+    def _due(self, tx: Tx, at: int) -> dict[bytes, int]:
+        """Return the profiles whose time has come, with when it was."""
+        return {
+            key[8:]: int.from_bytes(key[:8], "big")
+            for key in islice(tx.keys(self.workspace, Db.TIMER), TIMERS_MAX)
+            if int.from_bytes(key[:8], "big") <= at
+        }
+
+    def _sweep(self, tx: Tx, evaluation: Evaluation, records: dict[str, DefinitionRecord]) -> None:
+        """Go through the next profiles for definitions that are new, or gone."""
+        sweeping = [record for record in records.values() if record.sweeping]
+        if not sweeping:
+            return
+        start = min(record.swept for record in sweeping)
+        read = frozenset[str]().union(*(planned.reads for planned in self._known.plan))
+        gone_only = all(record.status in WITHDRAWN and record.key not in read for record in sweeping)
+        keys = list(islice(self._behind(tx, start, gone_only=gone_only), SWEEP_PROFILES))
+        end = keys[-1] if len(keys) == SWEEP_PROFILES else _LAST
+        mine = [record for record in sweeping if record.swept <= end]
+        why = Why(sweep={record.number: (record.cause, record.caused_by) for record in mine})
+        evaluation.run(keys, (), why)
+        changed: dict[str, DefinitionRecord] = {}
+        for record in mine:
+            over = end == _LAST
+            status = LIVE if over and record.status == COMPUTING else record.status
+            changed[record.key] = msgspec.structs.replace(
+                record, status=status, swept=b"" if over else end, sweeping=not over
+            )
+        records.update(changed)
+        definitions_now.put_records(tx, self.workspace, changed)
+        reach("computed.swept")
+
+    def _behind(self, tx: Tx, start: bytes, *, gone_only: bool) -> Iterator[bytes]:
+        """Yield, in order, the profiles behind one: those there are, and those that are worth something."""
+        ways = [tx.keys(self.workspace, Db.COMPUTED, start)]
+        if not gone_only:
+            ways.append(tx.keys(self.workspace, Db.PROFILE, start))
+        last = start
+        for key in merge(*ways):
+            if key != last:
+                last = key
+                yield key
+
+    def _end(self, evaluation: Evaluation) -> None:
+        evaluation.finish()
+        self.counted.evaluated += evaluation.evaluated
+        self.counted.changes += evaluation.changes
+        reach("computed.announced")
+
+
+def _why(brought: Brought, regrouped: frozenset[bytes], due: Mapping[bytes, int]) -> Why:
+    found: dict[bytes, bytes] | None = None
+
+    def newest() -> dict[bytes, bytes]:
+        # Only asked for where something changed: most micro-batches change little.
+        nonlocal found
+        if found is None:
+            found = {}
+            if brought.events is not None:
+                positions = brought.events.column("position").to_pylist()
+                for name in ("set_id", "account_set_id"):
+                    for key, position in zip(brought.events.column(name).to_pylist(), positions, strict=True):
+                        if key is not None:
+                            found[key] = max(position, found.get(key, b""))
+        return found
+
+    last = b""
+    if brought.events is not None and brought.events.num_rows:
+        last = brought.events.column("position")[-1].as_py()
+    return Why(newest, last, brought.decided, regrouped, due)
+
+
+def _keys(rows: pa.Table, name: str) -> set[bytes]:
+    return {key for key in pc.unique(rows.column(name)).to_pylist() if key is not None}

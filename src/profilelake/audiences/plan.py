@@ -1,0 +1,27 @@
+"""Named queries over the lake's tables that give definitions and what was announced of them."""
+
+from typing import Final
+
+AUDIENCES__FACTS: Final = "SELECT position, encode(body) AS body FROM definition_facts ORDER BY position"
+"""Every decision about definitions, in order."""
+
+AUDIENCES__ANNOUNCED: Final = """
+    WITH last AS (
+        SELECT definition, profile_id, collection, version, value, epoch_us(changed_at) AS since
+        FROM audience_changes
+        WHERE cause <> 'resync'
+        QUALIFY row_number() OVER (
+            PARTITION BY definition, profile_id ORDER BY sequence DESC, number DESC
+        ) = 1
+    )
+    FROM last WHERE value IS NOT NULL ORDER BY definition, profile_id
+"""
+"""What was announced last of each profile and definition, where that is a value; what was told once more
+changes nothing."""
+
+AUDIENCES__SHOWN: Final = """
+    SELECT definition, profile_id, value, version, epoch_us(computed_at) AS since FROM computed_traits
+    UNION ALL
+    SELECT definition, profile_id, 'true', version, epoch_us(entered_at) FROM audience_members
+"""
+"""What the current tables say."""
