@@ -21,6 +21,13 @@ from profilelake.semantics.positions import Position
 from profilelake.semantics.rules import COLLECTIONS, Collection, segment_defaults
 from profilelake.serve.profile_api import ProfileApi
 from profilelake.state import recent
+from profilelake.state.computed import (
+    ComputedRecord,
+    DefinitionRecord,
+    ValueRecord,
+    definition_records,
+    put_computed,
+)
 from profilelake.state.records import (
     ActivityRecord,
     ConsentRecord,
@@ -188,6 +195,17 @@ class Profiles:
         with self.state.write() as tx:
             said = ConsentRecord(at, position(at), "src_web", "consent-1", allowed)
             tx.put(self.space, Db.CONSENT, key, encode(said))
+
+    def compute(self, founder: bytes, at: int = BEGIN, **values: tuple[str, object]) -> None:
+        """Store what definitions are worth for a profile: by key the kind of the definition and the value."""
+        with self.state.write() as tx:
+            known = definition_records(tx, self.space)
+            held: dict[int, ValueRecord] = {}
+            for key, (kind, value) in values.items():
+                record = known.setdefault(key, DefinitionRecord(len(known) + 1, key, "live", 1, kind=kind))
+                tx.put(self.space, Db.DEFINITION, key.encode(), encode(record))
+                held[record.number] = ValueRecord(json.dumps(value), at, 1)
+            put_computed(tx, self.space, {founder: ComputedRecord(0, held)}, {})
 
     def remember(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Store events as one run."""

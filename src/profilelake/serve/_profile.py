@@ -10,6 +10,7 @@ from profilelake.kernels.one_hash import siphash128
 from profilelake.semantics.identifiers import ident_prefix, normalised, parse_public_id, public_id
 from profilelake.semantics.rules import Collection, IdentityRules
 from profilelake.serve._answer import invalid, profile_not_found
+from profilelake.serve._computed import ComputedValue, computed
 from profilelake.serve._request import Query
 from profilelake.state.records import NOBODY, ProfileRecord, TraitRecord, decode_traits, joined_traits
 from profilelake.state.store import Db, Tx
@@ -43,6 +44,10 @@ class Found:
             value = self.tx.get(self.space, Db.TRAITS, sets[0])
             return _NO_TRAITS if value is None else decode_traits(value)
         return joined_traits(self.record, self.tx.set_traits(self.space, sets))
+
+    def computed(self) -> dict[str, ComputedValue]:
+        """Return computed traits, and the audiences the profile is in."""
+        return computed(self.tx, self.space, self.key)
 
 
 class Cursor(msgspec.Struct):

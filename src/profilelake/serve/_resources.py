@@ -7,6 +7,7 @@ import msgspec
 from profilelake.semantics.identifiers import parse_public_id, public_id
 from profilelake.semantics.rules import Collection
 from profilelake.serve._answer import not_a_cursor, time_text
+from profilelake.serve._computed import CLASSES
 from profilelake.serve._profile import Cursor, Found, cursor
 from profilelake.serve._request import Query
 from profilelake.serve._visible import is_consent
@@ -40,14 +41,24 @@ class TraitsPage(msgspec.Struct):
 def traits(found: Found, query: Query) -> TraitsPage:
     """Return one page of traits, sorted by name; a page starts at the name its cursor carries.
 
-    Values are the JSON text that was stored, so numbers come out digit by digit as they came in.
+    Computed traits and the audiences the profile is in (true) stand among those that were sent; a definition
+    wins over a trait of its name. Values are the JSON text that was stored, so numbers come out digit by digit
+    as they came in.
     """
     limit = query.limit(TRAITS_DEFAULT, TRAITS_MAX)
     start = query.text("next")
     verbose = query.flag("verbose")
-    # No audience and no computed trait is kept in a profile's own traits.
-    written = {} if query.choice("class", ("audience", "computed_trait")) else found.traits()
-    names = [name for name, write in written.items() if write.value is not None and not is_consent(name)]
+    only = query.choice("class", CLASSES)
+    computed = found.computed()
+    if only:
+        computed = {name: value for name, value in computed.items() if value.of == only}
+    written = {} if only else found.traits()
+    names = [
+        name
+        for name, write in written.items()
+        if write.value is not None and name not in computed and not is_consent(name)
+    ]
+    names += computed
     chosen = _chosen(query.names("include"), found.scope.traits)
     if chosen is not None:
         names = [name for name in names if name in chosen]
@@ -56,9 +67,14 @@ def traits(found: Found, query: Query) -> TraitsPage:
     names.sort()
     page: dict[str, msgspec.Raw | VerboseTrait] = {}
     for name in names[:limit]:
-        write = written[name]
-        value = msgspec.Raw(write.value or "null")
-        page[name] = VerboseTrait(value, write.source_id, time_text(write.timestamp)) if verbose else value
+        given = computed.get(name)
+        if given is not None:
+            value, source, at = given.value, given.of, given.since
+        else:
+            write = written[name]
+            value, source, at = write.value or "null", write.source_id, write.timestamp
+        raw = msgspec.Raw(value)
+        page[name] = VerboseTrait(raw, source, time_text(at)) if verbose else raw
     following = names[limit] if len(names) > limit else None
     return TraitsPage(page, cursor(found, "traits", query, limit, following))
 

@@ -10,6 +10,7 @@ from profilelake.profiles.fold import identifiers_text, traits_text
 from profilelake.semantics.identifiers import parse_public_id
 from profilelake.semantics.rules import Collection, segment_defaults
 from profilelake.serve._answer import Refused, time_text
+from profilelake.serve._computed import AUDIENCE
 from profilelake.serve._profile import Found, find
 from profilelake.state import activity
 from profilelake.state.recent import RunReader
@@ -59,7 +60,20 @@ def _whole(found: Found, runs: RunReader) -> dict[str, Any]:
         "collection": found.collection,
         "identifiers": msgspec.json.decode(identifiers_text(record, idents)),
         "traits": msgspec.json.decode(traits_text(found.traits())),
+        **_computed(found),
         "first_seen_at": time_text(received_at(min(seen.position for seen in sets))),
         "last_seen_at": time_text(received_at(max(seen.position for seen in active))),
         "event_count": sum(seen.count for seen in active),
     }
+
+
+def _computed(found: Found) -> dict[str, Any]:
+    """Return computed traits and audiences apart; nothing where no definition gives any."""
+    values = found.computed()
+    if not values:
+        return {}
+    traits = {
+        key: msgspec.json.decode(given.value) for key, given in sorted(values.items()) if given.of != AUDIENCE
+    }
+    audiences = sorted(key for key, given in values.items() if given.of == AUDIENCE)
+    return {"computed_traits": traits, "audiences": audiences}
