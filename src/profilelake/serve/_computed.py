@@ -17,11 +17,21 @@ _CLASS_OF: Final = {
 
 
 class ComputedValue(NamedTuple):
-    """One value: JSON text, since when it stands (microseconds), and whether a trait or an audience gives it."""
+    """One value: JSON text, since when it stands (microseconds), and which kind of definition gives it."""
 
     value: str
     since: int
-    of: str
+    kind: str
+
+    @property
+    def of(self) -> str:
+        """Whether it is an audience or a computed trait, in the words of the Profile API."""
+        return _CLASS_OF[self.kind]
+
+    @property
+    def by_sql(self) -> bool:
+        """Whether a query gives it, and not a condition."""
+        return self.kind.startswith("sql_")
 
 
 class ComputedNames:
@@ -31,11 +41,11 @@ class ComputedNames:
         self._known: dict[tuple[str, int], tuple[str, str]] = {}
 
     def of(self, tx: Tx, space: str, number: int) -> tuple[str, str] | None:
-        """Return key and class of a definition, None where the state does not know it."""
+        """Return key and kind of a definition, None where the state does not know it."""
         found = self._known.get((space, number))
         if found is None:
             for key, record in definition_records(tx, space).items():
-                self._known[space, record.number] = key, _CLASS_OF[record.kind]
+                self._known[space, record.number] = key, record.kind
             found = self._known.get((space, number))
         return found
 

@@ -22,7 +22,8 @@ _COLLECTION_CHARACTERS: Final = re.compile(r"[A-Za-z0-9_-]")
 class Route(NamedTuple):
     """A path taken apart. `profile` is the id as the client wrote it, "" for the collection itself.
 
-    `/traits/{name}/history` is the resource `traits/history` with the name in `trait`.
+    `/traits/{name}/history` is the resource `traits/history` with the name in `trait`, `/explain/{key}` is
+    `explain` with the key of the definition there.
     """
 
     space: str
@@ -59,6 +60,9 @@ def route(raw_path: bytes) -> Route:
     if len(parts) == 11 and parts[8] == b"traits" and parts[10] == b"history":
         trait = parts[9]
         parts[8:] = [b"traits/history"]
+    elif len(parts) == 10 and parts[8] == b"explain":
+        trait = parts[9]
+        parts[8:] = [b"explain"]
     if (
         not 7 <= len(parts) <= 9
         or parts[0]

@@ -14,14 +14,17 @@ import msgspec
 from profilelake.identity.as_of import Moment, ProfileThen, Seen, profile_at
 from profilelake.profiles.fold import WRITERS
 from profilelake.profiles.tables import TRAIT_WRITES
+from profilelake.semantics.conditions.values import canonical
 from profilelake.semantics.rules import Collection as Kind
 from profilelake.semantics.rules import IdentityRules
 from profilelake.serve import _past
 from profilelake.serve._answer import invalid, profile_not_found
+from profilelake.serve._computed import ComputedValue
 from profilelake.serve._past import SET_COLUMN, Past
 from profilelake.serve._profile import Found
 from profilelake.serve._request import Query
 from profilelake.serve._visible import Allowed
+from profilelake.serve.lived import Lives, plan_at
 from profilelake.state.records import TraitRecord, join_traits, received_at
 from profilelake.state.store import Tx
 
@@ -92,11 +95,16 @@ class FoundThen(Found):
     """One profile as it was; what reads a profile of today reads this one too."""
 
     written: dict[str, TraitRecord] = field(default_factory=dict)
+    worth: dict[str, ComputedValue] = field(default_factory=dict)
     first_seen_at: int = 0
 
     def traits(self) -> dict[str, TraitRecord]:
         """Return the last write of each trait until then."""
         return self.written
+
+    def computed(self) -> dict[str, ComputedValue]:
+        """Return what definitions were worth then; what SQL had said by then is not known."""
+        return self.worth
 
     def only(self, allowed: Allowed) -> "FoundThen":
         """Return the profile with no other traits than these."""
@@ -139,7 +147,25 @@ def find_then(tx: Tx, space: str, collection: Kind, id: str, as_of: AsOf, readin
         raise profile_not_found()
     written = _written(reading.past, tx, space, collection, then, as_of.at)
     first = min(received_at(place) for place in then.first.values())
-    return FoundThen(tx, space, collection, then.key, then.record, written=written, first_seen_at=first)
+    found = FoundThen(tx, space, collection, then.key, then.record, written=written, first_seen_at=first)
+    return replace(found, worth=_worth(found, as_of, reading.past))
+
+
+def _worth(found: FoundThen, as_of: AsOf, past: Past) -> dict[str, ComputedValue]:
+    """Return what the definitions of then (or of today, if so asked) were worth at the time."""
+    plan = plan_at(found.tx, found.space, None if as_of.rules_now else as_of.at)
+    plan = tuple(one for one in plan if one.held.definition.target == found.collection)
+    if not plan or found.collection == "accounts":
+        # Who belonged to an account then would have to be resolved for each of its users.
+        return {}
+    subject = Lives(past, as_of.at, plan).subject(found)
+    worth: dict[str, ComputedValue] = {}
+    for one in plan:
+        definition = one.held.definition
+        value = subject.traits[definition.key]
+        if value is not None and value is not False and value != 0:
+            worth[definition.key] = ComputedValue(canonical(value), as_of.at, definition.kind)
+    return worth
 
 
 def activity_then(found: FoundThen, at: int, past: Past) -> tuple[int, int]:

@@ -11,6 +11,8 @@ SPACE_HEADER: Final = "x-profilelake-space"
 SCOPE_HEADER: Final = "x-profilelake-token-scope"
 TRAIT_HISTORY: Final = "traits/history"
 """Resource that `/traits/{name}/history` is known by."""
+EXPLAIN: Final = "explain"
+"""Resource that tells why a profile is in an audience, or what a computed trait of it is worth."""
 EXPORT: Final = "export"
 """Stands where a profile id would; ids have a colon or a prefix, so it is none."""
 
@@ -25,7 +27,7 @@ def is_past(scope: Scope) -> bool:
     path: bytes = scope.get("raw_path") or b""
     if scope["method"] == "POST":
         return False
-    if path.endswith(_ENDS):
+    if path.endswith(_ENDS) or b"/explain/" in path:
         return True
     said: bytes = scope["query_string"]
     if b"as_of" not in said and b"history" not in said:

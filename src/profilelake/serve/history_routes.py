@@ -26,8 +26,9 @@ from profilelake.serve._request import Query, Route, check_collection, route
 from profilelake.serve._resources import EXTERNAL_IDS_MAX, TRAITS_MAX, external_ids, traits
 from profilelake.serve.as_of import AsOf, FoundThen, Reading, find_then
 from profilelake.serve.event_history import event_history
+from profilelake.serve.explaining import explained
 from profilelake.serve.export import MEDIA_TYPES, Export, export
-from profilelake.serve.forwarded import EXPORT, SCOPE_HEADER, SPACE_HEADER, TRAIT_HISTORY
+from profilelake.serve.forwarded import EXPLAIN, EXPORT, SCOPE_HEADER, SPACE_HEADER, TRAIT_HISTORY
 from profilelake.serve.trait_history import trait_history
 from profilelake.state.store import State, Tx
 
@@ -166,9 +167,23 @@ class _Answers:
                 shown = self._reading(
                     asked, lambda tx: event_history(self._found(tx, asked), query, past, seen)
                 )
+            elif place.resource == EXPLAIN:
+                asked.open("history", "traits", "events")
+                shown = self._reading(asked, lambda tx: self._explained(tx, asked))
             else:
                 shown = self._then(asked)
             return Response(encode(shown), media_type="application/json", headers=_UNSTORED)
+
+    def _explained(self, tx: Tx, asked: _Asked) -> object:
+        """Tell why a definition says what it says of a profile, now or as of a time."""
+        key, query, history = asked.place.trait, asked.query, self._history
+        if asked.reach.traits is not None:
+            raise _outside("conditions over traits that it does not show")
+        if not query.has("as_of"):
+            return explained(self._found(tx, asked), key, history.now(), history.past)
+        as_of = AsOf.of(query, history.now())
+        found = self._found_then(tx, asked, as_of)
+        return explained(found, key, as_of.at, history.past, rules_now=as_of.rules_now)
 
     def _then(self, asked: _Asked) -> object:
         """Return a profile, or one resource of it, as it was."""
