@@ -229,6 +229,20 @@ def reduced_as(reduce: Reduce) -> Family:
 
 
 def _horizon(events: Events) -> int | None:
+    """Return how far back an event may lie that is asked for: also one inside of `where` that follows nothing."""
+    reaches = [_reach(events)]
+    for node in nodes(events):
+        if isinstance(node, Reduce) and isinstance(node.of, Events) and not _follows(node.of):
+            reaches.append(_reach(node.of))
+    return None if None in reaches else max(reach for reach in reaches if reach is not None)
+
+
+def _follows(events: Events) -> bool:
+    """Tell whether events lie no further back than those that they follow."""
+    return isinstance(events.window, Within) and events.window.parent
+
+
+def _reach(events: Events) -> int | None:
     match events.window:
         case Within(micros=micros):
             return micros
