@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from condition_worlds import TYPES, Defined, World, events_table, set_id
+from condition_worlds import ENTITY, TYPES, Defined, World, events_table, set_id
 from profilelake.kernels.siphash import Words
 from profilelake.semantics.conditions.tree import Reduce, Root
 from profilelake.semantics.conditions.values import canonical
@@ -36,6 +36,7 @@ def people(world: World) -> Subjects:
             kind: np.array([kind in person.identifier_types for person in world.people], dtype=np.bool_)
             for kind in TYPES
         },
+        entities=_rows([person.rows for person in world.people]),
     )
 
 
@@ -49,6 +50,7 @@ def accounts(world: World) -> Subjects:
         traits=_traits([account.traits for account in world.accounts]),
         users=people(world),
         user_accounts=np.array(pairs, dtype=np.int64).reshape(-1, 2),
+        entities=_rows([account.rows for account in world.accounts]),
     )
 
 
@@ -91,6 +93,10 @@ def _kept(root: Root, value: Json) -> Json:
 
 def _value(text: str | None) -> Json:
     return None if text is None else json.loads(text)
+
+
+def _rows(of_all: Sequence[Sequence[Mapping[str, Json]]]) -> dict[str, Any]:
+    return {ENTITY: pa.array([canonical([dict(row) for row in rows]) for rows in of_all], pa.string())}
 
 
 def _traits(of_all: Sequence[Mapping[str, Json]]) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from profilelake.semantics.conditions.tree import (
     Constant,
     Context,
     Duration,
+    Entities,
     Events,
     Instant,
     Items,
@@ -65,6 +66,7 @@ TRAITS: Final = ("t", "u")
 KEYS: Final = ("k0", "k1", "k2", "k3")
 TYPES: Final = ("user_id", "email", "anonymous_id")
 SETS: Final = 5
+ENTITY: Final = "orders"
 
 _HOURS: Final = (0, 24, 48, 65, 66, 67, 70, 71, 72)
 """Hours in which much happens."""
@@ -206,6 +208,8 @@ class Person:
     sets: tuple[int, ...]
     traits: Mapping[str, Json]
     identifier_types: frozenset[str]
+    rows: tuple[Mapping[str, Json], ...] = ()
+    """Rows of the entity `ENTITY` that are linked to it."""
 
 
 @dataclass(frozen=True)
@@ -214,6 +218,7 @@ class Account:
 
     users: tuple[int, ...]
     traits: Mapping[str, Json]
+    rows: tuple[Mapping[str, Json], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -230,14 +235,15 @@ class World:
         for person in self.people:
             happened = [call.occurred() for call in self.calls if call.set in person.sets]
             events = [event for event in happened if event is not None]
-            found.append(Subject(events, person.traits, identifier_types=person.identifier_types))
+            rows = {ENTITY: person.rows}
+            found.append(Subject(events, person.traits, (), rows, person.identifier_types))
         return found
 
     def account_subjects(self) -> list[Subject]:
         """Return the accounts as the reference takes them."""
         people = self.subjects()
         return [
-            evaluate.account([people[user] for user in account.users], account.traits)
+            evaluate.account([people[user] for user in account.users], account.traits, {ENTITY: account.rows})
             for account in self.accounts
         ]
 
@@ -278,6 +284,9 @@ _SOURCE: Final = st.sampled_from(SOURCES)
 _TIME: Final = times()
 
 
+_ROWS: Final = st.lists(st.fixed_dictionaries({}, optional={"a": _VALUE, "b": _VALUE}), max_size=3)
+
+
 @st.composite
 def histories(draw: st.DrawFn, most: int = 12) -> World:
     """Return a world of a few people, with some accounts among them."""
@@ -290,12 +299,18 @@ def histories(draw: st.DrawFn, most: int = 12) -> World:
             tuple(place for place, owner in enumerate(owners) if owner == who),
             draw(told),
             frozenset(draw(st.sets(st.sampled_from(TYPES), max_size=2))),
+            tuple(draw(_ROWS)),
         )
         for who in sorted(set(owners))
     )
     places = st.lists(st.integers(0, len(people) - 1), unique=True, max_size=len(people))
     accounts = draw(
-        st.lists(st.builds(lambda users, traits: Account(tuple(users), traits), places, told), max_size=2)
+        st.lists(
+            st.builds(
+                lambda users, traits, rows: Account(tuple(users), traits, tuple(rows)), places, told, _ROWS
+            ),
+            max_size=2,
+        )
     )
     return World(happened, people, tuple(accounts))
 
@@ -352,6 +367,7 @@ class _Around:
     parent: bool = False
     item: bool = False
     users: bool = False
+    rows: bool = False
     depth: int = 0
 
     def values(self) -> SearchStrategy[Property | Context | Trait]:
@@ -359,6 +375,8 @@ class _Around:
         told: list[SearchStrategy[Property | Context | Trait]] = []
         if self.item:
             told.append(_properties("item", (ITSELF, ("b",))))
+        elif self.rows:
+            told.append(_properties("event", (("a",), ("b",), ("a", "b"))))
         elif self.event:
             told += [_properties("event", PATHS)] * 2
             told.append(st.sampled_from(CONTEXT_PATHS).map(Context))
@@ -371,7 +389,7 @@ class _Around:
         told: list[SearchStrategy[Operand]] = [scalars().map(_constant)] * 4
         if self.event:
             told.append(self._traits())
-        if self.parent:
+        if self.parent and not self.rows:
             told += [_properties("parent", PATHS)] * 2
         return st.one_of(told)
 
@@ -473,7 +491,20 @@ def _events(draw: st.DrawFn, around: _Around) -> Events:
 @st.composite
 def reductions(draw: st.DrawFn, around: _Around | None = None) -> Reduce:
     """Return one value of many events."""
-    of = draw(_events(around or _Around()))
+    return draw(_reductions(_events(around or _Around())))
+
+
+@st.composite
+def _of_rows(draw: st.DrawFn, around: _Around) -> Reduce:
+    """Return one value of many rows of an entity."""
+    inner = replace(around, event=True, parent=True, rows=True, users=False, depth=around.depth + 2)
+    where = draw(st.one_of(st.none(), _conditions(inner)))
+    return draw(_reductions(st.just(Entities(ENTITY, where))))
+
+
+@st.composite
+def _reductions(draw: st.DrawFn, streams: SearchStrategy[Events | Entities]) -> Reduce:
+    of = draw(streams)
     how = draw(
         st.sampled_from(("count", "count", "sum", "avg", "min", "max", "mode", "first", "last", "unique"))
     )
@@ -489,7 +520,7 @@ def reductions(draw: st.DrawFn, around: _Around | None = None) -> Reduce:
         how,  # type: ignore[arg-type]
         draw(_properties("event", PATHS)),
         as_type,
-        least=draw(st.sampled_from((1, 2))) if how == "mode" else 1,
+        least=draw(st.sampled_from((1, 2, 0))) if how == "mode" else 1,
         counted=how == "unique" and draw(st.booleans()),
     )
 
@@ -497,7 +528,7 @@ def reductions(draw: st.DrawFn, around: _Around | None = None) -> Reduce:
 @st.composite
 def _counted(draw: st.DrawFn, around: _Around) -> Compare:
     """Return a comparison of a reduction, most of them with a small number."""
-    reduce = draw(reductions(around))
+    reduce = draw(reductions(around) if around.event else st.one_of(reductions(around), _of_rows(around)))
     if draw(st.sampled_from((True, True, False))):
         how = draw(st.sampled_from(("at_least", "at_least", "less_than", *_NUMERIC)))
         return Compare(reduce, how, (Constant(draw(st.sampled_from((0, 1, 1, 2, 1.5)))),))
@@ -537,7 +568,7 @@ def roots(
 ) -> SearchStrategy[Root]:
     """Return definitions' trees: with `trait` only those of computed traits, or only those of audiences."""
     around = _Around(traits=tuple(traits), users=target == "accounts")
-    of_traits: SearchStrategy[Root] = reductions(around)
+    of_traits: SearchStrategy[Root] = st.one_of(reductions(around), reductions(around), _of_rows(around))
     of_audiences: SearchStrategy[Root] = _conditions(around)
     if trait is None:
         return st.one_of(of_traits, of_audiences, of_audiences)
@@ -576,6 +607,7 @@ def definitions(draw: st.DrawFn, most: int = 4, *, accounts: bool = True) -> lis
             target,
             external_ids=draw(st.sampled_from(((), (), ("user_id",), ("user_id", "email")))),
             historical=draw(st.sampled_from((True, True, True, False))),
+            enabled=draw(st.sampled_from((True,) * 9 + (False,))),
         )
         made.append(Defined(definition, root, position(draw(st.integers(0, 12)))))
     return made

@@ -152,9 +152,10 @@ class _World:
         if planned.held.definition.kind == "audience":
             members = pa.array(as_coded(column).codes == _TRUTHS.index("true"))
             return Answers(pc.if_else(members, "true", pa.scalar(None, pa.string())), column.changes)
-        if isinstance(column, Numbers) and _zero_is_nothing(planned):
-            column = replace(column, valid=column.valid & (column.values != 0))
-        return Answers(column.json(), column.changes)
+        texts = column.json()
+        if _zero_is_nothing(planned):
+            texts = pc.if_else(pc.equal(texts, "0"), pa.scalar(None, pa.string()), texts)
+        return Answers(texts, column.changes)
 
     def _trait(self, path: Path) -> Column:
         """Return a trait, computed or written; a definition hides what was written under its key."""
