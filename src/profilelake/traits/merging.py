@@ -75,16 +75,16 @@ def joined(parts: Sequence[Rows]) -> Rows:
 
 def stacked(parts: Sequence[Records]) -> Records:
     """Return rows of one layout one after the other."""
-    return np.concatenate([_as_words(part) for part in parts]).reshape(-1).view(parts[0].dtype)
+    return np.concatenate([words_of(part) for part in parts]).reshape(-1).view(parts[0].dtype)
 
 
 def taken(rows: Records, order: Longs) -> Records:
     """Return rows in an order; much faster than an index, which copies field by field."""
-    return _as_words(rows).take(order, axis=0).reshape(-1).view(rows.dtype)
+    return words_of(rows).take(order, axis=0).reshape(-1).view(rows.dtype)
 
 
-def _as_words(rows: Records) -> Words:
-    # All layouts are whole words long.
+def words_of(rows: Records) -> Words:
+    """Return rows as words: all layouts are whole words long."""
     return np.ascontiguousarray(rows).view(np.uint64).reshape(len(rows), rows.itemsize // 8)
 
 

@@ -1,31 +1,28 @@
 """Partials in the online state: added to what a set has, and read for the sets of profiles.
 
-A set has one record per family, packed rows one after the other, and one per day for single events. Records of
-many sets are read, joined and written back as columns. What nobody asks for any more goes when its record is
-written anyway: rows of steps that are not live, and days that lie behind every window.
+A set has one record of rows, and one per day of single events. Records of many sets are read, joined and written
+back as columns. What nobody asks for any more goes when its record is written anyway: rows of steps that are not
+live, and days that lie behind every window.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
+from profilelake.kernels.json_paths import Longs
 from profilelake.kernels.siphash import HASH_BYTES, Words
 from profilelake.semantics.conditions.tree import Between
 from profilelake.state.computed import ENTRIES
 from profilelake.state.store import Db, Tx
-from profilelake.traits.merging import joined, starts_of
-from profilelake.traits.partials import LAYOUTS, Numbered, Partials, Rows
+from profilelake.traits.merging import joined, ranked, starts_of
+from profilelake.traits.partials import Numbered, Partials, Rows
 from profilelake.traits.steps import DAY_MICROS, FOREVER, Family
 from profilelake.traits.stored_events import add_events, read_events
+from profilelake.traits.stored_rows import PARTS, packed, unpacked
 
-_FAMILIES: Final = {
-    Family.COUNT: ("counts", Db.STEP_COUNT),
-    Family.NUMBER: ("numbers", Db.STEP_NUMBER),
-    Family.VALUE: ("values", Db.STEP_VALUE_ROWS),
-}
 _FIRST_DAY: Final = -(1 << 31)
 
 
@@ -37,14 +34,10 @@ def add(tx: Tx, workspace: str, partials: Partials, steps: Sequence[Numbered]) -
     """
     live = _Live(steps)
     oldest = live.oldest(partials)
-    stale: set[bytes] = set()
-    for name, db in _FAMILIES.values():
-        added: Rows = getattr(partials, name)
-        if len(added.rows):
-            stale |= _add_rows(tx, workspace, db, added, live, oldest)
+    stale = _add_rows(tx, workspace, [getattr(partials, name) for name in PARTS], live, oldest)
     if stale or len(partials.entries.rows):
         _add_entries(tx, workspace, partials.entries, stale, live, oldest)
-    digests = _digests(partials.values) | _digests(partials.entries)
+    digests = _digests(partials.values, partials.entries)
     tx.put_new(workspace, Db.STEP_VALUE, [(key, partials.texts[key].encode()) for key in digests])
     add_events(tx, workspace, partials.events, steps)
 
@@ -57,14 +50,12 @@ def read(tx: Tx, workspace: str, sets: Iterable[bytes], at: int, steps: Sequence
     """
     live = _Live(steps)
     keys = sorted(sets)
-    parts = {name: Rows.none(LAYOUTS[family]) for family, (name, _) in _FAMILIES.items()}
-    for family in {step.family for _, step in steps} & _FAMILIES.keys():
-        name, db = _FAMILIES[family]
-        parts[name] = live.counting(_stored(tx, workspace, db, LAYOUTS[family], keys), at)
-    edges = {key for rows in parts.values() for key in live.edge_days(rows, at)}
-    entries = live.only(_stored(tx, workspace, Db.STEP_ENTRY, ENTRIES, sorted(edges)))
-    digests = _digests(parts["values"]) | _digests(entries)
-    texts = tx.get_many(workspace, Db.STEP_VALUE, sorted(digests))
+    rows = unpacked(*_records(tx, workspace, keys))
+    parts = {name: live.counting(part, at) for name, part in zip(PARTS, rows, strict=True)}
+    edges = {key for part in parts.values() for key in live.edge_days(part, at)}
+    entries = live.only(_entries(tx, workspace, sorted(edges)))
+    digests = _digests(parts["values"], entries)
+    texts = tx.get_many(workspace, Db.STEP_VALUE, digests)
     return Partials(
         **parts,
         entries=entries,
@@ -90,7 +81,7 @@ class _Live:
 
     def oldest(self, partials: Partials) -> int:
         """Return the first day that any window may still ask for when these events have happened."""
-        buckets = [getattr(partials, name).rows["bucket"] for name, _ in _FAMILIES.values()]
+        buckets = [getattr(partials, name).rows["bucket"] for name in PARTS]
         newest = max(int(days.max(initial=_FIRST_DAY)) for days in buckets)
         far = max((far for far, _ in self._windows.values()), default=0)
         return (newest * DAY_MICROS - far) // DAY_MICROS
@@ -98,33 +89,52 @@ class _Live:
     def counting(self, rows: Rows, at: int) -> Rows:
         """Return the rows of these steps from the days on in which their windows begin."""
         rows = self.only(rows)
-        first = np.full(len(self._numbers), _FIRST_DAY, dtype=np.int64)
-        for place, number in enumerate(self._numbers.tolist()):
-            if number in self._windows:
-                first[place] = (at - self._windows[number][0]) // DAY_MICROS
-        places = np.searchsorted(self._numbers, rows.rows["step"])
-        return rows.chosen(rows.rows["bucket"] >= first[places])
+        first, _ = self._edges(at)
+        return rows.chosen(rows.rows["bucket"] >= first[self._places(rows)])
 
-    def edge_days(self, rows: Rows, at: int) -> Iterator[bytes]:
-        """Yield the keys of the days, among those of rows, in which a window of theirs begins or ends."""
-        for number, (far, near) in self._windows.items():
-            edges = [(at - far) // DAY_MICROS, (at - near) // DAY_MICROS]
-            mine = (rows.rows["step"] == number) & np.isin(rows.rows["bucket"], edges)
-            yield from _keys(rows.sets[mine], rows.rows["bucket"][mine])
+    def edge_days(self, rows: Rows, at: int) -> list[bytes]:
+        """Return the keys of the days, among those of rows, in which a window of theirs begins or ends."""
+        first, last = self._edges(at)
+        places, days = self._places(rows), rows.rows["bucket"]
+        edge = (days == first[places]) | (days == last[places])
+        return _keys(rows.sets[edge], days[edge])
+
+    def _places(self, rows: Rows) -> Longs:
+        return np.searchsorted(self._numbers, rows.rows["step"])
+
+    def _edges(self, at: int) -> tuple[Longs, Longs]:
+        """Return the days in which the window of each step begins and ends; days that never were of one without."""
+        windows = [self._windows.get(number) for number in self._numbers.tolist()]
+        first = [_FIRST_DAY if window is None else (at - window[0]) // DAY_MICROS for window in windows]
+        last = [_FIRST_DAY if window is None else (at - window[1]) // DAY_MICROS for window in windows]
+        return np.array(first, dtype=np.int64), np.array(last, dtype=np.int64)
 
 
-def _add_rows(tx: Tx, workspace: str, db: Db, added: Rows, live: _Live, oldest: int) -> set[bytes]:
-    """Add rows of one family; return the keys of days of which rows were dropped."""
-    keys = _keys(added.sets[starts_of(added.sets[:, 0], added.sets[:, 1])])
-    rows = joined([_stored(tx, workspace, db, added.rows.dtype, keys), added])
-    days = rows.rows["bucket"]
-    aged = (days != FOREVER) & (days < oldest)
-    kept = live.only(rows.chosen(~aged))
-    _put(tx, workspace, db, keys, kept.rows, *kept.sets.T)
-    if len(kept.rows) == len(rows.rows):
+def _add_rows(tx: Tx, workspace: str, added: Sequence[Rows], live: _Live, oldest: int) -> set[bytes]:
+    """Add rows of all layouts; return the keys of days of which rows were dropped."""
+    sets, _ = ranked(np.concatenate([part.sets for part in added]))
+    if not len(sets):
         return set()
-    # Rows of steps that are no more may have been the last that told of a day.
-    return set(_keys(rows.sets[days != FOREVER], days[days != FOREVER]))
+    keys = _keys(sets)
+    stale: set[bytes] = set()
+    parts = []
+    for before, more in zip(unpacked(*_records(tx, workspace, keys)), added, strict=True):
+        rows = joined([before, more])
+        days = rows.rows["bucket"]
+        kept = live.only(rows.chosen((days == FOREVER) | (days >= oldest)))
+        parts.append(kept)
+        if len(kept.rows) < len(rows.rows):
+            # Rows of steps that are no more may have been the last that told of a day.
+            stale.update(_keys(rows.sets[days != FOREVER], days[days != FOREVER]))
+    written, records = packed(parts)
+    _put(tx, workspace, Db.STEP_ROWS, written, records, keys)
+    return stale
+
+
+def _records(tx: Tx, workspace: str, keys: Sequence[bytes]) -> tuple[list[bytes], list[bytes]]:
+    """Return the records of sorted keys that have one."""
+    found = tx.get_many(workspace, Db.STEP_ROWS, keys)
+    return list(found), list(found.values())
 
 
 def _add_entries(tx: Tx, workspace: str, added: Rows, stale: set[bytes], live: _Live, oldest: int) -> None:
@@ -132,42 +142,31 @@ def _add_entries(tx: Tx, workspace: str, added: Rows, stale: set[bytes], live: _
     days = added.rows["at"] // DAY_MICROS
     starts = starts_of(*added.sets.T, days)
     keys = sorted(stale.union(_keys(added.sets[starts], days[starts])))
-    rows = live.only(joined([_stored(tx, workspace, Db.STEP_ENTRY, ENTRIES, keys), added]))
+    rows = live.only(joined([_entries(tx, workspace, keys), added]))
     days = rows.rows["at"] // DAY_MICROS
     rows, days = rows.chosen(days >= oldest), days[days >= oldest]
-    _put(tx, workspace, Db.STEP_ENTRY, keys, rows.rows, *rows.sets.T, days)
+    starts = starts_of(*rows.sets.T, days)
+    data = rows.rows.tobytes()
+    bounds = (np.append(starts, len(rows.rows)) * ENTRIES.itemsize).tolist()
+    written = _keys(rows.sets[starts], days[starts])
+    _put(tx, workspace, Db.STEP_ENTRY, written, [data[a:b] for a, b in pairwise(bounds)], keys)
 
 
-def _stored(tx: Tx, workspace: str, db: Db, layout: np.dtype[np.void], keys: Sequence[bytes]) -> Rows:
-    """Return the rows under sorted keys, which begin with a set."""
-    found = tx.get_many(workspace, db, keys) if keys else {}
+def _entries(tx: Tx, workspace: str, keys: Sequence[bytes]) -> Rows:
+    """Return the single events of days of sets; the keys are sorted."""
+    found = tx.get_many(workspace, Db.STEP_ENTRY, keys)
     if not found:
-        return Rows.none(layout)
-    sizes = np.fromiter(map(len, found.values()), dtype=np.int64, count=len(found)) // layout.itemsize
+        return Rows.none(ENTRIES)
+    sizes = np.fromiter(map(len, found.values()), dtype=np.int64, count=len(found)) // ENTRIES.itemsize
     sets = np.frombuffer(b"".join([key[:HASH_BYTES] for key in found]), dtype=np.uint64).reshape(-1, 2)
-    return Rows(np.repeat(sets, sizes, axis=0), np.frombuffer(b"".join(found.values()), dtype=layout))
+    return Rows(np.repeat(sets, sizes, axis=0), np.frombuffer(b"".join(found.values()), dtype=ENTRIES))
 
 
 def _put(
-    tx: Tx,
-    workspace: str,
-    db: Db,
-    keys: Sequence[bytes],
-    rows: npt.NDArray[np.void],
-    *groups: npt.NDArray[np.generic],
+    tx: Tx, workspace: str, db: Db, written: Sequence[bytes], records: Sequence[bytes], keys: Sequence[bytes]
 ) -> None:
-    """Write sorted rows under the key of their group; a key of which no row is left goes."""
-    starts = starts_of(*groups)
-    written = _keys(
-        np.column_stack([group[starts] for group in groups[:2]]), *(g[starts] for g in groups[2:])
-    )
-    data = rows.tobytes()
-    bounds = (np.append(starts, len(rows)) * rows.itemsize).tolist()
-    tx.put_many(
-        workspace,
-        db,
-        zip(written, (data[a:b] for a, b in pairwise(bounds)), strict=True),
-    )
+    """Write records; those of the other keys go."""
+    tx.put_many(workspace, db, zip(written, records, strict=True))
     if len(written) < len(keys):
         for key in set(keys).difference(written):
             tx.delete(workspace, db, key)
@@ -185,9 +184,9 @@ def _keys(sets: Words, days: npt.NDArray[np.generic] | None = None) -> list[byte
     return [data[start : start + size] for start in range(0, len(data), size)]
 
 
-def _digests(rows: Rows) -> set[bytes]:
-    """Return the digests of the values that rows name."""
-    words = np.column_stack([rows.rows["high"], rows.rows["low"]])
-    words = words[(words != 0).any(axis=1)].astype(">u8")
-    data = words.tobytes()
-    return {data[start : start + HASH_BYTES] for start in range(0, len(data), HASH_BYTES)}
+def _digests(*parts: Rows) -> list[bytes]:
+    """Return the digests of the values that rows name, sorted."""
+    named = [part.rows[part.rows["high"] != 0] for part in parts]
+    words = np.concatenate([np.column_stack([rows["high"], rows["low"]]) for rows in named])
+    digests, _ = ranked(words.astype(">u8").view(np.uint64))
+    return _keys(digests)
