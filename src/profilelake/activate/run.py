@@ -26,7 +26,7 @@ from profilelake.workspaces.destinations import Held
 LOOK_SECONDS: Final = 0.05
 """How often it is seen whether the feed has grown."""
 LOOK_AT_DESTINATIONS_SECONDS: Final = 1.0
-STOP_SECONDS: Final = 10.0
+STOP_SECONDS: Final = 5.0
 """How long requests under way may take once the process is to stop; what is cut off is sent again."""
 
 _log = logging.getLogger(__name__)

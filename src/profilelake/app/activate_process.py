@@ -52,6 +52,9 @@ def activate_process(settings: Settings, *, parent: int, ready: int) -> int:
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
         say_ready(ready)
         await activating.run(stop)
+        # A name server that does not answer holds a thread that nobody can end; nothing is open any more.
+        logging.shutdown()
+        os._exit(0)
 
     http.run(main())
     return 0

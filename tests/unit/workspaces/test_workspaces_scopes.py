@@ -17,32 +17,34 @@ NONE: frozenset[str] = frozenset()
         ("", Scope()),
         ("  ", Scope()),
         ("rate:200", Scope(rate=200)),
-        ("collection:users", Scope(collections=USERS, sql="no")),
+        ("collection:users", Scope(collections=USERS, sql="no", feed=False)),
         (
             "collection:users  collection:accounts",
-            Scope(collections=frozenset({"users", "accounts"}), sql="no"),
+            Scope(collections=frozenset({"users", "accounts"}), sql="no", feed=False),
         ),
         (
             "resource:events resource:traits",
-            Scope(resources=frozenset({"events", "traits"}), sql="no"),
+            Scope(resources=frozenset({"events", "traits"}), sql="no", feed=False),
         ),
         # Events and identifiers show more than some traits do.
         (
             "trait:plan trait:a:b",
-            Scope(resources=frozenset({"traits"}), traits=frozenset({"plan", "a:b"}), sql="no"),
+            Scope(resources=frozenset({"traits"}), traits=frozenset({"plan", "a:b"}), sql="no", feed=False),
         ),
         (
             "trait:plan resource:metadata",
-            Scope(resources=frozenset({"metadata"}), traits=frozenset({"plan"}), sql="no"),
+            Scope(resources=frozenset({"metadata"}), traits=frozenset({"plan"}), sql="no", feed=False),
         ),
         (
             "trait:first%20name%3F",
-            Scope(resources=frozenset({"traits"}), traits=frozenset({"first name?"}), sql="no"),
+            Scope(resources=frozenset({"traits"}), traits=frozenset({"first name?"}), sql="no", feed=False),
         ),
-        ("sql", Scope(NONE, NONE, NONE, "masked")),
-        ("sql:personal", Scope(NONE, NONE, NONE, "whole")),
-        ("sql:personal sql rate:1", Scope(NONE, NONE, NONE, "whole", 1)),
-        ("sql collection:users", Scope(collections=USERS, sql="masked")),
+        ("sql", Scope(NONE, NONE, NONE, "masked", feed=False)),
+        ("sql:personal", Scope(NONE, NONE, NONE, "whole", feed=False)),
+        ("sql:personal sql rate:1", Scope(NONE, NONE, NONE, "whole", 1, feed=False)),
+        ("sql collection:users", Scope(collections=USERS, sql="masked", feed=False)),
+        ("feed", Scope(NONE, NONE, NONE, "no")),
+        ("feed trait:plan", Scope(resources=frozenset({"traits"}), traits=frozenset({"plan"}), sql="no")),
     ],
 )
 def test_words_of_a_kind_add_up_and_kinds_narrow_apart(text: str, scope: Scope) -> None:
