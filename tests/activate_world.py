@@ -74,6 +74,16 @@ class World:
 
         self._write(act)
 
+    def resync(self, key: str, destination: str) -> None:
+        """Have somebody decide that a destination is told anew."""
+        body = facts.encode(facts.Resync(by="test", key=key, destination=destination))
+
+        def act(tx: Tx) -> None:
+            position = Position(self.at, "local", "00" * 8, self.sequence, 0).to_bytes()
+            tx.put(WORKSPACE, Db.DEFINITION_FACT, position, body)
+
+        self._write(act)
+
     def profile(
         self,
         number: int,

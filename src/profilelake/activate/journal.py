@@ -27,7 +27,7 @@ CREATE TABLE places (
     destination TEXT PRIMARY KEY, epoch TEXT NOT NULL, cursor BLOB NOT NULL, touched BLOB NOT NULL,
     delivered INTEGER NOT NULL DEFAULT 0, delivered_at INTEGER NOT NULL DEFAULT 0,
     failing_since INTEGER NOT NULL DEFAULT 0, attempts INTEGER NOT NULL DEFAULT 0, trouble TEXT NOT NULL DEFAULT '',
-    sees_to INTEGER NOT NULL DEFAULT 0
+    sees_to INTEGER NOT NULL DEFAULT 0, decisions BLOB NOT NULL DEFAULT x''
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE sweeps (
     id INTEGER PRIMARY KEY AUTOINCREMENT, destination TEXT NOT NULL, definition TEXT NOT NULL,
@@ -222,18 +222,32 @@ class Journal:
 
     def sweep(self, destination: str, definitions: Iterable[str], *, again: bool, now: int) -> None:
         """Have a destination be told what definitions are worth, from the first profile on."""
-        listed = list(definitions)
+        with self._transaction():
+            self._sweep(destination, definitions, again=again, now=now)
+
+    def _sweep(self, destination: str, definitions: Iterable[str], *, again: bool, now: int) -> None:
+        for one in definitions:
+            # A sweep that is under way begins anew, under a number of its own.
+            self._connection.execute(
+                "DELETE FROM sweeps WHERE destination = ? AND definition = ?", (destination, one)
+            )
+            self._connection.execute(
+                "INSERT INTO sweeps (destination, definition, through, again, began_at) VALUES (?, ?, ?, ?, ?)",
+                (destination, one, b"", int(again), now),
+            )
+            self._connection.execute("INSERT OR IGNORE INTO known VALUES (?, ?)", (destination, one))
+
+    def decisions_seen(self, destination: str) -> bytes:
+        """Return the position of the last decision about definitions that was looked at for a destination."""
+        row = self._row("SELECT decisions FROM places WHERE destination = ?", destination)
+        return b"" if row is None else bytes(row[0])
+
+    def decided(self, destination: str, through: bytes, definitions: Iterable[str], *, now: int) -> None:
+        """Note that decisions were looked at, and tell anew what they ask for."""
         with self._transaction() as connection:
-            for one in listed:
-                connection.execute(
-                    "DELETE FROM sweeps WHERE destination = ? AND definition = ?", (destination, one)
-                )
-                connection.execute(
-                    "INSERT INTO sweeps (destination, definition, through, again, began_at) VALUES (?, ?, ?, ?, ?)",
-                    (destination, one, b"", int(again), now),
-                )
-            connection.executemany(
-                "INSERT OR IGNORE INTO known VALUES (?, ?)", [(destination, one) for one in listed]
+            self._sweep(destination, definitions, again=True, now=now)
+            connection.execute(
+                "UPDATE places SET decisions = ? WHERE destination = ?", (through, destination)
             )
 
     def sweeps(self, destination: str) -> list[Sweep]:

@@ -17,12 +17,12 @@ from profilelake.activate.journal import Announced, Journal, Place, Sweep, Turn
 from profilelake.activate.packing import packed
 from profilelake.activate.people import Person, Told, chosen, load
 from profilelake.activate.shapes import Notice, shaped
-from profilelake.audiences import facts
-from profilelake.errors import Internal
-from profilelake.semantics import definitions
+from profilelake.audiences import definitions_now, facts
+from profilelake.audiences.facts import Resync
+from profilelake.errors import Internal, Invalid
 from profilelake.semantics.definitions import Held
 from profilelake.semantics.destinations import EVERY, Destination
-from profilelake.state.computed import ComputedRecord, decode_computed, decode_definition
+from profilelake.state.computed import ComputedRecord, decode_computed
 from profilelake.state.records import received_at
 from profilelake.state.store import Db, Tx
 from profilelake.workspaces.destinations import Held as Destined
@@ -64,13 +64,8 @@ class _Cause:
 
 def standing(tx: Tx, workspace: str) -> _Standing:
     """Return the definitions that hold."""
-    told = [
-        fact
-        for position, body in tx.items(workspace, Db.DEFINITION_FACT)
-        if (fact := facts.in_values(position, facts.decode(body))) is not None
-    ]
-    records = [decode_definition(value) for _, value in tx.items(workspace, Db.DEFINITION)]
-    return _Standing(definitions.standing(told), {record.number: record.key for record in records})
+    records = definitions_now.records(tx, workspace).values()
+    return _Standing(definitions_now.held(tx, workspace), {record.number: record.key for record in records})
 
 
 def begin(tx: Tx, workspace: str, journal: Journal, held: Destined, now: int) -> None:
@@ -89,6 +84,7 @@ def begin(tx: Tx, workspace: str, journal: Journal, held: Destined, now: int) ->
     fresh = Place(here.epoch, here.key, tx.last_key(workspace, Db.TOUCHED) or here.key[:8] + bytes(_ID))
     if place is None:
         journal.begin(destination.name, fresh)
+        journal.decided(destination.name, tx.last_key(workspace, Db.DEFINITION_FACT) or b"", (), now=now)
         if not destination.backfill:
             journal.learn(destination.name, new)
             return
@@ -101,6 +97,29 @@ def begin(tx: Tx, workspace: str, journal: Journal, held: Destined, now: int) ->
         new -= young
     if new:
         journal.sweep(destination.name, sorted(new), again=False, now=now)
+
+
+def follow(tx: Tx, workspace: str, journal: Journal, destination: Destination, now: int) -> None:
+    """Take up the resyncs of this destination that somebody has decided since the last look."""
+    last = tx.last_key(workspace, Db.DEFINITION_FACT) or b""
+    seen = journal.decisions_seen(destination.name)
+    if last == seen:
+        return
+    asked = [
+        key
+        for position, body in tx.items(workspace, Db.DEFINITION_FACT, seen)
+        if position != seen and (key := _resync_of(body, destination))
+    ]
+    journal.decided(destination.name, last, asked, now=now)
+
+
+def _resync_of(body: bytes, destination: Destination) -> str:
+    try:
+        fact = facts.decode(body)
+    except Invalid:
+        return ""  # of a newer program; whoever applies it has said so
+    mine = isinstance(fact, Resync) and fact.destination == destination.name and destination.wants(fact.key)
+    return fact.key if mine and isinstance(fact, Resync) else ""
 
 
 def _behind(tx: Tx, workspace: str, place: Place) -> bool:

@@ -106,6 +106,7 @@ class Worker:
         destination = self.held.destination
         most = min(TURN_RECORDS_MAX, destination.batch * destination.parallel * 4)
         with self.state().read(self.workspace) as tx:
+            telling.follow(tx, self.workspace, self.journal, destination, self.clock())
             turn = telling.turn(tx, self.workspace, self.journal, destination, most=most)
             seen = pipeline_time(tx, self.workspace)
         if turn is None:

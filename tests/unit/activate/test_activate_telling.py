@@ -341,3 +341,17 @@ def test_a_computed_trait_is_identified_and_tracked(desk: Desk) -> None:
     assert track["context"]["personas"]["computation_class"] == "trait"
     desk.world.change("score", {1: None})
     assert desk.tell(segment)[0]["traits"] == {"score": None, "email": "e1"}
+
+
+def test_a_decision_to_resync_is_taken_up_once(desk: Desk) -> None:
+    world = desk.world
+    world.define("vip")
+    world.profile(1, ["user_id:u1"])
+    world.change("vip", {1: "true"})
+    assert len(desk.tell(HOOK)) == 1
+    world.resync("vip", "another")
+    world.resync("vip", "hook")
+    for count in (1, 0):
+        with world.state.read(WORKSPACE) as tx:
+            telling.follow(tx, WORKSPACE, desk.journal, HOOK, START)
+        assert len(desk.tell(HOOK)) == count
