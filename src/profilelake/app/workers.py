@@ -27,7 +27,7 @@ def pipeline_process(settings: Settings, *, parent: int, ready: int) -> int:
     """Apply what was collected to the state until told to stop."""
     from prometheus_client import CollectorRegistry
 
-    from profilelake.kernels import dense, known_ids, siphash
+    from profilelake.kernels import dense, json_paths, known_ids, siphash
     from profilelake.kernels import identity as identity_kernel
     from profilelake.landing import dedup, parse
     from profilelake.pipeline.run import Applying
@@ -38,7 +38,7 @@ def pipeline_process(settings: Settings, *, parent: int, ready: int) -> int:
     layout = Layout(settings.directory)
     reserve_metric_files(layout.run / METRICS, os.getpid())
     warm_at = time.monotonic()
-    for part in (siphash, dense, identity_kernel, known_ids, parse, dedup):
+    for part in (siphash, dense, identity_kernel, known_ids, json_paths, parse, dedup):
         part.warm()
     _log.info("kernels ready after %.1f s", time.monotonic() - warm_at)
     gc.set_threshold(*GC_THRESHOLDS)

@@ -78,15 +78,19 @@ class Known:
     failures: Mapping[str, str]
 
     @classmethod
-    def of(cls, held: Mapping[str, Held]) -> "Known":
-        """Understand definitions; one that cannot be understood stops no other."""
+    def of(cls, held: Mapping[str, Held], faulty: Mapping[tuple[str, int], str] | None = None) -> "Known":
+        """Understand definitions; one that cannot be understood stops no other.
+
+        `faulty` are versions that this program turned out not to be able to compute, with the reason.
+        """
+        failures = {key: why for (key, version), why in (faulty or {}).items() if _is(held, key, version)}
+        sound = {key: one for key, one in held.items() if key not in failures}
         try:
-            return cls(held, planned(held), {})
+            return cls(held, planned(sound), failures)
         except Invalid:
             pass
         alone: dict[str, Held] = {}
-        failures: dict[str, str] = {}
-        for key, one in held.items():
+        for key, one in sound.items():
             try:
                 planned({key: one})
                 alone[key] = one
@@ -118,6 +122,10 @@ class Known:
             if record is not None:
                 found += [Numbered(number, step) for number in (record.number, record.attempt) if number]
         return found
+
+
+def _is(held: Mapping[str, Held], key: str, version: int) -> bool:
+    return key in held and held[key].version == version
 
 
 def complete(steps: Sequence[Step], kept: Mapping[bytes, StepRecord]) -> bool:

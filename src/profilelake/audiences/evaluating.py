@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain
 from typing import Final
 
@@ -13,6 +14,7 @@ import pyarrow.compute as pc
 from profilelake.audiences import definitions_now
 from profilelake.audiences.announcing import Announcing, timer_position
 from profilelake.audiences.definitions_now import Known
+from profilelake.audiences.faults import PASSED_ON, Faulty, works
 from profilelake.audiences.life import EVALUATED, RESYNC, WITHDRAWN
 from profilelake.audiences.loading import (
     Elsewhere,
@@ -34,9 +36,9 @@ from profilelake.state.heads import decode_set_head
 from profilelake.state.records import ProfileRecord
 from profilelake.state.store import Db, Tx
 from profilelake.traits import stored
-from profilelake.traits.answers import answers
-from profilelake.traits.columns import NEVER
-from profilelake.traits.partials import Numbered
+from profilelake.traits.answers import Answers, answers
+from profilelake.traits.columns import NEVER, Subjects
+from profilelake.traits.partials import Numbered, Partials
 from profilelake.traits.steps import Plan, Planned
 
 SLICE_PROFILES: Final = 4_096
@@ -227,7 +229,7 @@ class Evaluation:
         if plan:
             whole, sets = subjects(tx, workspace, profiles, plan, collection, self._others, held)
             partials = stored.read(tx, workspace, sets, self._at, self._steps[collection])
-            found = answers(plan, self._numbers, partials, whole, self._at)
+            found = self._answered(plan, partials, whole)
             befores = self._befores(plan, columns)
             for planned in plan:
                 answer = found[planned.held.definition.key]
@@ -255,6 +257,21 @@ class Evaluation:
             {keys[row]: int(due_before[row]) for row in write},
         )
         return {keys[row] for row in touched}
+
+    def _answered(self, plan: Plan, partials: Partials, whole: Subjects) -> Mapping[str, Answers]:
+        try:
+            return answers(plan, self._numbers, partials, whole, self._at)
+        except PASSED_ON:
+            raise
+        except Exception as error:
+            alone = [partial(answers, (each,), self._numbers, partials, whole, self._at) for each in plan]
+            keys = [
+                each.held.definition.key
+                for each, attempt in zip(plan, alone, strict=True)
+                if not works(attempt)
+            ]
+            every = [planned.held.definition.key for planned in plan]
+            raise Faulty(self._workspace, keys or every, error) from error
 
     def _number(self, planned: Planned) -> int:
         return self._records[planned.held.definition.key].number

@@ -26,6 +26,7 @@ FAILED: Final = "failed"
 """This program cannot compute it. Values of a version before stay as they are."""
 DISABLED: Final = "disabled"
 DROPPED: Final = "dropped"
+STATUSES: Final = (BACKFILLING, COMPUTING, LIVE, FAILED, DISABLED, DROPPED)
 EVALUATED: Final = frozenset({COMPUTING, LIVE})
 """Definitions whose values follow events at once."""
 WITHDRAWN: Final = frozenset({DISABLED, DROPPED})

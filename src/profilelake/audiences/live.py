@@ -5,8 +5,10 @@ those whose time has come are evaluated at pipeline time, and what differs from 
 announced. Where nobody defined anything none of this costs anything.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from heapq import merge
 from itertools import islice
 from typing import Final
@@ -19,6 +21,7 @@ from profilelake.audiences import definitions_now, facts, handover, life, pendin
 from profilelake.audiences.definitions_now import Known
 from profilelake.audiences.evaluating import Evaluation, Why
 from profilelake.audiences.facts import Resync
+from profilelake.audiences.faults import PASSED_ON, Faulty, works
 from profilelake.audiences.life import BACKFILLING, COMPUTING, LIVE, WITHDRAWN, Moment
 from profilelake.audiences.publish import fact_rows
 from profilelake.audiences.tables import DEFINITION_FACTS
@@ -31,7 +34,7 @@ from profilelake.state.store import Db, Tx
 from profilelake.state.working import Working
 from profilelake.traits import stored
 from profilelake.traits.fold import fold
-from profilelake.traits.partials import Numbered
+from profilelake.traits.partials import Numbered, Partials
 
 SWEEP_PROFILES: Final = 2_000
 """Profiles that one micro-batch goes through for new definitions."""
@@ -40,6 +43,15 @@ TIMERS_MAX: Final = 10_000
 EVALUATED_MAX: Final = 100_000
 """Profiles that one micro-batch evaluates for what happened to them; others follow as if their time had come."""
 
+_PARTIALS: Final = (
+    Db.STEP_COUNT,
+    Db.STEP_NUMBER,
+    Db.STEP_VALUE_ROWS,
+    Db.STEP_VALUE,
+    Db.STEP_ENTRY,
+    Db.STEP_EVENT,
+    Db.STEP_PENDING,
+)
 _LAST: Final = b"\xff" * 16
 
 
@@ -57,12 +69,25 @@ class Brought:
     accounts: frozenset[bytes] = frozenset()
 
 
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where the definitions of a workspace stand; `late` is in microseconds."""
+
+    statuses: Mapping[str, int] = field(default_factory=dict)
+    late: int = 0
+    partial_bytes: int = 0
+
+
 @dataclass(slots=True)
 class Counted:
     """What was done since it was last asked."""
 
     evaluated: int = 0
     changes: int = 0
+
+    def plus(self, other: "Counted") -> "Counted":
+        """Return what both did."""
+        return Counted(self.evaluated + other.evaluated, self.changes + other.changes)
 
 
 @dataclass(slots=True)
@@ -72,13 +97,14 @@ class Computing:
     workspace: str
     counted: Counted = field(default_factory=Counted)
     _known: Known = field(default_factory=lambda: Known({}, (), {}))
+    _faulty: dict[tuple[str, int], str] = field(default_factory=dict)
     any: bool = False
     """Whether anything ever was defined."""
 
     def load(self, tx: Tx) -> None:
         """Take what holds from the state; again after a transaction failed."""
         self.any = tx.count(self.workspace, Db.DEFINITION) > 0
-        self._known = Known.of(definitions_now.held(tx, self.workspace)) if self.any else Known({}, (), {})
+        self._known = self._of(tx) if self.any else Known({}, (), {})
 
     def start(self, tx: Tx, moment: Moment) -> None:
         """Bring what another program left in line with how this one understands it."""
@@ -90,7 +116,7 @@ class Computing:
         tx.put(self.workspace, Db.DEFINITION_FACT, place, body)
         key = outbox.key_of(moment.sequence, DEFINITION_FACTS.name)
         tx.put(self.workspace, Db.OUTBOX, key, outbox.pack(fact_rows([(place, body)])))
-        before, now = self._known, Known.of(definitions_now.held(tx, self.workspace))
+        before, now = self._known, self._of(tx)
         life.settle(tx, self.workspace, before, now, place, moment)
         try:
             fact = facts.decode(body)
@@ -102,6 +128,13 @@ class Computing:
         handover.drop_waiting(tx, self.workspace)
         self._known, self.any = now, True
         reach("computed.decided")
+
+    def give_up(self, tx: Tx, fault: Faulty, moment: Moment) -> None:
+        """Go on without definitions that brought out a fault of this program, until it is started again."""
+        before = self._known
+        self._faulty |= {(key, before.held[key].version): str(fault) for key in fault.keys}
+        self._known = self._of(tx)
+        life.settle(tx, self.workspace, before, self._known, b"", moment)
 
     def apply(self, work: Working, brought: Brought, at: int) -> None:
         """Fold what a micro-batch brought and announce what it changed; `work` is flushed."""
@@ -130,6 +163,16 @@ class Computing:
         evaluation.put_off(ordered[EVALUATED_MAX:], at)
         self._end(evaluation)
 
+    def standing(self, tx: Tx, at: int) -> "Standing":
+        """Return where definitions stand, how late the first timer is, and what partials take."""
+        first = next(tx.keys(self.workspace, Db.TIMER), None)
+        late = 0 if first is None else max(0, at - int.from_bytes(first[:8], "big"))
+        return Standing(
+            Counter(record.status for record in self._records(tx).values()),
+            late,
+            sum(tx.bytes_used(self.workspace, db) for db in _PARTIALS),
+        )
+
     def waits(self, tx: Tx, at: int) -> bool:
         """Tell whether `tend` would have something to do."""
         if not self.any:
@@ -157,6 +200,9 @@ class Computing:
 
     # ---- parts of a micro-batch ----------------------------------------------------------------
 
+    def _of(self, tx: Tx) -> Known:
+        return Known.of(definitions_now.held(tx, self.workspace), self._faulty)
+
     def _records(self, tx: Tx) -> dict[str, DefinitionRecord]:
         return definitions_now.records(tx, self.workspace)
 
@@ -180,13 +226,23 @@ class Computing:
             (complete if record.complete else waiting).append(Numbered(record.number, step))
         touched: set[bytes] = set()
         if complete:
-            partials = fold(events, complete)
+            partials = self._folded(events, complete)
             touched = pending.sets_of(partials)
             if not pending.is_empty(partials):
                 stored.add(tx, self.workspace, partials, self._known.numbered(kept))
         if waiting:
-            handover.keep_waiting(tx, self.workspace, sequence, fold(events, waiting))
+            handover.keep_waiting(tx, self.workspace, sequence, self._folded(events, waiting))
         return touched
+
+    def _folded(self, events: pa.Table, steps: list[Numbered]) -> Partials:
+        try:
+            return fold(events, steps)
+        except PASSED_ON:
+            raise
+        except Exception as error:
+            found = {one.step.digest for one in steps if not works(partial(fold, events, [one]))}
+            asked = {one.step.digest for one in steps}
+            raise Faulty.of(self.workspace, error, self._known.plan, found or asked) from error
 
     def _written(self, writes: pa.Table) -> set[bytes]:
         """Return the sets for which traits were written that any definition reads."""

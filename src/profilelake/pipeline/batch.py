@@ -13,8 +13,9 @@ import pyarrow.compute as pc
 
 from profilelake.activate.retention import note_touched
 from profilelake.audiences.facts import is_about_definitions
+from profilelake.audiences.faults import Faulty
 from profilelake.audiences.life import Moment
-from profilelake.audiences.live import Brought, Computing
+from profilelake.audiences.live import Brought, Computing, Counted, Standing
 from profilelake.errors import Corrupt, Internal, Invalid, Unavailable
 from profilelake.eventlog import Damage, Kind, LogEnd, Record, Slice
 from profilelake.identity import facts
@@ -216,6 +217,10 @@ class Batcher:
         except (Unavailable, Corrupt, OSError, MemoryError):
             self.reload()
             raise
+        except Faulty as fault:
+            self._give_up(fault)
+            self._apply(records, ends, damage, watermark)
+            return
         except Exception as error:  # noqa: BLE001 - whatever it is, it is found and set aside below
             # A fault of ours that some record brings out must not stop all others for ever.
             _log.exception("processing %d records failed; looking for the one that causes it", len(records))
@@ -227,6 +232,15 @@ class Batcher:
         half = len(records) // 2
         passed = self._apply_front(records[:half], damage)
         self._apply(records[half:], ends, [d for d in damage if d not in passed], watermark)
+
+    def _give_up(self, fault: Faulty) -> None:
+        """Go on without definitions that cannot be computed; events must not wait for them."""
+        _log.error("definitions %s are given up", ", ".join(sorted(fault.keys)), exc_info=fault.__cause__)
+        self.reload()
+        with self._state.write() as tx:
+            applied = load_applied(tx, fault.workspace, self._epoch)
+            moment = Moment(applied.sequence, applied.position)
+            self._computing[fault.workspace].give_up(tx, fault, moment)
 
     def _apply_front(self, records: Sequence[Record], damage: Sequence[Damage]) -> Sequence[Damage]:
         """Apply the first records of a slice by themselves; return the damage that lies before their end."""
@@ -423,6 +437,8 @@ class Batcher:
                 tx.put_meta(name, PROGRESS, applied)
                 reach("state.before_commit")
             reach("state.committed")
+        except Faulty as fault:
+            self._give_up(fault)  # and the replay begins anew
         except BaseException:
             self.reload()
             raise
@@ -447,12 +463,30 @@ class Batcher:
                     tx.put_meta(name, PROGRESS, applied)
                     reach("state.before_commit")
                 reach("state.committed")
+            except Faulty as fault:
+                self._give_up(fault)
+                return True
             except BaseException:
                 self.reload()
                 raise
             self._timer.lap("computed")
             more = more or self._waits(name, computing, watermark)
         return more
+
+    def computed(self) -> Counted:
+        """Return what was computed since the last call."""
+        found = Counted()
+        for computing in self._computing.values():
+            found = found.plus(computing.counted)
+            computing.counted = Counted()
+        return found
+
+    def standing(self, watermark: int) -> Iterator[Standing]:
+        """Yield where the definitions of each workspace stand that has any."""
+        for name, computing in self._computing.items():
+            if computing.any:
+                with self._state.read(name) as tx:
+                    yield computing.standing(tx, watermark)
 
     def _waits(self, name: str, computing: Computing, watermark: int) -> bool:
         if not computing.any:

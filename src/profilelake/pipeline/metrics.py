@@ -6,6 +6,7 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
+from profilelake.audiences.life import STATUSES
 from profilelake.semantics.reasons import REASONS
 
 STAGES: Final = (
@@ -66,6 +67,40 @@ class Stages:
             "profilelake_identity_quarantined", "Identifiers that link nobody", registry
         )
 
+        self._evaluated = Counter(
+            "profilelake_computed_evaluated", "Profiles evaluated for definitions", registry=registry
+        )
+        self._changes = Counter(
+            "profilelake_computed_changes",
+            "Changes of computed traits and memberships that were announced",
+            registry=registry,
+        )
+        self._definitions = gauge(
+            "profilelake_definitions", "Definitions of computed traits and audiences", registry, ("status",)
+        )
+        self._late = gauge(
+            "profilelake_computed_timers_late_seconds",
+            "How far the first timer lies behind the pipeline's time",
+            registry,
+        )
+        self._partials = gauge(
+            "profilelake_computed_partials_bytes",
+            "Bytes of the online state that hold what events come to for definitions",
+            registry,
+        )
+
+    def computed(self, evaluated: int, changes: int) -> None:
+        """Count what was done for definitions."""
+        self._evaluated.inc(evaluated)
+        self._changes.inc(changes)
+
+    def definitions(self, statuses: Mapping[str, int], late_seconds: float, partial_bytes: int) -> None:
+        """Tell where definitions stand, how late timers are, and what partials take."""
+        for status in STATUSES:
+            self._definitions.labels(status).set(statuses.get(status, 0))
+        self._late.set(late_seconds)
+        self._partials.set(partial_bytes)
+
     def schema(self, listed: int, unlisted: int) -> None:
         """Tell how many shapes are listed, and in how many events more there was one that is not."""
         self._shapes.set(listed)
@@ -78,9 +113,9 @@ class Stages:
         self._quarantined.set(quarantined)
 
 
-def gauge(name: str, about: str, registry: CollectorRegistry) -> Gauge:
+def gauge(name: str, about: str, registry: CollectorRegistry, labels: Sequence[str] = ()) -> Gauge:
     """Return a gauge of which the value set last holds, by whichever process."""
-    return Gauge(name, about, registry=registry, multiprocess_mode="mostrecent")
+    return Gauge(name, about, labels, registry=registry, multiprocess_mode="mostrecent")
 
 
 class Timer:

@@ -7,6 +7,7 @@ import logging
 import os
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -61,6 +62,7 @@ class Applying:
     clock: Clock
     registry: CollectorRegistry
     _stop: threading.Event = field(default_factory=threading.Event)
+    _stood_at: float = float("-inf")
 
     def stop(self) -> None:
         """Have `run` apply what the log holds and return."""
@@ -103,25 +105,37 @@ class Applying:
                     continue
                 vector = {**vector, **slice.ends}
                 self._replays(batcher, stages)
-                more = self._compute(batcher, slice.watermark)
+                more = self._compute(batcher, stages, slice.watermark)
             elif stopping and not slice.behind:
                 return  # what waits to be resolved again is noted in the state, for the next start
             elif not stopping:
                 self._replays(batcher, stages)
-                more = self._compute(batcher, slice.watermark)
+                more = self._compute(batcher, stages, slice.watermark)
             left = self.settings.micro_batch_seconds - (time.monotonic() - started_at)
             busy = sum(record.events for record in slice.records) > self.settings.micro_batch_events_max // 2
             if left > 0 and not stopping and not busy and not more:
                 self._stop.wait(left)
 
-    def _compute(self, batcher: Batcher, watermark: int) -> bool:
+    def _compute(self, batcher: Batcher, stages: Stages, watermark: int) -> bool:
         """Go on with timers and new definitions for one micro-batch; tell whether more waits."""
         try:
-            return batcher.tend_computing(watermark)
+            more = batcher.tend_computing(watermark)
         except (Unavailable, OSError) as error:
             _log.error("timers and definitions not gone on with, trying again: %s", error)
             self._stop.wait(RETRY_SECONDS)
             return True
+        done, now = batcher.computed(), time.monotonic()
+        stages.computed(done.evaluated, done.changes)
+        if now - self._stood_at >= TEND_SECONDS:
+            self._stood_at = now
+            standing = list(batcher.standing(watermark))
+            if standing:
+                stages.definitions(
+                    sum((Counter(one.statuses) for one in standing), Counter[str]()),
+                    max(one.late for one in standing) / 1_000_000,
+                    sum(one.partial_bytes for one in standing),
+                )
+        return more
 
     def _replays(self, batcher: Batcher, stages: Stages) -> bool:
         """Go on with what waits to be resolved again; tell whether more waits."""

@@ -179,6 +179,13 @@ class Tx:
         entries: int = self._txn.stat(self._db(workspace, db))["entries"]
         return entries
 
+    def bytes_used(self, workspace: str, db: Db) -> int:
+        """Return how many bytes the pages of a database take."""
+        stat = self._txn.stat(self._db(workspace, db))
+        pages: int = stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]
+        size: int = stat["psize"]
+        return pages * size
+
     def clear(self, workspace: str, db: Db) -> None:
         """Remove everything from a database."""
         self._txn.drop(self._db(workspace, db), delete=False)
