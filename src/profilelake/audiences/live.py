@@ -44,9 +44,7 @@ EVALUATED_MAX: Final = 100_000
 """Profiles that one micro-batch evaluates for what happened to them; others follow as if their time had come."""
 
 _PARTIALS: Final = (
-    Db.STEP_COUNT,
-    Db.STEP_NUMBER,
-    Db.STEP_VALUE_ROWS,
+    Db.STEP_ROWS,
     Db.STEP_VALUE,
     Db.STEP_ENTRY,
     Db.STEP_EVENT,

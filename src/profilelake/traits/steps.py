@@ -230,10 +230,8 @@ def reduced_as(reduce: Reduce) -> Family:
 
 def _horizon(events: Events) -> int | None:
     """Return how far back an event may lie that is asked for: also one inside of `where` that follows nothing."""
-    reaches = [_reach(events)]
-    for node in nodes(events):
-        if isinstance(node, Reduce) and isinstance(node.of, Events) and not _follows(node.of):
-            reaches.append(_reach(node.of))
+    nested = (node.of for node in nodes(events) if isinstance(node, Reduce))
+    reaches = [_reach(events), *(_reach(of) for of in nested if isinstance(of, Events) and not _follows(of))]
     return None if None in reaches else max(reach for reach in reaches if reach is not None)
 
 
