@@ -395,6 +395,16 @@ class Layout:
         return self.run / "query.sock"
 
     @property
+    def sql_values(self) -> Path:
+        """Results of SQL definitions while they are compared with what was known."""
+        return self.run / "sql-values"
+
+    @property
+    def sql_requests(self) -> Path:
+        """A file for each SQL definition that somebody wants to run now."""
+        return self.run / "sql-requests"
+
+    @property
     def sql_results(self) -> Path:
         """Results of SQL jobs, and copies of tables for queries under way; emptied at every start."""
         return self.run / "sql"

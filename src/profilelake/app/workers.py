@@ -63,9 +63,10 @@ def lake_process(settings: Settings, *, parent: int, ready: int) -> int:
     """Publish the state to the lake, and tend both, until told to stop."""
     from prometheus_client import CollectorRegistry
 
+    from profilelake.app.asking import QueryProcess
     from profilelake.lake.catalog import Lake
     from profilelake.pipeline.publish import check_epoch, ensure_tables
-    from profilelake.pipeline.run import Publishing
+    from profilelake.pipeline.run import Asking, Publishing
     from profilelake.shapes import observed
     from profilelake.state.store import State
 
@@ -93,6 +94,7 @@ def lake_process(settings: Settings, *, parent: int, ready: int) -> int:
         lake_settings=settings.lake,
         lake_requests=layout.lake_requests,
         maintenance_record=layout.maintenance_record,
+        asking=Asking(QueryProcess(layout.query_socket).result, layout.sql_values, layout.sql_requests),
     )
     stop_on_signals(publishing.stop)
     say_ready(ready)

@@ -31,7 +31,7 @@ EVALUATED: Final = frozenset({COMPUTING, LIVE})
 """Definitions whose values follow events at once."""
 WITHDRAWN: Final = frozenset({DISABLED, DROPPED})
 """Definitions that are worth nothing."""
-SQL: Final = frozenset({"sql_audience", "sql_trait"})
+SQL: Final = frozenset({"sql_audience", "sql_trait", "entity"})
 RESYNC: Final = "resync"
 REBUILD: Final = "rebuild"
 DEFINITION: Final = "definition"

@@ -1,5 +1,6 @@
 """Profiles as columns, from the online state: their sets, and what definitions ask of their traits."""
 
+from collections.abc import Collection as Many
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice, takewhile
 from typing import Final, NamedTuple
@@ -13,7 +14,13 @@ from profilelake.kernels.siphash import HASH_BYTES, Words
 from profilelake.profiles.memberships import belongs
 from profilelake.semantics.conditions.tree import Reduce, Root
 from profilelake.semantics.rules import Collection
-from profilelake.state.computed import ComputedRecord, DefinitionRecord, decode_computed
+from profilelake.state.computed import (
+    ComputedRecord,
+    DefinitionRecord,
+    decode_computed,
+    entity_key,
+    entity_rows_key,
+)
 from profilelake.state.heads import decode_set_head
 from profilelake.state.records import ProfileRecord, TraitRecord, decode_traits, joined_traits
 from profilelake.state.store import Db, Tx
@@ -166,7 +173,37 @@ def _alone(
             type: np.fromiter((type in mine for mine in has), dtype=np.bool_, count=len(has))
             for type in sorted(types)
         },
+        entities={
+            slug: linked_rows(tx, workspace, profiles.values(), others.get(entity_key(slug)))
+            for slug in sorted(frozenset[str]().union(*(planned.entities for planned in plan)))
+        },
     )
+
+
+def linked_rows(tx: Tx, workspace: str, profiles: Many[ProfileRecord], entity: Elsewhere | None) -> pa.Array:
+    """Return the rows of an entity that profiles are linked with, JSON text of an array each; null for none.
+
+    They are kept with the profile they were found for. Of one that was merged with it since, they come along.
+    """
+    if entity is None or entity.number is None:
+        return pa.nulls(len(profiles), pa.string())
+    number = entity.number
+    keys = sorted(entity_rows_key(number, key) for profile in profiles for key in profile.sets)
+    kept = tx.get_many(workspace, Db.ENTITY, keys)
+    if not kept:
+        return pa.nulls(len(profiles), pa.string())
+    return pa.array(
+        [
+            _together([kept[key] for mine in profile.sets if (key := entity_rows_key(number, mine)) in kept])
+            for profile in profiles
+        ],
+        pa.string(),
+    )
+
+
+def _together(arrays: Sequence[bytes]) -> str | None:
+    """Return JSON arrays, none of them empty, as one."""
+    return b"".join((b"[", b",".join(array[1:-1] for array in arrays), b"]")).decode() if arrays else None
 
 
 def _sets(profiles: Sequence[ProfileRecord]) -> tuple[Words, npt.NDArray[np.int64]]:

@@ -8,7 +8,7 @@ import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -30,6 +30,7 @@ from profilelake.pipeline.metrics import Stages, Timer
 from profilelake.pipeline.observing import Observing
 from profilelake.pipeline.progress import load_published
 from profilelake.pipeline.publish import Publisher
+from profilelake.pipeline.sql_runs import Ask, SqlRuns
 from profilelake.pipeline.tending import Tending
 from profilelake.pipeline.upkeep import Record, Upkeep
 from profilelake.settings import LakeSettings, PipelineSettings
@@ -149,6 +150,15 @@ class Applying:
         return waits
 
 
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """How SQL definitions run: what asks a query, where results lie meanwhile, and where runs are asked for."""
+
+    ask: Ask
+    folder: Path
+    requests: Path
+
+
 @dataclass(slots=True)
 class Publishing:
     """The loops between state and lake, and the maintenance of both. Meets `Applying` in the state only.
@@ -169,6 +179,7 @@ class Publishing:
     lake_settings: LakeSettings = field(default_factory=LakeSettings)
     lake_requests: Path | None = None
     maintenance_record: Path | None = None
+    asking: Asking | None = None
     _stop: threading.Event = field(default_factory=threading.Event)
 
     def stop(self) -> None:
@@ -194,6 +205,7 @@ class Publishing:
         beside = [
             _Beside("current", partial(self._publish_current, publishers, stages), self._stop),
             _Beside("tend", self._tending(publishers, metrics).run, self._stop),
+            *(_Beside("sql", runs.run, self._stop) for runs in self._sql_runs()),
         ]
         for thread in beside:
             thread.start()
@@ -207,6 +219,23 @@ class Publishing:
             if thread.failure is not None:
                 raise thread.failure
         self._try(lambda: [publisher.publish(whole=True) for publisher in publishers])
+
+    def _sql_runs(self) -> Iterator[SqlRuns]:
+        """Yield what runs the SQL definitions of each workspace, where queries can be asked."""
+        if self.asking is None:
+            return
+        for setup in self.workspaces:
+            yield SqlRuns(
+                state=self.state,
+                workspace=setup.name,
+                ask=self.asking.ask,
+                folder=self.asking.folder,
+                requests=self.asking.requests,
+                identifier_key=setup.identifier_key,
+                rules=setup.rules,
+                clock=self.clock,
+                stop=self._stop,
+            )
 
     def _tending(self, publishers: list[Publisher], metrics: LakeMetrics) -> Tending:
         record = Record(

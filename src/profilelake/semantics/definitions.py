@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
-Kind: TypeAlias = Literal["audience", "trait", "sql_audience", "sql_trait"]
+Kind: TypeAlias = Literal["audience", "trait", "sql_audience", "sql_trait", "entity"]
+"""An `entity` gives no values: its query gives rows that conditions ask about by `entity('slug')`."""
 Target: TypeAlias = Literal["users", "accounts"]
 Strategy: TypeAlias = Literal["first", "last", "all"]
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
@@ -39,6 +40,8 @@ class Definition:
     every_seconds: int = 0
     managed_by: str = ""
     """The file that says it, empty where nobody but the API does."""
+    id_type: str = ""
+    """Column of the SELECT of a `sql_` kind, and type of the identifiers in it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -164,6 +164,16 @@ def definition_records(tx: Tx, workspace: str) -> dict[str, DefinitionRecord]:
     return {key.decode(): decode_definition(value) for key, value in tx.items(workspace, Db.DEFINITION)}
 
 
+def entity_key(slug: str) -> str:
+    """Return the key of the definition of an entity; no trait has such a name."""
+    return f"entity:{slug}"
+
+
+def entity_rows_key(number: int, profile: bytes) -> bytes:
+    """Return under what the rows of an entity are kept that are linked with a profile."""
+    return number.to_bytes(4, "big") + profile
+
+
 def change_key(sequence: int, number: int) -> bytes:
     """Return the place of a change in the feed: its micro-batch, and its number in that."""
     return sequence.to_bytes(8, "big") + number.to_bytes(4, "big")

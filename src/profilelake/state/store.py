@@ -95,6 +95,8 @@ class Db(StrEnum):
     """set_id and day -> events cut down to what funnels ask of them; set_id -> these days"""
     STEP_PENDING = "step_pending"
     """sequence -> partials of steps whose older events are not in yet"""
+    ENTITY = "entity"
+    """number of an entity's definition and founding set of a profile -> its linked rows, JSON text of an array"""
     COMPUTED = "computed"
     """founding set of a profile -> ComputedRecord"""
     TIMER = "timer"

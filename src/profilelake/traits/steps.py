@@ -22,6 +22,7 @@ from profilelake.semantics.conditions.tree import (
     Condition,
     Constant,
     Context,
+    Entities,
     Events,
     Node,
     Path,
@@ -105,6 +106,8 @@ class Planned:
     root: Root
     steps: Mapping[Reduce, Step]
     reads: frozenset[str]
+    entities: frozenset[str] = frozenset()
+    """Slugs of the entities whose rows it asks for."""
 
 
 Plan: TypeAlias = tuple[Planned, ...]
@@ -183,7 +186,7 @@ def nodes(node: Node) -> Iterator[Node]:
 
 
 def _in_sql(held: Held) -> bool:
-    return held.definition.kind in ("sql_audience", "sql_trait")
+    return held.definition.kind in ("sql_audience", "sql_trait", "entity")
 
 
 def _plan(key: str, held: Held) -> Planned:
@@ -197,6 +200,7 @@ def _plan(key: str, held: Held) -> Planned:
         root=root,
         steps={reduce: step_of(reduce, since) for reduce in _reductions(root)},
         reads=frozenset(node.path[0] for node in nodes(root) if isinstance(node, Trait)),
+        entities=frozenset(node.slug for node in nodes(root) if isinstance(node, Entities)),
     )
 
 

@@ -1,0 +1,157 @@
+"""What the result of a SQL trait or audience has to be, and the result as ids and JSON values.
+
+The contract is that of Segment's SQL traits: one column of ids, values that are texts, numbers or truth values,
+no id twice and none missing. A result that breaks it is refused as a whole, and what was known stays.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+import pyarrow as pa
+
+from profilelake.errors import Invalid
+from profilelake.semantics.definitions import Definition
+
+ID_COLUMNS: Final = ("user_id", "email", "anonymous_id", "group_id", "profile_id")
+"""Names of the column with ids; each is a type of identifiers, but for the last."""
+COLUMNS_MAX: Final = 25
+ROWS_MAX: Final = 25_000_000
+ROW_BYTES_MAX: Final = 16 * 1024
+"""JSON of one row."""
+EVERY_SECONDS_DEFAULT: Final = 12 * 3_600
+EVERY_SECONDS_MIN: Final = 60
+_MEMBER: Final = "true"
+
+_encode: Final = msgspec.json.Encoder(order="deterministic").encode
+
+
+ENTITY_ROWS_MAX: Final = 1_000
+"""Rows of one entity that are linked with one id: each evaluation of its profile goes through them."""
+
+
+@dataclass(frozen=True, slots=True)
+class SqlValues:
+    """Ids of one type, sorted, each with the JSON text of what its profile is worth.
+
+    Of an entity that is the array of its rows.
+    """
+
+    id_type: str
+    ids: list[str]
+    values: list[str]
+
+
+def every_seconds(definition: Definition) -> int:
+    """Return how often a definition runs."""
+    return max(EVERY_SECONDS_MIN, definition.every_seconds or EVERY_SECONDS_DEFAULT)
+
+
+def checked(result: pa.Table, definition: Definition) -> SqlValues:
+    """Return what a query said. A trait of one column is its value, of several an object of them by name.
+
+    Raises:
+        Invalid: the result is not what the contract asks for; the error says how to change the query.
+    """
+    if result.num_columns > COLUMNS_MAX:
+        raise _broken(definition, f"it has {result.num_columns} columns; give at most {COLUMNS_MAX}")
+    if result.num_rows > ROWS_MAX:
+        raise _broken(definition, f"it has {result.num_rows:,} rows; give at most {ROWS_MAX:,}")
+    id_type = _id_column(result, definition)
+    ids = _ids(result.column(id_type), definition, id_type)
+    names = [name for name in result.column_names if name != id_type]
+    if definition.kind == "entity":
+        return _rows(id_type, ids, result.select(names), definition)
+    if len(set(ids)) != len(ids):
+        raise _broken(definition, f"{len(ids) - len(set(ids)):,} rows repeat a {id_type}; group by it")
+    if definition.kind == "sql_audience":
+        if names:
+            raise _broken(definition, f"an audience is its ids alone; leave {', '.join(names)} out")
+        values = [_MEMBER] * len(ids)
+    else:
+        if not names:
+            raise _broken(definition, f"a trait needs a column besides {id_type}")
+        values = _values(result.select(names), definition)
+    order = sorted(range(len(ids)), key=ids.__getitem__)
+    if definition.kind == "sql_trait":
+        order = [row for row in order if values[row] != "null"]
+    return SqlValues(id_type, [ids[row] for row in order], [values[row] for row in order])
+
+
+def _rows(id_type: str, ids: list[str], columns: pa.Table, definition: Definition) -> SqlValues:
+    """Return the rows of an entity by id, in an order that does not depend on that of the result."""
+    if not columns.num_columns:
+        raise _broken(definition, f"an entity needs a column besides {id_type}")
+    found: dict[str, list[str]] = {}
+    for id, text in zip(ids, _values(columns, definition, always_named=True), strict=True):
+        found.setdefault(id, []).append(text)
+    most = max(map(len, found.values()), default=0)
+    if most > ENTITY_ROWS_MAX:
+        raise _broken(
+            definition, f"{most:,} rows are linked with one {id_type}; link at most {ENTITY_ROWS_MAX:,}"
+        )
+    ordered = sorted(found)
+    return SqlValues(id_type, ordered, [f"[{','.join(sorted(found[id]))}]" for id in ordered])
+
+
+def _id_column(result: pa.Table, definition: Definition) -> str:
+    found = [name for name in result.column_names if name in ID_COLUMNS]
+    if definition.id_type:
+        found = [name for name in found if name == definition.id_type]
+    if len(found) != 1 or len(set(result.column_names)) != result.num_columns:
+        asked = definition.id_type or f"one of {', '.join(ID_COLUMNS)}"
+        raise _broken(
+            definition,
+            f"its columns are {', '.join(result.column_names)}; name each once, and have exactly one column of ids: {asked}",
+        )
+    column: str = found[0]
+    if (column == "group_id") != (definition.target == "accounts") and column != "profile_id":
+        raise _broken(definition, f"it is about {definition.target}, and {column} names none of them")
+    return column
+
+
+def _ids(column: pa.ChunkedArray, definition: Definition, id_type: str) -> list[str]:
+    if pa.types.is_integer(column.type):
+        column = column.cast(pa.string())
+    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+        raise _broken(definition, f"{id_type} is of type {column.type}; cast it to text")
+    if column.null_count:
+        raise _broken(definition, f"{column.null_count:,} rows have no {id_type}; leave them out")
+    ids: list[str] = column.to_pylist()
+    if "" in ids:
+        raise _broken(definition, f"a row has an empty {id_type}; leave it out")
+    return ids
+
+
+def _values(columns: pa.Table, definition: Definition, *, always_named: bool = False) -> list[str]:
+    """Return the JSON text of each row."""
+    for field in columns.schema:
+        if pa.types.is_nested(field.type) or pa.types.is_binary(field.type):
+            raise _broken(
+                definition, f"column {field.name} is of type {field.type}; give text, numbers or truth values"
+            )
+    plain = columns.cast(pa.schema([pa.field(field.name, _plain(field.type)) for field in columns.schema]))
+    alone = plain.num_columns == 1 and not always_named
+    rows = (
+        plain.column(0).to_pylist() if alone else plain.to_pylist()
+    )  # JSON has no NaN and no infinity: they are no value.
+    texts = [_encode(row).decode() for row in rows]
+    longest = max(texts, key=len, default="")
+    if len(longest.encode()) > ROW_BYTES_MAX:
+        raise _broken(
+            definition, f"a row has {len(longest.encode()):,} bytes; give at most {ROW_BYTES_MAX:,}"
+        )
+    return texts
+
+
+def _plain(type: pa.DataType) -> pa.DataType:
+    """Return as what values of a type become JSON: decimals as numbers, times as ISO 8601 texts in UTC."""
+    if pa.types.is_decimal(type):
+        return pa.float64()
+    if pa.types.is_temporal(type):
+        return pa.string()
+    return type
+
+
+def _broken(definition: Definition, problem: str) -> Invalid:
+    return Invalid(f"running the query of {definition.key}: {problem}; what it gave last stays")

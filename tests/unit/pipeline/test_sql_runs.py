@@ -1,0 +1,181 @@
+"""SQL traits, audiences and entities through the pipeline: run, diffed, announced, asked about by others."""
+
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline_driver import KEY, SECOND, START, WORKSPACE, Desk, LogBuilder, Message
+from profilelake.audiences.facts import Drop
+from profilelake.errors import Invalid, Unavailable
+from profilelake.pipeline.sql_runs import SqlRun, SqlRuns, runs
+
+LOG = "00000000000000aa"
+
+
+class World:
+    """A desk, and what the query of each definition gives: a result, or the error it ends with."""
+
+    def __init__(self, directory: Path) -> None:
+        self.desk = Desk(directory)
+        self.log = LogBuilder(LOG)
+        self.second = 0
+        self.results: dict[str, pa.Table | Exception] = {}
+        self.runner = SqlRuns(
+            self.desk.state,
+            WORKSPACE,
+            self._ask,
+            directory / "results",
+            directory / "requests",
+            KEY,
+            self.desk.setup.rules,
+            lambda: START + self.second * SECOND,
+        )
+
+    def _ask(self, query: str, path: Path, _stopped: object) -> None:
+        result = self.results[query]
+        if isinstance(result, Exception):
+            raise result
+        pq.write_table(result, path)
+
+    def _next(self) -> int:
+        self.second += 1
+        return START + self.second * SECOND
+
+    def define(self, key: str, query: str, **told: Any) -> None:
+        self.desk.apply([self.log.define(self._next(), key, query, **told)])
+        self.desk.settle(self._next())
+
+    def feed(self, *messages: Message) -> None:
+        self.desk.apply([self.log.record(self._next(), messages)])
+
+    def run(self, **results: dict[str, list[Any]] | Exception) -> dict[str, SqlRun]:
+        """Run what is due with these results, by query, and let others see what came of it."""
+        self.results |= {
+            query: given if isinstance(given, Exception) else pa.table(given)
+            for query, given in results.items()
+        }
+        found = {held.definition.key: self.runner.run_one(held) for held in list(self.runner.due())}
+        self.desk.settle(self._next())
+        return found
+
+    def later(self, seconds: int) -> None:
+        self.second += seconds
+
+    def told(self) -> list[tuple[str, str | None, str | None]]:
+        return [(change.definition, change.previous, change.value) for change in self.desk.changes()]
+
+    def values(self, key: str) -> list[str]:
+        return sorted(value for (of, _), value in self.desk.values().items() if of == key)
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Iterator[World]:
+    world = World(tmp_path)
+    with closing(world.desk):
+        world.feed(*({"type": "identify", "userId": f"u{n}", "messageId": f"m{n}"} for n in range(4)))
+        yield world
+
+
+def test_a_trait_is_announced_where_it_changes_and_goes_with_its_row(made: World) -> None:
+    made.define("tier", "tiers", kind="sql_trait", every_seconds=3600)
+    run = made.run(tiers={"user_id": ["u1", "u2", "nobody"], "tier": ["gold", "tin", "tin"]})["tier"]
+    assert (run.rows, run.unknown, run.changed, run.failure) == (3, 1, 2, "")
+    assert made.values("tier") == ['"gold"', '"tin"']
+    assert made.run(tiers={"user_id": ["u1"], "tier": ["never asked"]}) == {}
+    made.later(3600)
+    run = made.run(tiers={"user_id": ["u2", "u3"], "tier": ["tin", "gold"]})["tier"]
+    assert run.changed == 2
+    assert set(made.told()[2:]) == {("tier", '"gold"', None), ("tier", None, '"gold"')}
+    assert made.desk.statuses() == {"tier": "live"}
+    made.desk.publish()
+    assert made.desk.verify() == []
+
+
+def test_other_definitions_see_what_sql_says(made: World) -> None:
+    made.define("tier", "tiers", kind="sql_trait")
+    made.define("golden", "trait('tier') = 'gold'")
+    made.run(tiers={"user_id": ["u1", "u2"], "tier": ["gold", "tin"]})
+    assert len(made.desk.members("golden")) == 1
+    made.define("picked", "picks", kind="sql_audience")
+    made.define("both", "trait('picked') = true AND trait('golden') = true")
+    made.run(picks={"user_id": ["u1", "u2"]})
+    assert made.desk.members("both") == made.desk.members("golden")
+    assert len(made.desk.members("picked")) == 2
+
+
+def test_rows_of_an_entity_are_asked_about_and_change_with_each_run(made: World) -> None:
+    made.define("entity:orders", "orders", kind="entity", every_seconds=60)
+    made.define("spenders", "entity('orders').where(property('total') > 500).count() >= 2")
+    made.run(orders={"user_id": ["u1", "u1", "u2"], "total": [600, 700, 900]})
+    assert len(made.desk.members("spenders")) == 1
+    before = made.desk.members("spenders")
+    made.later(60)
+    made.run(orders={"user_id": ["u1", "u2", "u2"], "total": [600, 900, 901]})
+    assert len(made.desk.members("spenders")) == 1
+    assert made.desk.members("spenders") != before
+    made.later(60)
+    made.run(orders={"user_id": ["u1"], "total": [600]})
+    assert made.desk.members("spenders") == set()
+
+
+def test_rows_of_an_entity_stay_with_who_they_were_found_for_when_profiles_merge(made: World) -> None:
+    made.feed(*({"type": "track", "event": "x", "anonymousId": id, "messageId": id} for id in "ab"))
+    made.define("entity:orders", "orders", kind="entity")
+    made.define("spenders", "entity('orders').where(property('total') > 500).count() >= 2")
+    made.run(orders={"anonymous_id": ["a", "b"], "total": [600, 700]})
+    assert made.desk.members("spenders") == set()
+    made.feed(
+        *({"type": "identify", "userId": "u9", "anonymousId": id, "messageId": f"{id}9"} for id in "ab")
+    )
+    assert len(made.desk.members("spenders")) == 1
+
+
+def test_a_run_that_fails_leaves_what_was_known_and_says_why(made: World) -> None:
+    made.define("tier", "tiers", kind="sql_trait", every_seconds=86_400)
+    made.run(tiers={"user_id": ["u1"], "tier": ["gold"]})
+    made.later(86_400)
+    run = made.run(tiers={"user_id": ["u1", "u1"], "tier": ["gold", "tin"]})["tier"]
+    assert "repeat a user_id" in run.failure
+    assert (run.again, made.values("tier"), made.desk.statuses()) == (False, ['"gold"'], {"tier": "live"})
+    with made.desk.state.read(WORKSPACE) as tx:
+        assert runs(tx, WORKSPACE)["tier"] == run
+    made.later(86_400)
+    assert made.run(tiers=Unavailable("not now"))["tier"].again
+    assert made.run() == {}
+    made.later(300)
+    assert made.run(tiers={"user_id": ["u1"], "tier": ["tin"]})["tier"].changed == 1
+
+
+def test_a_definition_that_never_ran_well_has_failed(made: World) -> None:
+    made.define("tier", "tiers", kind="sql_trait")
+    made.run(tiers=Invalid("no such table"))
+    assert made.desk.statuses() == {"tier": "failed"}
+    made.define("tier", "better", kind="sql_trait")
+    made.run(better={"user_id": ["u1"], "tier": ["gold"]})
+    assert (made.desk.statuses(), made.values("tier")) == ({"tier": "live"}, ['"gold"'])
+
+
+def test_somebody_may_ask_for_a_run_now(made: World) -> None:
+    made.define("tier", "tiers", kind="sql_trait", every_seconds=86_400)
+    made.run(tiers={"user_id": ["u1"], "tier": ["gold"]})
+    made.runner.requests.mkdir()
+    (made.runner.requests / "tier").touch()
+    assert made.run(tiers={"user_id": ["u1"], "tier": ["tin"]})["tier"].changed == 1
+    assert made.run() == {}
+
+
+def test_what_is_dropped_or_disabled_has_no_values_and_does_not_run(made: World) -> None:
+    made.define("tier", "tiers", kind="sql_trait")
+    made.run(tiers={"user_id": ["u1"], "tier": ["gold"]})
+    made.define("tier", "tiers", kind="sql_trait", enabled=False)
+    assert (made.values("tier"), made.run()) == ([], {})
+    made.define("tier", "tiers", kind="sql_trait")
+    assert made.run()["tier"].changed == 1
+    made.desk.apply([made.log.definition(made._next(), Drop(by="test", key="tier"))])
+    made.desk.settle(made._next())
+    assert made.values("tier") == []
