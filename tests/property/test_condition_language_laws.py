@@ -12,7 +12,6 @@ from condition_trees import roots
 from profilelake.semantics.conditions.bounds import PRIMARIES_MAX, TEXT_BYTES_MAX
 from profilelake.semantics.conditions.check import Known, check, cycles, events_of, reads
 from profilelake.semantics.conditions.forms import (
-    COMPARISONS,
     ITEMS,
     JUNCTIONS,
     REDUCERS,
@@ -25,6 +24,7 @@ from profilelake.semantics.conditions.forms import (
 from profilelake.semantics.conditions.parse import ParseError, parse
 from profilelake.semantics.conditions.text import written
 from profilelake.semantics.conditions.tree import Root
+from profilelake.semantics.conditions.vocabulary import COMPARISONS
 
 WORDS = st.sampled_from(
     [

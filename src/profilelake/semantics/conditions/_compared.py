@@ -19,12 +19,12 @@ from profilelake.semantics.conditions.tree import (
     Reduce,
 )
 from profilelake.semantics.conditions.values import instant, number
+from profilelake.semantics.conditions.vocabulary import SEVERAL
 
 _ORDERED: Final[frozenset[Comparison]] = frozenset({"greater_than", "at_least", "less_than", "at_most"})
 _DATES: Final[frozenset[Comparison]] = frozenset({"before_date", "after_date"})
 _EQUAL: Final[frozenset[Comparison]] = frozenset({"equals", "one_of", "differs", "none_of"})
 _SUBSTRING: Final[frozenset[Comparison]] = frozenset({"contains", "omits", "starts_with", "ends_with"})
-_SEVERAL: Final[frozenset[Comparison]] = frozenset({"contains", "omits", "one_of", "none_of"})
 
 _DAY: Final = re.compile(r"[0-9]{4}-[0-9]{1,2}-[0-9]{1,2}(.*)", re.DOTALL)
 
@@ -91,8 +91,8 @@ def _operands(node: Compare) -> Finding | None:
     given = len(node.operands)
     if node.how in ("exists", "absent"):
         return _error(node, "operands", f"{node.how}() takes no value") if given else None
-    if given == 0 or (given > 1 and node.how not in _SEVERAL):
-        many = "at least one value" if node.how in _SEVERAL else "one value"
+    if given == 0 or (given > 1 and node.how not in SEVERAL):
+        many = "at least one value" if node.how in SEVERAL else "one value"
         return _error(node, "operands", f"{node.how}() takes {many}, not {given}")
     for operand in node.operands:
         problem = _operand(node.how, operand)

@@ -12,12 +12,12 @@ more: both lead to the same tree.
 """
 
 from collections.abc import Mapping
-from typing import Final, TypeAlias, cast, get_args
+from typing import Final, TypeAlias, cast
 
 from profilelake.semantics.conditions import _form_values as form_values
 from profilelake.semantics.conditions._form_values import FormError, mapping, member, only
 from profilelake.semantics.conditions.bounds import LEVELS_MAX, TEXT_BYTES_MAX, too_much
-from profilelake.semantics.conditions.parse import DATED, LEAST_MAX, SEVERAL, TYPES_OF, parse, parse_element
+from profilelake.semantics.conditions.parse import parse, parse_element
 from profilelake.semantics.conditions.paths import written_path
 from profilelake.semantics.conditions.pointing import ParseError
 from profilelake.semantics.conditions.spoken_times import written_duration
@@ -52,13 +52,13 @@ from profilelake.semantics.conditions.tree import (
     Window,
     Within,
 )
+from profilelake.semantics.conditions.vocabulary import COMPARISONS, DATED, LEAST_MAX, SEVERAL, TYPES_OF
 from profilelake.semantics.definitions import Json
 
 __all__ = ["FormError", "from_tree", "to_tree"]
 
 JUNCTIONS: Final = ("all", "any", "not", "any_user", "every_user")
 SUBJECTS: Final = ("trait", "event", "entity", "property", "parent_property", "context", "value")
-COMPARISONS: Final[tuple[Comparison, ...]] = get_args(Comparison)
 REDUCERS: Final = ("count", "sum", "avg", "min", "max", "mode", "first", "last", "unique", "unique_count")
 WINDOWS: Final = ("within", "within_parent", "between", "expires_after")
 ITEMS: Final = ("any_item", "every_item")

@@ -6,10 +6,10 @@ It says the shape: keys, what stands beside what, types. What `check` says of a 
 from collections.abc import Iterable
 from typing import Any, Final, TypeAlias
 
-from profilelake.semantics.conditions.forms import COMPARISONS, ITEMS, JUNCTIONS, REDUCERS, WINDOWS
-from profilelake.semantics.conditions.parse import LEAST_MAX, SEVERAL, TYPES_OF
+from profilelake.semantics.conditions.forms import ITEMS, JUNCTIONS, REDUCERS, WINDOWS
 from profilelake.semantics.conditions.spoken_times import UNITS
 from profilelake.semantics.conditions.tree import RELATIVE
+from profilelake.semantics.conditions.vocabulary import COMPARISONS, LEAST_MAX, SEVERAL, TYPES_OF
 
 Schema: TypeAlias = dict[str, Any]
 

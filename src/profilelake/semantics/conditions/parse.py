@@ -10,25 +10,20 @@ import difflib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, Final, TypeAlias, get_args
+from typing import Any, Final, TypeAlias
 
 from profilelake.semantics.conditions._lexer import Kind, Token
-from profilelake.semantics.conditions._words import Words
+from profilelake.semantics.conditions._parts import Parts
 from profilelake.semantics.conditions.bounds import LEVELS_MAX, TEXT_BYTES_MAX, too_much
-from profilelake.semantics.conditions.paths import KEYS_MAX, keys
 from profilelake.semantics.conditions.pointing import ParseError
-from profilelake.semantics.conditions.spoken_times import DURATION_MAX, UNITS, unit_micros
 from profilelake.semantics.conditions.tree import (
     RELATIVE,
     And,
-    As,
-    Between,
     Compare,
     Comparison,
     Condition,
     Constant,
     Context,
-    Duration,
     Entities,
     Events,
     How,
@@ -37,49 +32,30 @@ from profilelake.semantics.conditions.tree import (
     Not,
     Operand,
     Or,
-    Path,
     Property,
     Reduce,
     Root,
     Scope,
-    Session,
     Span,
     Trait,
     Users,
     Value,
-    Window,
-    Within,
 )
 from profilelake.semantics.conditions.values import instant
+from profilelake.semantics.conditions.vocabulary import (
+    COMPARISONS,
+    DATED,
+    EXTRACTORS,
+    FILTERS,
+    LEAST_MAX,
+    REDUCERS,
+    SEVERAL,
+    SIGNS,
+)
 
 __all__ = ["ParseError", "parse"]
 
-SIGNS: Final[dict[str, Comparison]] = {
-    "=": "equals",
-    "!=": "differs",
-    ">": "greater_than",
-    ">=": "at_least",
-    "<": "less_than",
-    "<=": "at_most",
-}
-COMPARISONS: Final[tuple[Comparison, ...]] = get_args(Comparison)
-REDUCERS: Final[tuple[How, ...]] = get_args(How)
-SEVERAL: Final[frozenset[Comparison]] = frozenset({"contains", "omits", "one_of", "none_of"})
-"""Comparisons that take several operands."""
-DATED: Final[frozenset[Comparison]] = RELATIVE | {"before_date", "after_date"}
-"""Comparisons of moments."""
-TYPES_OF: Final[dict[How, tuple[As, ...]]] = {
-    "min": ("number", "string"),
-    "max": ("number", "string"),
-    "mode": ("number", "string", "array"),
-}
-"""What `as` may say in a reducer."""
-LEAST_MAX: Final = 1_000_000_000
-"""The greatest number of times that `mode` may ask for."""
-
 _Part: TypeAlias = Condition | Value | Events | Entities
-_FILTERS: Final = ("where", "sources", "within", "between", "expires_after")
-_EXTRACTORS: Final = ("event", "entity", "trait", "property", "context", "literal")
 _TEXT_LEVELS_MAX: Final = LEVELS_MAX + 8
 """Brackets, `NOT` and operands inside of each other: a few more than a tree has levels."""
 
@@ -107,7 +83,7 @@ def _read(text: str, scope: Scope) -> Root:
     return _Parser(text, scope).everything()
 
 
-class _Parser(Words):
+class _Parser(Parts):
     """The grammar. A method reads what it is named after and leaves the next word to its caller."""
 
     def __init__(self, text: str, scope: Scope) -> None:
@@ -201,18 +177,18 @@ class _Parser(Words):
             self.sign(")", why=" to close the bracket")
             return inner
         if token.kind in (Kind.TEXT, Kind.NUMBER, Kind.DATE):
-            return self._literal()
+            return self.literal()
         if token.kind is not Kind.NAME:
             raise self.missing("event(…), trait(…), property(…) or a value")
         if self.follows(Kind.SIGN, "(", after=1):
             return self._extractor(self.take())
         if token.text in ("true", "false"):
-            return self._literal()
-        raise self.wrong(token.span, self._bare(token), _EXTRACTORS)
+            return self.literal()
+        raise self.wrong(token.span, self._bare(token), EXTRACTORS)
 
     def _bare(self, token: Token) -> str:
         """Return what to say of a name that is no extractor."""
-        if token.text in _EXTRACTORS:
+        if token.text in EXTRACTORS:
             return f"expected ( behind {token.raw}: write {token.text}('name')"
         if token.text in ("null", "none", "undefined"):
             return "there is no null; ask with .exists() or .absent()"
@@ -221,68 +197,27 @@ class _Parser(Words):
         return f"{token.shown()} is no value; put texts in quotes: '{token.shown()}'"
 
     def _extractor(self, name: Token) -> _Part:
-        if name.text not in _EXTRACTORS:
-            near = _nearest(name.text, _EXTRACTORS)
-            raise self.wrong(name.span, f"unknown function {name.shown()}(){near}", _EXTRACTORS)
+        if name.text not in EXTRACTORS:
+            near = _nearest(name.text, EXTRACTORS)
+            raise self.wrong(name.span, f"unknown function {name.shown()}(){near}", EXTRACTORS)
         self.sign("(")
         part: _Part
         match name.text:
             case "event":
-                part = Events(self._named("the name of an event in quotes"))
+                part = Events(self.named("the name of an event in quotes"))
             case "entity":
-                part = Entities(self._named("the slug of an entity in quotes"))
+                part = Entities(self.named("the slug of an entity in quotes"))
             case "trait":
-                part = Trait(self._path("trait"))
+                part = Trait(self.path("trait"))
             case "context":
-                part = Context(self._path("context"))
+                part = Context(self.path("context"))
             case "property":
-                parent = self._took_parent()
-                part = Property(self._path("property"), "parent" if parent else self._scope)
+                parent = self.took_parent()
+                part = Property(self.path("property"), "parent" if parent else self._scope)
             case _:
-                part = self._literal()
+                part = self.literal()
         self.sign(")", why=f" to close {name.text}(")
         return replace(part, span=(name.span[0], self.end))
-
-    def _literal(self) -> Constant | Instant:
-        token = self.now
-        truth = token.kind is Kind.NAME and token.text in ("true", "false")
-        if not truth and token.kind not in (Kind.TEXT, Kind.NUMBER, Kind.DATE):
-            raise self.missing("a value: a text in quotes, a number, a date, true or false")
-        self.take()
-        if truth:
-            return Constant(token.text == "true", span=token.span)
-        if token.kind is Kind.NUMBER:
-            return Constant(token.number, span=token.span)
-        at = instant(token.text) if token.kind is Kind.DATE else None
-        if at is None:
-            return Constant(token.text, span=token.span)
-        return Instant(at, token.text, span=token.span)
-
-    def _named(self, what: str) -> str:
-        if self.now.kind is Kind.NAME:
-            raise self.wrong(
-                self.now.span, f"expected {what}, found {self.now.shown()} without quotes", (what,)
-            )
-        token = self.kind(Kind.TEXT, what)
-        if not token.text.strip():
-            raise self.wrong(token.span, f"expected {what}, found an empty text", (what,))
-        return token.text
-
-    def _path(self, of: str) -> Path:
-        what = f"the name of a {of} in quotes"
-        start = self.now.span
-        path = keys(self._named(what))
-        if path is None:
-            problem = f"a path has 1 to {KEYS_MAX} keys with single dots between, none of them empty"
-            raise self.wrong((start[0], self.end), problem, (what,))
-        return path
-
-    def _took_parent(self) -> bool:
-        if not self.follows(Kind.NAME, "parent"):
-            return False
-        self.take()
-        self.sign(":", why=" behind parent")
-        return True
 
     # Functions in a chain
 
@@ -308,11 +243,11 @@ class _Parser(Words):
         if isinstance(part, Reduce):
             if word == "count" and part.how == "unique" and not part.counted:
                 return lambda: replace(part, counted=True)
-            if word in _FILTERS:
+            if word in FILTERS:
                 raise self.wrong(name.span, f".{word}() must stand before .{part.how}()", ("=",))
         elif word in ("any", "all") and isinstance(part, Property | Context | Trait):
             return lambda: self._items(part, word == "all")
-        elif word in (*_FILTERS, *REDUCERS):
+        elif word in (*FILTERS, *REDUCERS):
             raise self.wrong(name.span, f".{word}() is for event(…) and entity(…)", COMPARISONS)
         raise self._unknown(name, COMPARISONS)
 
@@ -322,14 +257,12 @@ class _Parser(Words):
             return lambda: self._reduced(part, word)
         if word == "where":
             return lambda: self._filtered(part)
-        if word in _FILTERS and isinstance(part, Events):
+        if word in FILTERS and isinstance(part, Events):
             return lambda: self._narrowed(part, word, name.span)
         if word in COMPARISONS:
             problem = f".{word}() compares one value, {self._of(part)} gives many; count first: .count() >= 1"
             raise self.wrong(name.span, problem, REDUCERS)
-        raise self._unknown(
-            name, (*_FILTERS, *REDUCERS) if isinstance(part, Events) else ("where", *REDUCERS)
-        )
+        raise self._unknown(name, (*FILTERS, *REDUCERS) if isinstance(part, Events) else ("where", *REDUCERS))
 
     def _unknown(self, name: Token, known: tuple[str, ...]) -> ParseError:
         return self.wrong(name.span, f"unknown function .{name.shown()}(){_nearest(name.text, known)}", known)
@@ -346,55 +279,10 @@ class _Parser(Words):
 
     def _narrowed(self, of: Events, word: str, place: Span) -> Events:
         if word == "sources":
-            return replace(of, excluded=tuple(sorted({*of.excluded, *self._sources()})))
+            return replace(of, excluded=tuple(sorted({*of.excluded, *self.sources()})))
         if of.window is not None:
             raise self.wrong(place, "these events have a window already; keep one of the two", (".count()",))
-        return replace(of, window=self._window(word))
-
-    def _window(self, word: str) -> Window:
-        start = self.now.span[0]
-        parent = self._took_parent()
-        if parent and word != "within":
-            raise self.wrong((start, self.end), f"{word}() has no parent:, only within() has", ("7 days",))
-        first = self._duration().micros
-        if word == "within":
-            return Within(first, parent, span=(start, self.end))
-        if word == "expires_after":
-            return Session(first, span=(start, self.end))
-        self.sign(",", why=" and how far back it reaches, as in between(7 days, 10 days)")
-        return Between(first, self._duration().micros, span=(start, self.end))
-
-    def _duration(self) -> Duration:
-        what = "an amount of time, such as 7 days"
-        token = self.kind(Kind.NUMBER, what)
-        unit = self.now
-        micros = unit_micros(unit.text) if unit.kind is Kind.NAME else None
-        if micros is None:
-            raise self.missing("hours or days", expected=tuple(f"{name}s" for name in UNITS))
-        self.take()
-        span = (token.span[0], unit.span[1])
-        if not isinstance(token.number, int) or token.number < 0:
-            raise self.wrong(span, "an amount of time is a whole number of hours, days, …", (what,))
-        if token.number * micros > DURATION_MAX:
-            raise self.wrong(
-                span, f"an amount of time is at most {DURATION_MAX // UNITS['day']:,} days", (what,)
-            )
-        return Duration(token.number * micros, self.text[slice(*span)], span=span)
-
-    def _sources(self) -> list[str]:
-        braced = self.took(Kind.SIGN, "{")
-        if not self.took(Kind.NAME, "exclude"):
-            raise self.missing("{exclude: 'id of a source'}", expected=("exclude",))
-        self.sign(":", why=" behind exclude")
-        listed = self.took(Kind.SIGN, "[")
-        found = [self._named("the id of a source in quotes")]
-        while self.took(Kind.SIGN, ","):
-            found.append(self._named("the id of a source in quotes"))
-        if listed:
-            self.sign("]")
-        if braced:
-            self.sign("}")
-        return found
+        return replace(of, window=self.window(word))
 
     def _reduced(self, of: Events | Entities, how: How) -> Reduce:
         if how == "count":
@@ -405,24 +293,13 @@ class _Parser(Words):
             raise self.missing(f"a property, as in {how}(property('price'))", expected=("property(",))
         as_type, least = None, 1
         if self.took(Kind.NAME, "as"):
-            as_type = self._as_type(how)
+            as_type = self.as_type(how)
         if how == "mode" and self.took(Kind.SIGN, ","):
             token = self.kind(Kind.NUMBER, "how often the value occurs at least, such as 2")
             if not isinstance(token.number, int) or not 0 <= token.number <= LEAST_MAX:
                 raise self.wrong(token.span, f"expected a whole number up to {LEAST_MAX:,}", ("2",))
             least = token.number
         return Reduce(of, how, value, as_type, least)
-
-    def _as_type(self, how: How) -> As:
-        allowed = TYPES_OF.get(how, ())
-        token = self.now
-        if not allowed:
-            with_types = ", ".join(TYPES_OF)
-            raise self.wrong(token.span, f"{how}() has no `as`; only {with_types} have", (")",))
-        if token.kind is not Kind.NAME or token.text not in allowed:
-            raise self.missing(" or ".join(allowed), expected=allowed)
-        self.take()
-        return token.text
 
     def _items(self, value: Property | Context | Trait, every: bool) -> Items:
         with self._inside("item"):
@@ -434,7 +311,7 @@ class _Parser(Words):
         if how in ("exists", "absent"):
             return self._comparison(value, how, ())
         if how in RELATIVE:
-            return self._comparison(value, how, (self._duration(),))
+            return self._comparison(value, how, (self.duration(),))
         if self.follows(Kind.SIGN, ")"):
             raise self.missing(f"a value in {how}()")
         listed = how in SEVERAL and self.took(Kind.SIGN, "[")

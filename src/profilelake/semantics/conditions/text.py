@@ -9,7 +9,6 @@ from profilelake.semantics.conditions.tree import (
     And,
     Between,
     Compare,
-    Comparison,
     Condition,
     Constant,
     Context,
@@ -30,19 +29,13 @@ from profilelake.semantics.conditions.tree import (
     Window,
     Within,
 )
+from profilelake.semantics.conditions.vocabulary import SIGNS
 from profilelake.semantics.times import format_time
 
 SHOWN_CHARACTERS_MAX: Final = 60
 """Characters of a part of a definition that a message repeats."""
 
-_SIGNS: Final[dict[Comparison, str]] = {
-    "equals": "=",
-    "differs": "!=",
-    "greater_than": ">",
-    "at_least": ">=",
-    "less_than": "<",
-    "at_most": "<=",
-}
+_SIGN_OF: Final = {how: sign for sign, how in SIGNS.items()}
 _ESCAPED: Final = str.maketrans({"'": "\\'", "\n": "\\n", "\r": "\\r", "\t": "\\t", "\\": "\\\\"})
 
 
@@ -94,7 +87,7 @@ def _inside(part: Condition, *bracketed: type[Node]) -> str:
 
 def _comparison(node: Compare) -> str:
     value = written_node(node.value)
-    sign = _SIGNS.get(node.how)
+    sign = _SIGN_OF.get(node.how)
     if sign is not None:
         return f"{value} {sign} {written_node(node.operands[0])}"
     return f"{value}.{node.how}({', '.join(map(written_node, node.operands))})"

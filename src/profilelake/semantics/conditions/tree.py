@@ -73,7 +73,7 @@ class Constant(Node):
 
 @dataclass(frozen=True, slots=True)
 class Instant(Node):
-    """A date or timestamp written without quotes: the start of a day in UTC, or a moment with its zone."""
+    """A moment that moments are compared with: a date (the start of that day in UTC), or a time with its zone."""
 
     at: int
     text: str = field(compare=False)
@@ -89,14 +89,14 @@ class Duration(Node):
 
 @dataclass(frozen=True, slots=True)
 class Trait(Node):
-    """A trait of the profile, a computed one, or whether it is in an audience (true or missing)."""
+    """A trait of the profile, a computed one, or whether it is in an audience (true or false)."""
 
     path: Path
 
 
 @dataclass(frozen=True, slots=True)
 class Property(Node):
-    """A property of an event, or a column of an entity's row."""
+    """A property of an event, or a column of an entity's row; of an element the path `$` is the element itself."""
 
     path: Path
     scope: Scope = "event"
