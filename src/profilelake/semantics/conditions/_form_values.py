@@ -47,11 +47,8 @@ def only(value: Mapping[str, Json], known: Collection[str], place: str) -> None:
     for key in value:
         if key not in known:
             near = difflib.get_close_matches(key[:_SHOWN_CHARACTERS_MAX], known, 1)
-            meant = f"did you mean {near[0]}? " if near else ""
-            raise FormError(
-                member(place, key[:_SHOWN_CHARACTERS_MAX]),
-                f"unknown key; {meant}known here: {', '.join(known)}",
-            )
+            hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(known)}"
+            raise FormError(member(place, key[:_SHOWN_CHARACTERS_MAX]), f"unknown key; {hint}")
 
 
 def name(value: Json, place: str, what: str) -> str:
