@@ -7,9 +7,10 @@ the edges of windows; some are a microsecond off.
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any, Final, Literal
 
 import pyarrow as pa
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
 from profilelake.landing.tables import EVENTS
+from profilelake.semantics import json_text
 from profilelake.semantics.conditions import evaluate
 from profilelake.semantics.conditions.evaluate import ITSELF, Occurred, Subject
 from profilelake.semantics.conditions.text import written
@@ -119,6 +121,9 @@ _COMPOSED: Final[tuple[Json, ...]] = (
     [{"b": None}, {"a": 1}],
     [[{"b": 1}], [[2]], {"b": [[1], "ab"]}],
     [{"b": []}],
+    "\0\u2028\U0001f600",
+    {"b\\": 1, "b": "\x1f/"},
+    [-5e-324, 1e300, 123456789.123456789, -0.0],
 )
 
 
@@ -336,18 +341,35 @@ def _row(call: Call) -> dict[str, Any]:
         "type": call.type,
         "event" if call.type == "track" else "name": call.name,
         "source_id": call.source_id,
-        "properties": _stored(call.properties),
-        "context": _stored(call.context),
+        "properties": _stored(call.properties, call.number % len(_SPELT)),
+        "context": _stored(call.context, call.number % len(_SPELT)),
         "set_id": set_id(call.set),
         "region": "local",
     }
     return row
 
 
-def _stored(value: Mapping[str, Json] | None) -> str | None:
-    if value is None:
-        return None
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+def _stored(value: Mapping[str, Json] | None, spelling: int) -> str | None:
+    return None if value is None else json_text.dump(_spelt(value, _SPELT[spelling]))
+
+
+def _spelt(value: Any, spell: Callable[[int | float], str]) -> Any:
+    """Return a value with its numbers as digits, for landing keeps those that were sent."""
+    if isinstance(value, Mapping):
+        return {key: _spelt(item, spell) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_spelt(item, spell) for item in value]
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return json_text.Number(spell(value))
+    return value
+
+
+_SPELT: Final[tuple[Callable[[int | float], str], ...]] = (
+    json.dumps,
+    lambda number: f"{float(number):.17E}",
+    lambda number: f"{Decimal(number):f}" + ("" if float(number).is_integer() else "00"),
+)
+"""Ways to write a number, all of which read as the same double."""
 
 
 # ---- definitions -------------------------------------------------------------------------------
