@@ -41,7 +41,7 @@ VALUES: Final = np.dtype(
 )
 """Partials of `Family.VALUE`: one row per distinct value, times in microseconds.
 
-`high` and `low` are the big-endian halves of the digest under which `Db.STEP_VALUE` spells the value out.
+`high` and `low` are the big-endian halves of the digest of the value, which the record spells out beside.
 """
 ENTRIES: Final = np.dtype(
     [("at", "<i8"), ("step", "<u4"), ("kind", "<u4"), ("number", "<f8"), ("high", "<u8"), ("low", "<u8")]

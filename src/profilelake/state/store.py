@@ -87,8 +87,6 @@ class Db(StrEnum):
     """digest of a step -> StepRecord"""
     STEP_ROWS = "step_rows"
     """set_id -> partials of counts, sums and distinct values, see `state.computed`"""
-    STEP_VALUE = "step_value"
-    """digest of a value in partials -> its JSON text"""
     STEP_ENTRY = "step_entry"
     """set_id and day -> single events at the edges of windows"""
     STEP_EVENT = "step_event"
@@ -143,11 +141,6 @@ class Tx:
         """Store all items, replacing what was there. Sorted keys are cheaper."""
         with self._txn.cursor(self._db(workspace, db)) as cursor:
             cursor.putmulti(sorted(items), overwrite=True)
-
-    def put_new(self, workspace: str, db: Db, items: Iterable[tuple[bytes, bytes]]) -> None:
-        """Store the items whose keys are not there yet."""
-        with self._txn.cursor(self._db(workspace, db)) as cursor:
-            cursor.putmulti(sorted(items), overwrite=False)
 
     def put(self, workspace: str, db: Db, key: bytes, value: bytes) -> None:
         """Store one value."""

@@ -65,7 +65,7 @@ def joined(parts: Sequence[Rows]) -> Rows:
         return Rows(sets[places[order]], taken(rows, order))
     keys: list[Key] = [rows["bucket"], rows["step"], places]
     if layout == VALUES:
-        keys.insert(0, _ranked(rows["high"], rows["low"])[1])
+        keys.insert(0, distinct(rows["high"], rows["low"])[1])
     order = order_of(*keys)
     starts = starts_of(*(key[order] for key in keys))
     places, rows = places[order], taken(rows, order)
@@ -115,11 +115,11 @@ def ends_only(sets: Words, rows: Records) -> Rows:
 
 def ranked(sets: Words) -> tuple[Words, Ints]:
     """Return the distinct sets, sorted as bytes, and the place of each row's set among them."""
-    order, ranks = _ranked(sets[:, 0].byteswap(), sets[:, 1].byteswap())
+    order, ranks = distinct(sets[:, 0].byteswap(), sets[:, 1].byteswap())
     return sets[order], ranks
 
 
-def _ranked(high: Word, low: Word) -> tuple[Longs, Ints]:
+def distinct(high: Word, low: Word) -> tuple[Longs, Ints]:
     """Return a row of each distinct pair, in order, and the place of each row's pair among them."""
     # Half a hash nearly always tells two apart, and of this half the bits that leave room for the place.
     place_bits = max(len(high) - 1, 0).bit_length()

@@ -5,8 +5,7 @@ back as columns. What nobody asks for any more goes when its record is written a
 live, and days that lie behind every window.
 """
 
-from collections.abc import Iterable, Sequence
-from itertools import pairwise
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 import numpy as np
@@ -15,14 +14,17 @@ import numpy.typing as npt
 from profilelake.kernels.json_paths import Longs
 from profilelake.kernels.siphash import HASH_BYTES, Words
 from profilelake.semantics.conditions.tree import Between
-from profilelake.state.computed import ENTRIES
+from profilelake.state.computed import COUNTS, ENTRIES, NUMBERS, VALUES
 from profilelake.state.store import Db, Tx
 from profilelake.traits.merging import joined, ranked, starts_of
 from profilelake.traits.partials import Numbered, Partials, Rows
 from profilelake.traits.steps import DAY_MICROS, FOREVER, Family
 from profilelake.traits.stored_events import add_events, read_events
-from profilelake.traits.stored_rows import PARTS, packed, unpacked
+from profilelake.traits.stored_rows import Placed, packed, unpacked
 
+PARTS: Final = ("counts", "numbers", "values")
+"""What of `Partials` lies in the one record of a set."""
+_LAYOUTS: Final = {Db.STEP_ROWS: (COUNTS, NUMBERS, VALUES), Db.STEP_ENTRY: (ENTRIES,)}
 _FIRST_DAY: Final = -(1 << 31)
 
 
@@ -34,11 +36,9 @@ def add(tx: Tx, workspace: str, partials: Partials, steps: Sequence[Numbered]) -
     """
     live = _Live(steps)
     oldest = live.oldest(partials)
-    stale = _add_rows(tx, workspace, [getattr(partials, name) for name in PARTS], live, oldest)
+    stale = _add_rows(tx, workspace, partials, live, oldest)
     if stale or len(partials.entries.rows):
-        _add_entries(tx, workspace, partials.entries, stale, live, oldest)
-    digests = _digests(partials.values, partials.entries)
-    tx.put_new(workspace, Db.STEP_VALUE, [(key, partials.texts[key].encode()) for key in digests])
+        _add_entries(tx, workspace, partials, stale, live, oldest)
     add_events(tx, workspace, partials.events, steps)
 
 
@@ -50,17 +50,15 @@ def read(tx: Tx, workspace: str, sets: Iterable[bytes], at: int, steps: Sequence
     """
     live = _Live(steps)
     keys = sorted(sets)
-    rows = unpacked(*_records(tx, workspace, keys))
-    parts = {name: live.counting(part, at) for name, part in zip(PARTS, rows, strict=True)}
+    rows, texts = _read(tx, workspace, Db.STEP_ROWS, keys)
+    parts = dict(zip(PARTS, (live.counting(part, at) for part in rows), strict=True))
     edges = {key for part in parts.values() for key in live.edge_days(part, at)}
-    entries = live.only(_entries(tx, workspace, sorted(edges)))
-    digests = _digests(parts["values"], entries)
-    texts = tx.get_many(workspace, Db.STEP_VALUE, digests)
+    (entries,), more = _read(tx, workspace, Db.STEP_ENTRY, sorted(edges))
     return Partials(
         **parts,
-        entries=entries,
+        entries=live.only(entries),
         events=read_events(tx, workspace, keys, at, steps),
-        texts={key: text.decode() for key, text in texts.items()},
+        texts={key: text.decode() for key, text in (*texts.items(), *more.items())},
     )
 
 
@@ -110,65 +108,75 @@ class _Live:
         return np.array(first, dtype=np.int64), np.array(last, dtype=np.int64)
 
 
-def _add_rows(tx: Tx, workspace: str, added: Sequence[Rows], live: _Live, oldest: int) -> set[bytes]:
+def _add_rows(tx: Tx, workspace: str, partials: Partials, live: _Live, oldest: int) -> set[bytes]:
     """Add rows of all layouts; return the keys of days of which rows were dropped."""
-    sets, _ = ranked(np.concatenate([part.sets for part in added]))
-    if not len(sets):
-        return set()
-    keys = _keys(sets)
+    added = [getattr(partials, name) for name in PARTS]
+    touched, _ = ranked(np.concatenate([part.sets for part in added]))
+    keys = _keys(touched)
+    before, texts = _read(tx, workspace, Db.STEP_ROWS, keys)
     stale: set[bytes] = set()
-    parts = []
-    for before, more in zip(unpacked(*_records(tx, workspace, keys)), added, strict=True):
-        rows = joined([before, more])
+    parts: list[Rows] = []
+    for old, new in zip(before, added, strict=True):
+        rows = joined([old, new])
         days = rows.rows["bucket"]
         kept = live.only(rows.chosen((days == FOREVER) | (days >= oldest)))
         parts.append(kept)
         if len(kept.rows) < len(rows.rows):
             # Rows of steps that are no more may have been the last that told of a day.
             stale.update(_keys(rows.sets[days != FOREVER], days[days != FOREVER]))
-    written, records = packed(parts)
-    _put(tx, workspace, Db.STEP_ROWS, written, records, keys)
+    sets, places = ranked(np.concatenate([part.sets for part in parts]))
+    bounds = np.cumsum([len(part.rows) for part in parts])[:-1]
+    placed = [Placed(p, part.rows) for p, part in zip(np.split(places, bounds), parts, strict=True)]
+    _write(tx, workspace, Db.STEP_ROWS, keys, _keys(sets), placed, texts, partials.texts)
     return stale
 
 
-def _records(tx: Tx, workspace: str, keys: Sequence[bytes]) -> tuple[list[bytes], list[bytes]]:
-    """Return the records of sorted keys that have one."""
-    found = tx.get_many(workspace, Db.STEP_ROWS, keys)
-    return list(found), list(found.values())
-
-
-def _add_entries(tx: Tx, workspace: str, added: Rows, stale: set[bytes], live: _Live, oldest: int) -> None:
+def _add_entries(
+    tx: Tx, workspace: str, partials: Partials, stale: set[bytes], live: _Live, oldest: int
+) -> None:
     """Add single events to those of their days, and drop from `stale` days what nobody asks for."""
+    added = partials.entries
     days = added.rows["at"] // DAY_MICROS
     starts = starts_of(*added.sets.T, days)
     keys = sorted(stale.union(_keys(added.sets[starts], days[starts])))
-    rows = live.only(joined([_entries(tx, workspace, keys), added]))
+    (before,), texts = _read(tx, workspace, Db.STEP_ENTRY, keys)
+    rows = live.only(joined([before, added]))
+    rows = rows.chosen(rows.rows["at"] >= oldest * DAY_MICROS)
     days = rows.rows["at"] // DAY_MICROS
-    rows, days = rows.chosen(days >= oldest), days[days >= oldest]
     starts = starts_of(*rows.sets.T, days)
-    data = rows.rows.tobytes()
-    bounds = (np.append(starts, len(rows.rows)) * ENTRIES.itemsize).tolist()
+    places = np.repeat(np.arange(len(starts)), np.diff(np.append(starts, len(days))))
     written = _keys(rows.sets[starts], days[starts])
-    _put(tx, workspace, Db.STEP_ENTRY, written, [data[a:b] for a, b in pairwise(bounds)], keys)
+    _write(tx, workspace, Db.STEP_ENTRY, keys, written, [Placed(places, rows.rows)], texts, partials.texts)
 
 
-def _entries(tx: Tx, workspace: str, keys: Sequence[bytes]) -> Rows:
-    """Return the single events of days of sets; the keys are sorted."""
-    found = tx.get_many(workspace, Db.STEP_ENTRY, keys)
-    if not found:
-        return Rows.none(ENTRIES)
-    sizes = np.fromiter(map(len, found.values()), dtype=np.int64, count=len(found)) // ENTRIES.itemsize
-    sets = np.frombuffer(b"".join([key[:HASH_BYTES] for key in found]), dtype=np.uint64).reshape(-1, 2)
-    return Rows(np.repeat(sets, sizes, axis=0), np.frombuffer(b"".join(found.values()), dtype=ENTRIES))
+def _read(tx: Tx, workspace: str, db: Db, keys: Sequence[bytes]) -> tuple[list[Rows], Mapping[bytes, bytes]]:
+    """Return the rows, by layout, and the texts of the records that sorted keys have."""
+    found = tx.get_many(workspace, db, keys)
+    parts, texts = unpacked(_LAYOUTS[db], list(found.values()))
+    heads = b"".join([key[:HASH_BYTES] for key in found])
+    sets = np.frombuffer(heads, dtype=np.uint64).reshape(-1, 2)
+    return [Rows(sets[part.places], part.rows) for part in parts], texts
 
 
-def _put(
-    tx: Tx, workspace: str, db: Db, written: Sequence[bytes], records: Sequence[bytes], keys: Sequence[bytes]
+def _write(
+    tx: Tx,
+    workspace: str,
+    db: Db,
+    before: Sequence[bytes],
+    keys: Sequence[bytes],
+    parts: Sequence[Placed],
+    kept: Mapping[bytes, bytes],
+    new: Mapping[bytes, str],
 ) -> None:
-    """Write records; those of the other keys go."""
-    tx.put_many(workspace, db, zip(written, records, strict=True))
-    if len(written) < len(keys):
-        for key in set(keys).difference(written):
+    """Write the records of keys; those that were there before and have no rows any more go."""
+
+    def spelt(digest: bytes) -> bytes:
+        known = kept.get(digest)
+        return new[digest].encode() if known is None else known
+
+    tx.put_many(workspace, db, zip(keys, packed(len(keys), parts, spelt), strict=True))
+    if len(keys) < len(before):
+        for key in set(before).difference(keys):
             tx.delete(workspace, db, key)
 
 
@@ -182,11 +190,3 @@ def _keys(sets: Words, days: npt.NDArray[np.generic] | None = None) -> list[byte
         parts[:, HASH_BYTES:] = places.view(np.uint8).reshape(-1, 4)
     data = parts.tobytes()
     return [data[start : start + size] for start in range(0, len(data), size)]
-
-
-def _digests(*parts: Rows) -> list[bytes]:
-    """Return the digests of the values that rows name, sorted."""
-    named = [part.rows[part.rows["high"] != 0] for part in parts]
-    words = np.concatenate([np.column_stack([rows["high"], rows["low"]]) for rows in named])
-    digests, _ = ranked(words.astype(">u8").view(np.uint64))
-    return _keys(digests)
