@@ -103,7 +103,7 @@ class _Folding:
         """Keep chosen events of a name for a step that asks for the events themselves."""
         happened = self._happened
         kept = cut(happened, matching, name, numbered.step, events, chosen)
-        ids = [one.tobytes() for one in happened.sets]
+        ids = happened.ids
         for place, event in zip(happened.places[events[chosen]].tolist(), kept, strict=True):
             self._events.setdefault((ids[place], numbered.number), []).append(event)
 

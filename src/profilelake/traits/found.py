@@ -3,11 +3,11 @@
 Most values come again and again, so what is asked of a value is asked once per distinct text.
 """
 
-import json
 from collections.abc import Callable, Sequence
 from functools import cached_property, lru_cache
 from typing import Final, NamedTuple, TypeAlias
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -36,14 +36,15 @@ TRIES_MAX: Final = 4096
 
 Bools: TypeAlias = npt.NDArray[np.bool_]
 
-_decode: Final = json.JSONDecoder(strict=False).decode
+_decode: Final = msgspec.json.Decoder().decode
+_encode: Final = msgspec.json.Encoder().encode
 
 
 def decode(text: str) -> Json:
     """Return the value of a JSON text, None where it is none: then nothing was said."""
     try:
         value: Json = _decode(text)
-    except ValueError:
+    except msgspec.DecodeError:
         return None
     return value
 
@@ -162,11 +163,14 @@ class Texts:
         codes = np.full(kinds.shape, -1, dtype=np.int32)
         numbers: list[dict[str, int]] = [{} for _ in paths]
         odd = kinds == ASK
-        for place in np.flatnonzero(odd.any(axis=0)).tolist():
-            whole: Json = decode(self._column[int(rows[place])].as_py())
-            for path in np.flatnonzero(odd[:, place]).tolist():
-                value = found(paths[path], whole)
-                if value is not None:
-                    known = numbers[path]
-                    codes[path, place] = known.setdefault(json.dumps(value, ensure_ascii=False), len(known))
+        asked, which = (part.tolist() for part in np.nonzero(odd.T))
+        texts = self._column.take(pa.array(rows[asked])).to_pylist() if asked else []
+        last, whole = -1, None
+        for place, path, text in zip(asked, which, texts, strict=True):
+            if place != last:
+                last, whole = place, decode(text)
+            value = found(paths[path], whole)
+            if value is not None:
+                known = numbers[path]
+                codes[path, place] = known.setdefault(_encode(value).decode(), len(known))
         return [Coded(codes[path], list(known)) for path, known in enumerate(numbers)]

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Hashable, Sequence
+from functools import cached_property
 from typing import Final
 
 import numpy as np
@@ -9,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from profilelake.kernels.json_paths import Ints, Longs
-from profilelake.kernels.siphash import from_arrow
+from profilelake.kernels.siphash import from_arrow, to_bytes
 from profilelake.semantics.conditions.tree import Path
 from profilelake.traits.found import Bools, Coded, Column, Texts
 from profilelake.traits.matching import Matching
@@ -47,6 +48,11 @@ class Happened:
         self._masks: dict[Hashable, Bools] = {}
         self.times: Longs = times[self._rows]
         self.places: Ints = places[order]
+
+    @cached_property
+    def ids(self) -> list[bytes]:
+        """The ids of `sets`."""
+        return to_bytes(self.sets)
 
     def of(self, name: int) -> Longs:
         """Return the events of a name, by its place among the names."""
