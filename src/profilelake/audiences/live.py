@@ -45,7 +45,6 @@ EVALUATED_MAX: Final = 100_000
 
 _PARTIALS: Final = (
     Db.STEP_ROWS,
-    Db.STEP_VALUE,
     Db.STEP_ENTRY,
     Db.STEP_EVENT,
     Db.STEP_PENDING,
