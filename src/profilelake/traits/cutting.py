@@ -4,6 +4,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
+import numpy as np
+
 from profilelake.kernels.json_paths import Longs
 from profilelake.semantics.conditions.tree import Path
 from profilelake.traits.found import Column
@@ -19,16 +21,13 @@ def cut(
     happened: Happened, matching: Matching, name: str, step: Step, events: Longs, chosen: Longs
 ) -> list[CutEvent]:
     """Return some of the events of a name as a step keeps them, in their order."""
-    properties = _tree(step.paths, matching.properties)
-    context = _tree(step.context_paths, matching.context)
+    properties = _objects(_tree(step.paths, matching.properties), chosen)
+    context = _objects(_tree(step.context_paths, matching.context), chosen)
+    times = happened.times[events[chosen]].tolist()
+    sources = happened.sources(events[chosen])
     return [
-        CutEvent(at, name, source, _object(properties, event), _object(context, event))
-        for event, at, source in zip(
-            chosen.tolist(),
-            happened.times[events[chosen]].tolist(),
-            happened.sources(events[chosen]),
-            strict=True,
-        )
+        CutEvent(at, name, source, said, around)
+        for at, source, said, around in zip(times, sources, properties, context, strict=True)
     ]
 
 
@@ -47,10 +46,20 @@ def _tree(paths: Sequence[Path], columns: Mapping[Path, Column]) -> _Tree:
     return tree
 
 
-def _object(tree: _Tree, event: int) -> str:
-    members = []
-    for key, below in tree.items():
-        said = below.all.text(event) if isinstance(below, Column) else _object(below, event)
-        if said is not None:
-            members.append(f"{key}:{said}")
-    return "{" + ",".join(members) + "}"
+def _objects(tree: _Tree, chosen: Longs) -> list[str]:
+    """Return the JSON object of each chosen event; a member is spelt once per distinct value."""
+    members = [_members(key, below, chosen) for key, below in tree.items()]
+    if not members:
+        return ["{}"] * len(chosen)
+    return ["{" + ",".join(filter(None, said)) + "}" for said in zip(*members, strict=True)]
+
+
+def _members(key: str, below: "_Tree | Column", chosen: Longs) -> list[str]:
+    """Return a member of the object of each event, nothing where there is no value."""
+    if not isinstance(below, Column):
+        return [f"{key}:{said}" for said in _objects(below, chosen)]
+    coded = below.all
+    # Code -1, of an event without a value, is the last.
+    spelt = np.array([*(f"{key}:{text}" for text in coded.texts), ""], dtype=object)
+    members: list[str] = spelt[coded.codes[chosen]].tolist()
+    return members
