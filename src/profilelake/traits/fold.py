@@ -6,7 +6,6 @@ a mask, and the events of one set and day follow each other.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import reduce
 from typing import Any, Final
 
 import numpy as np
@@ -23,7 +22,7 @@ from profilelake.traits.found import Bools
 from profilelake.traits.giving import digest_words, numbers_given, values_given
 from profilelake.traits.happened import COLUMNS, Happened
 from profilelake.traits.matching import Matching
-from profilelake.traits.merging import EARLIEST, LATEST, merge, order_of, stacked, starts_of, taken
+from profilelake.traits.merging import EARLIEST, LATEST, merged, order_of, stacked, starts_of, taken
 from profilelake.traits.partials import CutEvent, Numbered, Partials, Records, Rows
 from profilelake.traits.steps import DAY_MICROS, FOREVER, Family, Step, items_of, nodes
 
@@ -46,7 +45,7 @@ def fold(events: pa.Table, steps: Sequence[Numbered], *, at: int | None = None) 
         _folded(chosen.slice(start, EVENTS_MAX).combine_chunks(), steps, at)
         for start in range(0, events.num_rows, EVENTS_MAX)
     ]
-    return reduce(merge, parts)
+    return merged(parts)
 
 
 @dataclass(slots=True)

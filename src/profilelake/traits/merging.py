@@ -39,16 +39,28 @@ _WORD_BITS: Final = 64
 
 def merge(a: Partials, b: Partials) -> Partials:
     """Return the partials of all events that either comes from."""
-    events: dict[tuple[bytes, int], list[CutEvent]] = dict(a.events)
-    for key, more in b.events.items():
-        events[key] = sorted([*events[key], *more]) if key in events else more
+    return merged([a, b])
+
+
+def merged(parts: Sequence[Partials]) -> Partials:
+    """Return the partials of all events that any part comes from: at once, which is cheaper than one by one."""
+    if len(parts) == 1:
+        return parts[0]
+    if not parts:
+        return Partials()
+    events: dict[tuple[bytes, int], list[CutEvent]] = {}
+    texts: dict[bytes, str] = {}
+    for part in parts:
+        texts |= part.texts
+        for key, more in part.events.items():
+            events[key] = sorted([*events[key], *more]) if key in events else more
     return Partials(
-        counts=joined([a.counts, b.counts]),
-        numbers=joined([a.numbers, b.numbers]),
-        values=joined([a.values, b.values]),
-        entries=joined([a.entries, b.entries]),
+        counts=joined([part.counts for part in parts]),
+        numbers=joined([part.numbers for part in parts]),
+        values=joined([part.values for part in parts]),
+        entries=joined([part.entries for part in parts]),
         events=events,
-        texts={**a.texts, **b.texts},
+        texts=texts,
     )
 
 
