@@ -8,6 +8,7 @@ stays the same if nothing happens: it may be early, never late.
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from itertools import chain
+from math import ceil, floor
 from typing import Any, Final
 
 import msgspec
@@ -16,10 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from profilelake.errors import Internal, Invalid
-from profilelake.semantics.conditions import evaluate
-from profilelake.semantics.conditions.times import next_moment
 from profilelake.semantics.conditions.tree import (
-    RELATIVE,
     And,
     Compare,
     Condition,
@@ -36,9 +34,11 @@ from profilelake.semantics.conditions.tree import (
     Trait,
     Users,
 )
-from profilelake.semantics.conditions.values import canonical, number
-from profilelake.traits import sequences
+from profilelake.semantics.conditions.values import number
+from profilelake.semantics.definitions import Target
+from profilelake.traits import asked, sequences
 from profilelake.traits.columns import (
+    EXACT,
     NEVER,
     Coded,
     Column,
@@ -53,9 +53,10 @@ from profilelake.traits.columns import (
     never,
     nothing,
 )
-from profilelake.traits.compared import Side, combined, compared
-from profilelake.traits.joined import Counting, Joined, Kept, Span, falls_below
-from profilelake.traits.partials import CutEvent, Partials
+from profilelake.traits.compared import Side, compared
+from profilelake.traits.joined import Counting, Joined, Span, falls_below
+from profilelake.traits.ownership import Kept, Ownership
+from profilelake.traits.partials import Partials
 from profilelake.traits.reduced import counted, of_numbers, of_values
 from profilelake.traits.sequences import in_columns
 from profilelake.traits.steps import Family, Plan, Planned, Step, nodes, reduced_as
@@ -106,10 +107,11 @@ def sliced(
     plan: Plan, numbers: Mapping[bytes, int], partials: Partials, subjects: Subjects, at: int
 ) -> Iterator[tuple[int, Mapping[str, Answers]]]:
     """Yield the answers for slices of the subjects, each with the number of its first subject."""
-    target = "users" if subjects.users is None else "accounts"
+    target = _target(subjects)
+    ownership = Ownership(partials, subjects)
     for start in range(0, max(subjects.count, 1), SLICE):
-        part = subjects.part(start, min(start + SLICE, subjects.count))
-        world = _World(plan, numbers, partials, part, at)
+        stop = min(start + SLICE, subjects.count)
+        world = _World(plan, numbers, ownership, subjects.part(start, stop), at, start)
         yield (
             start,
             {
@@ -120,24 +122,35 @@ def sliced(
         )
 
 
+def _target(subjects: Subjects) -> Target:
+    return "users" if subjects.users is None else "accounts"
+
+
 class _World:
     """Some subjects at a time, with everything that was already found out about them."""
 
     def __init__(
-        self, plan: Plan, numbers: Mapping[bytes, int], partials: Partials, subjects: Subjects, at: int
+        self,
+        plan: Plan,
+        numbers: Mapping[bytes, int],
+        ownership: Ownership,
+        subjects: Subjects,
+        at: int,
+        start: int = 0,
     ) -> None:
+        """`subjects` are those from `start` on of those whose partials `ownership` knows."""
         self._subjects = subjects
         self._at = at
-        self._plan, self._numbers, self._partials = plan, numbers, partials
-        target = "users" if subjects.users is None else "accounts"
+        self._plan, self._numbers, self._partials = plan, numbers, ownership.partials
+        target = _target(subjects)
         self._computed = {
             planned.held.definition.key: planned
             for planned in plan
             if planned.held.definition.target == target
         }
         steps = {step.digest for planned in plan for step in planned.steps.values()}
-        mine = [numbers[digest] for digest in steps if digest in numbers]
-        self._joined = Joined(partials, subjects, np.array(mine, dtype=np.int64))
+        mine = np.array([numbers[digest] for digest in steps if digest in numbers], dtype=np.int64)
+        self._joined = Joined(ownership, mine, start, start + subjects.count)
         self._traits: dict[Path, Column] = {}
         self._countings: dict[tuple[int, Any], Counting] = {}
         self._reductions: dict[tuple[bytes, Reduce], Column] = {}
@@ -152,10 +165,9 @@ class _World:
         if planned.held.definition.kind == "audience":
             members = pa.array(as_coded(column).codes == _TRUTHS.index("true"))
             return Answers(pc.if_else(members, "true", pa.scalar(None, pa.string())), column.changes)
-        texts = column.json()
-        if _zero_is_nothing(planned):
-            texts = pc.if_else(pc.equal(texts, "0"), pa.scalar(None, pa.string()), texts)
-        return Answers(texts, column.changes)
+        if isinstance(column, Numbers) and isinstance(planned.root, Reduce) and asked.counts(planned.root):
+            column = replace(column, valid=column.valid & (column.values != 0))
+        return Answers(column.json(), column.changes)
 
     def _trait(self, path: Path) -> Column:
         """Return a trait, computed or written; a definition hides what was written under its key."""
@@ -256,7 +268,9 @@ class _World:
         if users is None:
             return Truth(np.zeros(count, dtype=np.bool_), never(count))
         if self._people is None:
-            self._people = _World(self._plan, self._numbers, self._partials, users, self._at)
+            self._people = _World(
+                self._plan, self._numbers, Ownership(self._partials, users), users, self._at
+            )
         theirs = self._people.truth(planned, condition)
         if every:
             theirs = negated(theirs)
@@ -279,18 +293,8 @@ class _World:
     def _of_items(self, planned: Planned, condition: Items) -> Truth:
         """Ask the reference about each distinct array, with the traits and reductions it is compared with."""
         columns: dict[str, Coded] = {}
-        asked = self._with_placeholders(planned, condition, columns)
-        combinations, places = combined(list(columns.values()), self._subjects.count)
-        timely = any(isinstance(node, Compare) and node.how in RELATIVE for node in nodes(asked))
-        holds = np.zeros(len(combinations), dtype=np.bool_)
-        turns = never(len(combinations))
-        for row, values in enumerate(combinations):
-            subject = evaluate.Subject(traits=dict(zip(columns, values, strict=True)))
-            holds[row] = evaluate.holds(asked, subject, self._at)
-            if timely:
-                turns[row] = _or_never(next_moment(asked, subject, self._at))
-        changes = np.minimum.reduce([turns[places], *(column.changes for column in columns.values())])
-        return Truth(holds[places], changes)
+        told = self._with_placeholders(planned, condition, columns)
+        return asked.of_condition(told, columns, self._at, self._subjects.count)
 
     def _with_placeholders(self, planned: Planned, node: Any, columns: dict[str, Coded]) -> Any:
         """Return a tree that asks for nothing but traits, and the columns of these by their first key.
@@ -329,7 +333,9 @@ class _World:
 
     def _reduced(self, step: Step, reduce: Reduce) -> Column:
         if step.family is Family.EVENTS and not in_columns(reduce):
-            return self._of_events(step, reduce)
+            lists, owners = self._joined.events_of(self._number(step))
+            traits = self._traits_in(reduce)
+            return asked.of_events(reduce, lists, owners, traits, self._at, self._subjects.count)
         counting, count = self._counting(step), self._subjects.count
         match reduced_as(reduce):
             case Family.COUNT:
@@ -377,59 +383,12 @@ class _World:
             )
         return number
 
-    def _of_events(self, step: Step, reduce: Reduce) -> Column:
-        """Ask the reference about each subject that has such events at all."""
-        count = self._subjects.count
-        texts: list[str | None] = [None] * count
-        changes = never(count)
-        columns = self._traits_in(reduce)
-        lists, of_lists = self._joined.events_of(self._number(step))
-        mine: dict[int, list[CutEvent]] = {}
-        for owner, kept in zip(of_lists.tolist(), lists, strict=True):
-            mine.setdefault(owner, []).extend(kept)
-        for subject, kept in mine.items():
-            told = evaluate.Subject(
-                events=[_occurred(event) for event in kept],
-                traits={
-                    key: None if column.codes[subject] < 0 else column.values[column.codes[subject]]
-                    for key, column in columns.items()
-                },
-            )
-            value = evaluate.value(reduce, told, self._at)
-            texts[subject] = None if value is None else canonical(value)
-            changes[subject] = _or_never(next_moment(reduce, told, self._at))
-        changes = np.minimum.reduce([changes, *(column.changes for column in columns.values())])
-        if reduce.how == "count" or reduce.counted:
-            values = np.array([0.0 if text is None else float(text) for text in texts])
-            return Numbers(values, np.ones(count, dtype=np.bool_), changes)
-        found = Coded.of(pa.array(texts, pa.string()))
-        return Coded(found.codes, found.texts, changes)
-
     def _of_rows(self, reduce: Reduce, of: Entities) -> Column:
-        """Reduce the linked rows of an entity, as the caller has handed them over."""
         rows = self._subjects.entities.get(of.slug)
         if rows is None:
             raise Invalid(f"answering definitions: there is no entity {of.slug!r}; define it first")
-        linked = Coded.of(rows)
         traits = self._traits_in(reduce)
-        combinations, places = combined([linked, *traits.values()], self._subjects.count)
-        texts: list[str | None] = []
-        turns = never(len(combinations))
-        for row, (these, *values) in enumerate(combinations):
-            subject = evaluate.Subject(
-                traits=dict(zip(traits, values, strict=True)), entities={of.slug: these or ()}
-            )
-            value = evaluate.value(reduce, subject, self._at)
-            texts.append(None if value is None else canonical(value))
-            turns[row] = _or_never(next_moment(reduce, subject, self._at))
-        changes = np.minimum.reduce([turns[places], *(column.changes for column in traits.values())])
-        found = Coded.of(pa.array(texts, pa.string()).take(pa.array(places)))
-        return Coded(found.codes, found.texts, changes)
-
-
-def _zero_is_nothing(planned: Planned) -> bool:
-    """Tell whether a trait counts: then 0 is what everybody has, and not kept."""
-    return isinstance(planned.root, Reduce) and (planned.root.how == "count" or planned.root.counted)
+        return asked.of_rows(reduce, of.slug, Coded.of(rows), traits, self._at, self._subjects.count)
 
 
 def _threshold(condition: Compare) -> int | None:
@@ -440,22 +399,8 @@ def _threshold(condition: Compare) -> int | None:
         return None
     match condition.how:
         case "at_least" | "less_than":
-            return int(np.ceil(given))
+            return ceil(min(given, EXACT))
         case "greater_than" | "at_most":
-            return int(np.floor(given)) + 1
+            return floor(min(given, EXACT)) + 1
         case _:
             return None
-
-
-def _or_never(time: int | None) -> int:
-    return NEVER if time is None else time
-
-
-def _occurred(event: CutEvent) -> evaluate.Occurred:
-    return evaluate.Occurred(
-        event.name,
-        event.at,
-        source_id=event.source_id,
-        properties=_decode(event.properties),
-        context=_decode(event.context),
-    )

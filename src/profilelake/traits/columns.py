@@ -167,7 +167,19 @@ class Coded:
             column = column.combine_chunks()
         coded = column.dictionary_encode()
         codes = pc.fill_null(coded.indices, -1).to_numpy(zero_copy_only=False).astype(np.int32)
-        return cls(codes, coded.dictionary, never(len(column)))
+        null = pc.index(coded.dictionary, "null").as_py()
+        return cls(
+            codes if null < 0 else np.where(codes == null, -1, codes), coded.dictionary, never(len(column))
+        )
+
+    def until(self, changes: Int64s) -> "Coded":
+        """Return the same values, which change at other times."""
+        return Coded(self.codes, self.texts, changes)
+
+    def value(self, subject: int) -> Any:
+        """Return the value of one subject, None where it is missing."""
+        code = int(self.codes[subject])
+        return None if code < 0 else self.values[code]
 
     def json(self) -> pa.Array:
         """Return the text of each subject."""

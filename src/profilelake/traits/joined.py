@@ -1,25 +1,23 @@
-"""Partials joined to the subjects on whose sets they hang, cut to what counts at a time.
+"""Partials of steps by subject, cut to what counts at a time.
 
 Buckets count where their whole day lies in the window; of a day that an edge of the window (or the present)
 cuts, the single events count. So answers are exact to the microsecond, and most events are never looked at.
 """
 
 from dataclasses import dataclass
-from typing import Final, Literal, NamedTuple, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from profilelake.errors import Invalid
-from profilelake.kernels.siphash import Words
 from profilelake.semantics.conditions.tree import Between, Window, Within
-from profilelake.traits.columns import Bools, Int64s, Subjects, never
-from profilelake.traits.partials import CutEvent, Partials, Rows
+from profilelake.traits.columns import Bools, Int64s, never
+from profilelake.traits.ownership import Kept, Ownership, Runs, ragged
+from profilelake.traits.partials import CutEvent, Rows
 from profilelake.traits.steps import DAY_MICROS, FOREVER
 
 Layout: TypeAlias = npt.NDArray[np.void]
-Kept: TypeAlias = Literal["counts", "numbers", "values", "entries"]
-"""Which rows of partials."""
 
 EVENT, NUMBER, VALUE = 0, 1, 2
 """Kinds of entries."""
@@ -86,81 +84,50 @@ class Counting:
 
 
 class Joined:
-    """Partials by step, each row with the subject it belongs to. A row of two subjects stands twice."""
+    """Partials of some subjects, from `start` up to `stop`, which are numbered anew; by step."""
 
-    def __init__(self, partials: Partials, subjects: Subjects, numbers: npt.NDArray[np.int64]) -> None:
-        self.partials = partials
-        self._count = subjects.count
+    def __init__(self, ownership: Ownership, numbers: Int64s, start: int, stop: int) -> None:
+        self._ownership = ownership
+        self._start, self._stop = start, stop
+        self._count = stop - start
         self._numbers = np.unique(numbers)
         if len(self._numbers) > STEPS_MAX:
             raise Invalid(
                 f"answering definitions: {len(self._numbers)} steps pass {STEPS_MAX}; answer fewer at a time"
             )
-        self._owners = _Owners(subjects)
         self._parts: dict[Kept, _ByStep] = {}
-        self._events: _Kept | None = None
 
     def counting(self, kept: Kept, number: int, window: Window | None, at: int) -> Counting:
         """Return what counts of a step at a time; `kept` are the rows of its family."""
         rows = self._by_step(kept).of(number)
         span = Span.of(window, at)
         if span is None:
-            none = Owned(self.partials.entries.rows[:0], np.zeros(0, dtype=np.int64))
+            none = Owned(self._ownership.partials.entries.rows[:0], np.zeros(0, dtype=np.int64))
             return Counting(rows, none, never(self._count), never(self._count))
         return _cut(rows, self._by_step("entries").of(number), span, at, self._count)
 
     def events_of(self, number: int) -> tuple[list[list[CutEvent]], Int64s]:
         """Return the events of a step, those of a set together, and the subject of each such list."""
-        if self._events is None:
-            self._events = _Kept(self.partials, self._owners)
-        return self._events.of(number)
+        return self._ownership.lists.of(number, self._start, self._stop)
 
     def _by_step(self, kept: Kept) -> "_ByStep":
         part = self._parts.get(kept)
         if part is None:
-            rows: Rows = getattr(self.partials, kept)
-            part = self._parts[kept] = _ByStep(rows, self._owners, self._numbers)
+            runs = self._ownership.runs(kept).between(self._start, self._stop)
+            rows: Rows = getattr(self._ownership.partials, kept)
+            part = self._parts[kept] = _ByStep(rows.rows, runs, self._numbers)
         return part
-
-
-class _Owners:
-    """Which subjects a set belongs to. Of accounts, sets of linked users too: such a set may have several."""
-
-    def __init__(self, subjects: Subjects) -> None:
-        words, owners = subjects.set_keys, subjects.set_owner
-        if subjects.users is not None:
-            words, owners = _with_users(subjects, subjects.users)
-        order = np.argsort(words[:, 0], kind="stable")
-        self._first, self._second = words[order, 0], words[order, 1]
-        self._owners = owners[order]
-
-    def of(self, words: Words) -> tuple[Int64s, Int64s]:
-        """Return pairs: the place of a set in `words`, and a subject it belongs to."""
-        # The first half of a keyed hash is as good as unique; where it is not, the second one tells.
-        low = np.searchsorted(self._first, words[:, 0], side="left")
-        high = np.searchsorted(self._first, words[:, 0], side="right")
-        places = np.repeat(np.arange(len(words)), high - low)
-        known = ragged(low, high - low)
-        same = self._second[known] == words[places, 1]
-        return places[same], self._owners[known[same]]
 
 
 class _ByStep:
     """Rows of one layout, ordered by step."""
 
-    def __init__(self, rows: Rows, owners: _Owners, numbers: Int64s) -> None:
-        changed = np.ones(len(rows.sets), dtype=np.bool_)
-        first, second = rows.sets[:, 0], rows.sets[:, 1]
-        changed[1:] = (first[1:] != first[:-1]) | (second[1:] != second[:-1])
-        starts = np.flatnonzero(changed)
-        lengths = np.diff(starts, append=len(rows.sets))
-        runs, run_owners = owners.of(rows.sets[starts])
-        lengths = lengths[runs]
-        places = ragged(starts[runs], lengths)
-        steps = _dense(rows.rows["step"][places], numbers)
+    def __init__(self, rows: Layout, runs: Runs, numbers: Int64s) -> None:
+        places = ragged(runs.starts, runs.lengths)
+        steps = _dense(rows["step"][places], numbers)
         order = np.argsort(steps, kind="stable")
-        self._rows = rows.rows.take(places[order])
-        self._owners = np.repeat(run_owners, lengths)[order]
+        self._rows = rows.take(places[order])
+        self._owners = np.repeat(runs.owners, runs.lengths)[order]
         self._bounds = np.searchsorted(steps[order], np.arange(len(numbers) + 1))
         self._numbers = numbers
 
@@ -171,50 +138,12 @@ class _ByStep:
         return Owned(self._rows[part], self._owners[part])
 
 
-class _Kept:
-    """Lists of whole events, by step."""
-
-    def __init__(self, partials: Partials, owners: _Owners) -> None:
-        keys = list(partials.events)
-        self._lists = list(partials.events.values())
-        words = np.frombuffer(b"".join([key for key, _ in keys]), dtype=np.uint64).reshape(-1, 2)
-        self._places, self._owners = owners.of(words)
-        self._numbers = np.array([number for _, number in keys], dtype=np.int64)[self._places]
-
-    def of(self, number: int) -> tuple[list[list[CutEvent]], Int64s]:
-        """Return the lists of one step and their subjects."""
-        mine = self._numbers == number
-        return [self._lists[place] for place in self._places[mine].tolist()], self._owners[mine]
-
-
-def ragged(starts: Int64s, lengths: Int64s) -> Int64s:
-    """Return the numbers from each start on, as many as its length says, one after the other."""
-    ends = np.cumsum(lengths)
-    total = int(ends[-1]) if len(ends) else 0
-    numbers: Int64s = np.arange(total) + np.repeat(starts - (ends - lengths), lengths)
-    return numbers
-
-
 def _dense(steps: npt.NDArray[np.uint32], numbers: Int64s) -> npt.NDArray[np.uint16]:
     """Return the place of each number among those asked for. They are counted up, so a table of them is short."""
     past = int(numbers.max(initial=0)) + 1
     table = np.full(past + 1, STEPS_MAX, dtype=np.uint16)
     table[numbers] = np.arange(len(numbers))
     return table.take(np.minimum(steps, past))
-
-
-def _with_users(subjects: Subjects, users: Subjects) -> tuple[Words, Int64s]:
-    """Return the sets of accounts and of their users, each pair of set and account once."""
-    pairs = subjects.user_accounts[np.argsort(subjects.user_accounts[:, 1], kind="stable")]
-    low = np.searchsorted(pairs[:, 1], users.set_owner, side="left")
-    high = np.searchsorted(pairs[:, 1], users.set_owner, side="right")
-    theirs = np.repeat(users.set_keys, high - low, axis=0)
-    accounts = pairs[ragged(low, high - low), 0]
-    words = np.concatenate([subjects.set_keys, theirs])
-    owners = np.concatenate([subjects.set_owner, accounts])
-    both = np.column_stack([words, owners.astype(np.uint64)])
-    _, first = np.unique(both, axis=0, return_index=True)
-    return words[first], owners[first]
 
 
 def _cut(rows: Owned, entries: Owned, span: Span, at: int, count: int) -> Counting:

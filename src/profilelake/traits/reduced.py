@@ -149,7 +149,7 @@ def of_values(reduce: Reduce, counting: Counting, texts: Mapping[bytes, str], co
     if not len(rows):
         if reduce.counted:
             return Numbers(np.zeros(count), np.ones(count, dtype=np.bool_), counting.changes)
-        return _changing(nothing(count), counting.changes)
+        return nothing(count).until(counting.changes)
     spelt = Spelt(np.column_stack([rows["high"], rows["low"]]), texts)
     codes = spelt.codes.astype(np.int64)
     match reduce.how:
@@ -216,7 +216,3 @@ def _unique(
     chosen = np.full(count, -1, dtype=np.int32)
     chosen[having] = np.arange(len(having))
     return Coded(chosen, arrays, counting.changes)
-
-
-def _changing(column: Coded, changes: Int64s) -> Coded:
-    return Coded(column.codes, column.texts, changes)
