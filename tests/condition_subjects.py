@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
@@ -12,11 +12,15 @@ from profilelake.kernels.siphash import Words
 from profilelake.semantics.conditions.tree import Reduce, Root
 from profilelake.semantics.conditions.values import canonical
 from profilelake.semantics.definitions import Json
+from profilelake.state.store import Tx
+from profilelake.traits import stored
 from profilelake.traits.answers import Answers, answers
 from profilelake.traits.columns import Subjects
 from profilelake.traits.fold import fold
-from profilelake.traits.partials import Numbered
+from profilelake.traits.partials import Numbered, Partials
 from profilelake.traits.steps import Plan, Step, planned
+
+WORKSPACE: Final = "default"
 
 
 def words(sets: Sequence[bytes]) -> Words:
@@ -65,8 +69,26 @@ def columnar(
     made: Sequence[Defined], world: World, at: int, *, exact: bool = False
 ) -> dict[str, tuple[list[Json], list[int]]]:
     """Return the answers of the engine: by key, those of all people or accounts, and until when they stand."""
+    _, steps = plan_of(made)
+    return answered(made, world, at, fold(events_table(world.calls), steps, at=at if exact else None))
+
+
+def remembered(
+    tx: Tx, made: Sequence[Defined], world: World, at: int
+) -> dict[str, tuple[list[Json], list[int]]]:
+    """Return the answers from partials that were kept in a state, event by event, and read for this time."""
+    _, steps = plan_of(made)
+    for call in world.calls:
+        stored.add(tx, WORKSPACE, fold(events_table([call]), steps), steps)
+    sets = [set_id(place) for person in world.people for place in person.sets]
+    return answered(made, world, at, stored.read(tx, WORKSPACE, sets, at, steps))
+
+
+def answered(
+    made: Sequence[Defined], world: World, at: int, partials: Partials
+) -> dict[str, tuple[list[Json], list[int]]]:
+    """Return the answers of the engine from partials."""
     plan, steps = plan_of(made)
-    partials = fold(events_table(world.calls), steps, at=at if exact else None)
     numbers = {step.digest: number for number, step in steps}
     found: dict[str, Answers] = {}
     for subjects in (people(world), accounts(world)):
