@@ -13,7 +13,7 @@ import numpy.typing as npt
 from profilelake.errors import Invalid
 from profilelake.semantics.conditions.tree import Between, Window, Within
 from profilelake.traits.columns import Bools, Int64s, never
-from profilelake.traits.ownership import Kept, Ownership, Runs, ragged
+from profilelake.traits.ownership import Kept, Ownership, Runs
 from profilelake.traits.partials import CutEvent, Rows
 from profilelake.traits.steps import DAY_MICROS, FOREVER
 
@@ -113,7 +113,7 @@ class Joined:
     def _by_step(self, kept: Kept) -> "_ByStep":
         part = self._parts.get(kept)
         if part is None:
-            runs = self._ownership.runs(kept).between(self._start, self._stop)
+            runs = self._ownership.runs(kept, self._start, self._stop)
             rows: Rows = getattr(self._ownership.partials, kept)
             part = self._parts[kept] = _ByStep(rows.rows, runs, self._numbers)
         return part
@@ -123,7 +123,7 @@ class _ByStep:
     """Rows of one layout, ordered by step."""
 
     def __init__(self, rows: Layout, runs: Runs, numbers: Int64s) -> None:
-        places = ragged(runs.starts, runs.lengths)
+        places = runs.rows()
         steps = _dense(rows["step"][places], numbers)
         order = np.argsort(steps, kind="stable")
         self._rows = rows.take(places[order])

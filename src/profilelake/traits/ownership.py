@@ -17,17 +17,21 @@ Kept: TypeAlias = Literal["counts", "numbers", "values", "entries"]
 
 
 class Runs(NamedTuple):
-    """Rows of sets, one run of rows each, with a subject the set belongs to; sorted by subject."""
+    """Rows of sets, one run of rows each, with a subject the set belongs to; sorted by subject or by place."""
 
     starts: Int64s
     lengths: Int64s
     owners: Int64s
 
     def between(self, start: int, stop: int) -> "Runs":
-        """Return those of the subjects from `start` up to `stop`, which are numbered anew."""
+        """Return those, sorted by subject, of the subjects from `start` up to `stop`, which are numbered anew."""
         low, high = np.searchsorted(self.owners, [start, stop]).tolist()
         part = slice(low, high)
         return Runs(self.starts[part], self.lengths[part], self.owners[part] - start)
+
+    def rows(self) -> Int64s:
+        """Return the place of each row."""
+        return ragged(self.starts, self.lengths)
 
 
 class Lists(NamedTuple):
@@ -50,6 +54,7 @@ class Ownership:
 
     def __init__(self, partials: Partials, subjects: Subjects) -> None:
         self.partials = partials
+        self._count = subjects.count
         words, owners = subjects.set_keys, subjects.set_owner
         if subjects.users is not None:
             words, owners = _with_users(subjects, subjects.users)
@@ -58,12 +63,13 @@ class Ownership:
         self._owners = owners[order]
         self._runs: dict[Kept, Runs] = {}
 
-    def runs(self, kept: Kept) -> Runs:
-        """Return where the rows of subjects are."""
+    def runs(self, kept: Kept, start: int, stop: int) -> Runs:
+        """Return where the rows of the subjects from `start` up to `stop` are, which are numbered anew."""
         known = self._runs.get(kept)
+        every = start == 0 and stop == self._count
         if known is None:
-            known = self._runs[kept] = self._found(getattr(self.partials, kept))
-        return known
+            known = self._runs[kept] = self._found(getattr(self.partials, kept), by_subject=not every)
+        return known if every else known.between(start, stop)
 
     @cached_property
     def lists(self) -> Lists:
@@ -71,29 +77,32 @@ class Ownership:
         keys = list(self.partials.events)
         words = np.frombuffer(b"".join([key for key, _ in keys]), dtype=np.uint64).reshape(-1, 2)
         places, owners = self._of(words)
+        order = np.argsort(owners, kind="stable")
+        places, owners = places[order], owners[order]
         numbers = np.array([number for _, number in keys], dtype=np.int64)
         return Lists(list(self.partials.events.values()), places, numbers[places], owners)
 
-    def _found(self, rows: Rows) -> Runs:
+    def _found(self, rows: Rows, *, by_subject: bool) -> Runs:
         first, second = rows.sets[:, 0], rows.sets[:, 1]
         changed = np.ones(len(rows.sets), dtype=np.bool_)
         changed[1:] = (first[1:] != first[:-1]) | (second[1:] != second[:-1])
         starts = np.flatnonzero(changed)
         lengths = np.diff(starts, append=len(rows.sets))
         places, owners = self._of(rows.sets[starts])
+        if by_subject:
+            order = np.argsort(owners, kind="stable")
+            places, owners = places[order], owners[order]
         return Runs(starts[places], lengths[places], owners)
 
     def _of(self, words: Words) -> tuple[Int64s, Int64s]:
-        """Return pairs, sorted by subject: the place of a set in `words`, and a subject it belongs to."""
+        """Return pairs, sorted by place: the place of a set in `words`, and a subject it belongs to."""
         # The first half of a keyed hash is as good as unique; where it is not, the second one tells.
         low = np.searchsorted(self._first, words[:, 0], side="left")
         high = np.searchsorted(self._first, words[:, 0], side="right")
         places = np.repeat(np.arange(len(words)), high - low)
         known = ragged(low, high - low)
         same = self._second[known] == words[places, 1]
-        places, owners = places[same], self._owners[known[same]]
-        order = np.argsort(owners, kind="stable")
-        return places[order], owners[order]
+        return places[same], self._owners[known[same]]
 
 
 def ragged(starts: Int64s, lengths: Int64s) -> Int64s:
