@@ -1,29 +1,25 @@
 """Answers of definitions for many subjects at once: trees evaluated as algebra of columns.
 
 The meaning is that of `semantics.conditions`, which is asked itself wherever a value has to be looked into
-(once per distinct value) and for steps that keep whole events. With each answer comes a time before which it
+(once per distinct value). With each answer comes a time before which it
 stays the same if nothing happens: it may be early, never late.
 """
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
-from itertools import chain
 from math import ceil, floor
 from typing import Any, Final
 
-import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from profilelake.errors import Internal, Invalid
 from profilelake.semantics.conditions.tree import (
     And,
     Compare,
     Condition,
     Constant,
     Duration,
-    Entities,
     Instant,
     Items,
     Node,
@@ -36,7 +32,7 @@ from profilelake.semantics.conditions.tree import (
 )
 from profilelake.semantics.conditions.values import number
 from profilelake.semantics.definitions import Target
-from profilelake.traits import asked, sequences
+from profilelake.traits import asked
 from profilelake.traits.columns import (
     EXACT,
     NEVER,
@@ -54,23 +50,16 @@ from profilelake.traits.columns import (
     nothing,
 )
 from profilelake.traits.compared import Side, compared
-from profilelake.traits.joined import Counting, Joined, Span, falls_below
-from profilelake.traits.ownership import Kept, Ownership
+from profilelake.traits.joined import Joined
+from profilelake.traits.ownership import Ownership
 from profilelake.traits.partials import Partials
-from profilelake.traits.reduced import counted, of_numbers, of_values
-from profilelake.traits.sequences import in_columns
-from profilelake.traits.steps import Family, Plan, Planned, Step, nodes, reduced_as
+from profilelake.traits.reductions import Reductions
+from profilelake.traits.steps import Plan, Planned, nodes
 
 SLICE: Final = 1 << 17
 """Subjects that are evaluated at a time; what is held in between grows with it."""
 
-_decode: Final = msgspec.json.Decoder().decode
 _TRUTHS: Final = ("false", "true")
-_KEPT: Final[dict[Family, Kept]] = {
-    Family.COUNT: "counts",
-    Family.NUMBER: "numbers",
-    Family.VALUE: "values",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,11 +139,11 @@ class _World:
         }
         steps = {step.digest for planned in plan for step in planned.steps.values()}
         mine = np.array([numbers[digest] for digest in steps if digest in numbers], dtype=np.int64)
-        self._joined = Joined(ownership, mine, start, start + subjects.count)
+        joined = Joined(ownership, mine, start, start + subjects.count)
+        self._reductions = Reductions(
+            numbers, joined, ownership.partials.texts, subjects, self._traits_in, at
+        )
         self._traits: dict[Path, Column] = {}
-        self._countings: dict[tuple[int, Any], Counting] = {}
-        self._reductions: dict[tuple[bytes, Reduce], Column] = {}
-        self._own_texts: dict[bytes, Mapping[bytes, str]] = {}
         self._people: _World | None = None
 
     # ---- definitions ---------------------------------------------------------------------------
@@ -189,7 +178,7 @@ class _World:
         definition = planned.held.definition
         count = self._subjects.count
         if isinstance(planned.root, Reduce):
-            return self._reduction(planned, planned.root) if definition.enabled else nothing(count)
+            return self._reductions.worth(planned, planned.root) if definition.enabled else nothing(count)
         if definition.enabled:
             truth = self.truth(planned, planned.root)
         else:
@@ -227,28 +216,11 @@ class _World:
         value = self._side(planned, condition.value)
         operands = [self._side(planned, operand) for operand in condition.operands]
         truth = compared(condition.how, value, operands, self._at, self._subjects.count)
-        changes = self._leaving(planned, condition)
-        return truth if changes is None else Truth(truth.holds, changes)
-
-    def _leaving(self, planned: Planned, condition: Compare) -> Int64s | None:
-        """Return when the comparison of a count with a number turns, if only few of the events decide.
-
-        Within a time up to now nothing comes in by time alone, so a count only falls, and it falls below a
-        threshold when of the events that reach it the oldest leaves.
-        """
-        reduce = condition.value
-        if not isinstance(reduce, Reduce) or reduce not in planned.steps:
-            return None
-        step = planned.steps[reduce]
         least = _threshold(condition)
-        span = Span.of(step.of.window, self._at)
-        if least is None or span is None or span.near or reduce.how != "count":
-            return None
-        if step.family is Family.EVENTS and not in_columns(reduce):
-            return None
-        if least <= 0:
-            return never(self._subjects.count)
-        return falls_below(self._counting(step), least, span, self._at)
+        if least is None or not isinstance(condition.value, Reduce):
+            return truth
+        falls = self._reductions.falls_below(planned, condition.value, least)
+        return truth if falls is None else Truth(truth.holds, falls)
 
     def _side(self, planned: Planned, node: Any) -> Side:
         match node:
@@ -257,7 +229,7 @@ class _World:
             case Trait(path=path):
                 return self._trait(path)
             case Reduce():
-                return self._reduction(planned, node)
+                return self._reductions.worth(planned, node)
             case _:
                 # Outside of an event there are no properties.
                 return nothing(self._subjects.count)
@@ -306,7 +278,7 @@ class _World:
             return node
         if isinstance(node, Reduce):
             name = f"\0{len(columns)}"
-            columns[name] = as_coded(self._reduction(planned, node))
+            columns[name] = as_coded(self._reductions.worth(planned, node))
             return Trait((name,))
         if isinstance(node, tuple):
             return tuple(self._with_placeholders(planned, part, columns) for part in node)
@@ -320,75 +292,11 @@ class _World:
             },
         )
 
-    # ---- reductions ----------------------------------------------------------------------------
-
-    def _reduction(self, planned: Planned, reduce: Reduce) -> Column:
-        if isinstance(reduce.of, Entities):
-            return self._of_rows(reduce, reduce.of)
-        step = planned.steps[reduce]
-        known = self._reductions.get((step.digest, reduce))
-        if known is None:
-            known = self._reductions[step.digest, reduce] = self._reduced(step, reduce)
-        return known
-
-    def _reduced(self, step: Step, reduce: Reduce) -> Column:
-        if step.family is Family.EVENTS and not in_columns(reduce):
-            lists, owners = self._joined.events_of(self._number(step))
-            traits = self._traits_in(reduce)
-            return asked.of_events(reduce, lists, owners, traits, self._at, self._subjects.count)
-        counting, count = self._counting(step), self._subjects.count
-        match reduced_as(reduce):
-            case Family.COUNT:
-                return counted(counting, count)
-            case Family.NUMBER:
-                return of_numbers(reduce, counting, count)
-            case _:
-                return of_values(reduce, counting, self._texts(step), count)
-
-    def _counting(self, step: Step) -> Counting:
-        number = self._number(step)
-        known = self._countings.get((number, step.of.window))
-        if known is None:
-            if step.family is Family.EVENTS:
-                known = self._sequence(step)
-            else:
-                known = self._joined.counting(_KEPT[step.family], number, step.of.window, self._at)
-            self._countings[number, step.of.window] = known
-        return known
-
-    def _sequence(self, step: Step) -> Counting:
-        """Return what counts of a step that keeps whole events."""
-        lists, of_lists = self._joined.events_of(self._number(step))
-        events = list(chain.from_iterable(lists))
-        owners = np.repeat(of_lists, np.fromiter(map(len, lists), np.int64, count=len(lists)))
-        traits = self._traits_in(step.reduce)
-        counting, texts = sequences.counting(step, events, owners, traits, self._at, self._subjects.count)
-        self._own_texts[step.digest] = texts
-        return counting
-
     def _traits_in(self, node: Node) -> dict[str, Coded]:
         """Return the traits that a part of a definition asks for, by first key."""
         return {
             one.path[0]: as_coded(self._trait(one.path[:1])) for one in nodes(node) if isinstance(one, Trait)
         }
-
-    def _texts(self, step: Step) -> Mapping[bytes, str]:
-        return self._own_texts.get(step.digest, self._partials.texts)
-
-    def _number(self, step: Step) -> int:
-        number = self._numbers.get(step.digest)
-        if number is None:
-            raise Internal(
-                f"answering definitions: the step {step.digest.hex()} has no number in the partials"
-            )
-        return number
-
-    def _of_rows(self, reduce: Reduce, of: Entities) -> Column:
-        rows = self._subjects.entities.get(of.slug)
-        if rows is None:
-            raise Invalid(f"answering definitions: there is no entity {of.slug!r}; define it first")
-        traits = self._traits_in(reduce)
-        return asked.of_rows(reduce, of.slug, Coded.of(rows), traits, self._at, self._subjects.count)
 
 
 def _threshold(condition: Compare) -> int | None:
