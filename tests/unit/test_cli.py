@@ -43,7 +43,7 @@ COMMANDS: tuple[tuple[str, ...], ...] = (
     *(("token", name) for name in ("issue", "list", "revoke")),
     ("destination",),
     *(("destination", name) for name in ("list", "show", "apply", "secret", "pause", "resume")),
-    *(("destination", name) for name in ("resync", "dead", "replay")),
+    *(("destination", name) for name in ("resync", "dead", "replay", "diff")),
     ("import",),
     ("tail",),
     ("failed",),

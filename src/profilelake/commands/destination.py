@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from profilelake.commands.common import DEFAULT_DIRECTORY, Directory, Json, layout_of, print_json, print_rows
-from profilelake.errors import Invalid
+from profilelake.errors import Invalid, NotFound
 from profilelake.settings import Layout
 
 if TYPE_CHECKING:
@@ -186,6 +186,39 @@ def replay(
         print_json({"destination": name, "replayed": count})
         return
     print(f"{count} records are sent again to {name}")
+
+
+@destination_commands.command("diff")
+def diff(
+    definition: Annotated[str, typer.Argument(metavar="DEFINITION", help="Key of a trait or an audience.")],
+    since: Annotated[str, typer.Option("--from", help="A time, such as 2026-03-01T00:00:00Z.")],
+    until: Annotated[str | None, typer.Option("--to", help="A later time; now, if none is given.")] = None,
+    format: Annotated[str, typer.Option(help="table, json, ndjson, csv, arrow or parquet.")] = "table",
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Write to a file.")] = None,
+    directory: Directory = DEFAULT_DIRECTORY,
+    as_json: Json = False,
+) -> None:
+    """Show what differs between two moments, for whoever syncs now and then: added, updated, deleted."""
+    from profilelake.activate.classes import write_changes
+    from profilelake.lake.catalog import Lake
+    from profilelake.ops.clock import wall
+    from profilelake.query.run import writer
+
+    layout = layout_of(directory)
+    after, end = _micros("--from", since), wall() if until is None else _micros("--to", until)
+    if not layout.catalog.exists():
+        raise NotFound(f"comparing two moments: no tables in {directory} yet; start the server once")
+    lake = Lake.open(layout.catalog_uri, layout.warehouse)
+    write_changes(lake, WORKSPACE, definition, after, end, writer("json" if as_json else format, output))
+
+
+def _micros(option: str, text: str) -> int:
+    from profilelake.semantics.times import parse_time
+
+    micros = parse_time(text)
+    if micros is None:
+        raise Invalid(f"{option} {text[:40]!r}: give a time such as 2026-03-01T00:00:00Z")
+    return micros
 
 
 @contextmanager
