@@ -213,22 +213,26 @@ class Desk:
             steps += 1
         return steps
 
-    def backfill(self) -> bool:
-        """Fold all events there are for new definitions, as the lake's process does; tell whether any waited."""
+    def backfill(self, *, finish: bool = True, through: int | None = None) -> bool:
+        """Fold the events there are for new definitions, as the lake's process does; tell whether any waited.
+
+        Only those of the micro-batches `through` one, where it is given; the others are kept beside.
+        """
         with self.state.read(WORKSPACE) as tx:
             steps = handover.incomplete(tx, WORKSPACE)
             runs = recent.load(tx, WORKSPACE)
-            reached = load_applied(tx, WORKSPACE, "").sequence
+            reached = load_applied(tx, WORKSPACE, "").sequence if through is None else through
         if not steps:
             return False
         numbers = handover.begin_attempt(self.state, WORKSPACE, list(steps))
         numbered = [Numbered(number, steps[digest].step) for digest, number in numbers.items()]
-        for run in runs:
+        for run in [run for run in runs if run.sequence_max <= reached]:
             events = recent.read_whole(self.setup.recent_directory, run, COLUMNS)
             for start in range(0, events.num_rows, BACKFILLED_ROWS):
                 part = fold(events.slice(start, BACKFILLED_ROWS), numbered)
                 handover.put_part(self.state, WORKSPACE, part)
-        handover.finish(self.state, WORKSPACE, reached)
+        if finish:
+            handover.finish(self.state, WORKSPACE, reached)
         return True
 
     def settle(self, at: int) -> None:
