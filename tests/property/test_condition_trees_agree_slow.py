@@ -51,3 +51,18 @@ def test_the_columns_answer_as_the_reference_does(root: Root, world: World, at: 
     made = [Defined(definition, root, position(0))]
     found = columnar(made, world, at, exact=exact)
     assert {key: values for key, (values, _) in found.items()} == kept(made, expected(made, world, at))
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@given(SENSIBLE, histories(), moments(), st.integers(1, 90 * HOUR))
+def test_an_answer_stands_until_the_time_it_is_said_to_stand(
+    root: Root, world: World, at: int, later: int
+) -> None:
+    kind = "trait" if isinstance(root, Reduce) else "audience"
+    target = target_of(root)
+    assert target is not None
+    made = [Defined(Definition("k0", kind, written(root), target, external_ids=()), root, position(0))]
+    values, changes = columnar(made, world, at)["k0"]
+    after = kept(made, expected(made, world, at + later))["k0"]
+    for value, until, then in zip(values, changes, after, strict=True):
+        assert value == then or until <= at + later
