@@ -16,11 +16,13 @@ from condition_subjects import columnar
 from condition_worlds import Account, Call, Defined, Person, World, expected, position
 from profilelake.semantics.conditions.evaluate import Subject
 from profilelake.semantics.conditions.parse import parse
-from profilelake.semantics.conditions.tree import Reduce
+from profilelake.semantics.conditions.tree import Reduce, Root
+from profilelake.semantics.conditions.values import canonical
 from profilelake.semantics.definitions import EXTERNAL_IDS, Definition, Json
 from profilelake.semantics.times import parse_time
 
 CASES: Final = Path(__file__).parent / "spec" / "conditions"
+FILES: Final = sorted(path.name for path in CASES.glob("*.yaml"))
 ASKED: Final = "asked"
 """Key of the definition a case is about."""
 
@@ -173,10 +175,11 @@ def _by_columns(case: Case, *, exact: bool) -> Json:
         # Partials for any time know nothing of what is still to come.
         world = replace(world, calls=tuple(call for call in world.calls if call.timestamp <= case.at))
     value = columnar(made, world, case.at, exact=exact)[ASKED][0][0]
-    root = made[-1].root
-    if value is not None:
-        return value
-    # What is nothing has no row: no member, or a count of 0.
+    return nothing(made[-1].root) if value is None else value
+
+
+def nothing(root: Root) -> Json:
+    """Return what it means that somebody has no row: no member, a count of 0, or no value."""
     if not isinstance(root, Reduce):
         return False
     return 0 if root.how == "count" or root.counted else None
@@ -187,3 +190,11 @@ ENGINES: Final[dict[str, Engine]] = {
     "columns": by_columns,
     "columns of days": by_columns_of_days,
 }
+
+
+def answers_as_told(engine: Engine, told: Sequence[Case]) -> None:
+    """Hold the answers of an engine against what the cases say, as text: `1` and `true` are different answers."""
+    answers = engine(told)
+    assert {case.name: canonical(answer) for case, answer in zip(told, answers, strict=True)} == {
+        case.name: canonical(case.expect) for case in told
+    }
