@@ -42,6 +42,8 @@ VALUES: Final = np.dtype(
 """Partials of `Family.VALUE`: one row per distinct value, times in microseconds.
 
 `high` and `low` are the big-endian halves of the digest of the value, which the record spells out beside.
+Of a step that asks for the first (last) value alone only rows of that are kept: `count` is 0, and `last` (`first`) is
+the least (greatest) number there is.
 """
 ENTRIES: Final = np.dtype(
     [("at", "<i8"), ("step", "<u4"), ("kind", "<u4"), ("number", "<f8"), ("high", "<u8"), ("low", "<u8")]

@@ -57,7 +57,7 @@ def _objects(tree: _Tree, chosen: Longs) -> list[str]:
 def _members(key: str, below: "_Tree | Column", chosen: Longs) -> list[str]:
     """Return a member of the object of each event, nothing where there is no value."""
     if not isinstance(below, Column):
-        return [f"{key}:{said}" for said in _objects(below, chosen)]
+        return ["" if said == "{}" else f"{key}:{said}" for said in _objects(below, chosen)]
     coded = below.all
     # Code -1, of an event without a value, is the last.
     spelt = np.array([*(f"{key}:{text}" for text in coded.texts), ""], dtype=object)

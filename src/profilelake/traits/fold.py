@@ -28,6 +28,8 @@ from profilelake.traits.steps import DAY_MICROS, FOREVER, Family, Step, items_of
 
 EVENTS_MAX: Final = 1 << 18
 """Events that are folded at once; more come in parts."""
+PART_BYTES: Final = 1 << 28
+"""Bytes of events that are folded at once, about: their texts lie in one buffer, which has its limit at 2 GiB."""
 AN_EVENT, A_NUMBER, A_VALUE = range(3)
 """Kinds of `ENTRIES`."""
 
@@ -41,9 +43,10 @@ def fold(events: pa.Table, steps: Sequence[Numbered], *, at: int | None = None) 
     if not steps or not events.num_rows:
         return Partials()
     chosen = events.select(COLUMNS)
+    size = max(1, min(EVENTS_MAX, PART_BYTES * chosen.num_rows // max(1, chosen.nbytes)))
     parts = [
-        _folded(chosen.slice(start, EVENTS_MAX).combine_chunks(), steps, at)
-        for start in range(0, events.num_rows, EVENTS_MAX)
+        _folded(chosen.slice(start, size).combine_chunks(), steps, at)
+        for start in range(0, chosen.num_rows, size)
     ]
     return merged(parts)
 
@@ -206,7 +209,7 @@ class _Folding:
             bucket=group.days[of[starts]],
             high=high,
             low=low,
-            count=ends - starts,
+            count=0 if what in ("first", "last") else ends - starts,
             first=LATEST if what == "last" else moments[starts],
             last=EARLIEST if what == "first" else moments[ends - 1],
         )

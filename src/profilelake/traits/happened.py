@@ -114,6 +114,8 @@ class Happened:
         if known is None:
             column = self._table.column(name)
             known = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+            if pa.types.is_dictionary(known.type) or pa.types.is_large_string(known.type):
+                known = known.cast(pa.string())
             self._columns[name] = known
         return known
 
