@@ -7,6 +7,7 @@ the definitions are spread over the names: counts, sums, extremes, most frequent
 most with a condition, half with a window, some over the products of an order. DuckDB answers one
 `json_extract` + `GROUP BY` per step, on the same table in memory, with one thread; windows are folded by day in both.
 Single events of windows, which the state keeps for the days at their edges, are folded by profilelake alone.
+`add` and `read` are what the online state takes beside: what came of further events, for sets that have records.
 """
 
 import argparse
@@ -15,6 +16,8 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 import duckdb
@@ -25,6 +28,8 @@ from profilelake.kernels import json_paths
 from profilelake.landing.tables import EVENTS
 from profilelake.semantics.conditions.parse import parse
 from profilelake.semantics.conditions.tree import Reduce
+from profilelake.state.store import State
+from profilelake.traits import stored
 from profilelake.traits.fold import fold
 from profilelake.traits.partials import Numbered
 from profilelake.traits.steps import nodes, step_of
@@ -34,6 +39,7 @@ NAMES: Final = (
     "Coupon Applied", "Product Searched", "Promotion Clicked", "Wishlist Saved", "Email Opened",
 )  # fmt: skip
 CATEGORIES: Final = ("shoes", "shirts", "garden", "books", "toys", "food")
+WORKSPACE: Final = "default"
 START: Final = 1_772_323_200_000_000
 SPAN_MICROS: Final = 3_600_000_000
 
@@ -95,6 +101,8 @@ def main() -> None:
     print(f"fold   {folded * micros:8.2f} us CPU per event")
     print(f"duckdb {by_sql * micros:8.2f} us CPU per event; ratio {by_sql / folded:.1f}")
     print(f"fold of {few.num_rows} events: {small * 1000:.1f} ms CPU")
+    added, read, sets = in_state(events, steps)
+    print(f"add    {added * micros:8.2f} us CPU per event, read {read * micros:.2f}; {sets} identifier sets")
 
 
 def generate(count: int, seed: int) -> pa.Table:
@@ -171,6 +179,25 @@ def answer(events: pa.Table, queries: Sequence[str]) -> None:
         connection.register("events", events)
         for query in queries:
             connection.sql(query).arrow().read_all()
+
+
+def in_state(events: pa.Table, steps: Sequence[Numbered]) -> tuple[float, float, int]:
+    """Return the CPU seconds of adding partials of events to the state and of reading them, and their sets."""
+    with TemporaryDirectory() as folder:
+        state = State.open(Path(folder), writable=True)
+        state.ensure([WORKSPACE])
+        partials = fold(events, steps)
+        keys = sorted({one.tobytes() for one in partials.counts.sets})
+        times = []
+        for _ in range(3):
+            with state.write() as tx:
+                began = time.process_time()
+                stored.add(tx, WORKSPACE, partials, steps)
+                between = time.process_time()
+                stored.read(tx, WORKSPACE, keys, START + SPAN_MICROS, steps)
+                times.append((between - began, time.process_time() - between))
+        state.close()
+    return min(added for added, _ in times[1:]), min(read for _, read in times), len(keys)
 
 
 def best(repeats: int, run: Callable[[], object]) -> float:
