@@ -16,6 +16,7 @@ from profilelake.kernels.siphash import HASH_BYTES, Words
 from profilelake.semantics.conditions.tree import Between
 from profilelake.state.computed import COUNTS, ENTRIES, NUMBERS, VALUES
 from profilelake.state.store import Db, Tx
+from profilelake.traits.found import Bools
 from profilelake.traits.merging import joined, ranked, starts_of
 from profilelake.traits.partials import Numbered, Partials, Rows
 from profilelake.traits.steps import DAY_MICROS, FOREVER, Family
@@ -73,9 +74,13 @@ class _Live:
             if step.horizon is not None and step.family is not Family.EVENTS
         }
 
+    def has(self, rows: Rows) -> Bools:
+        """Return which rows are of these steps."""
+        return np.isin(rows.rows["step"], self._numbers)
+
     def only(self, rows: Rows) -> Rows:
         """Return the rows of these steps."""
-        return rows.chosen(np.isin(rows.rows["step"], self._numbers))
+        return rows.chosen(self.has(rows))
 
     def oldest(self, partials: Partials) -> int:
         """Return the first day that any window may still ask for when these events have happened."""
@@ -119,11 +124,11 @@ def _add_rows(tx: Tx, workspace: str, partials: Partials, live: _Live, oldest: i
     for old, new in zip(before, added, strict=True):
         rows = joined([old, new])
         days = rows.rows["bucket"]
-        kept = live.only(rows.chosen((days == FOREVER) | (days >= oldest)))
-        parts.append(kept)
-        if len(kept.rows) < len(rows.rows):
-            # Rows of steps that are no more may have been the last that told of a day.
-            stale.update(_keys(rows.sets[days != FOREVER], days[days != FOREVER]))
+        kept = live.has(rows) & ((days == FOREVER) | (days >= oldest))
+        parts.append(rows.chosen(kept))
+        # A row that goes may be the last that tells of the single events of its day.
+        gone = ~kept & (days != FOREVER)
+        stale.update(_keys(rows.sets[gone], days[gone]))
     sets, places = ranked(np.concatenate([part.sets for part in parts]))
     bounds = np.cumsum([len(part.rows) for part in parts])[:-1]
     placed = [Placed(p, part.rows) for p, part in zip(np.split(places, bounds), parts, strict=True)]
