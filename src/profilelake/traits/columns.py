@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from profilelake.kernels.siphash import Words
 from profilelake.semantics.conditions.tree import Path
-from profilelake.semantics.conditions.values import canonical, found, instant, number
+from profilelake.semantics.conditions.values import canonical, found, instant, is_number, number, text
 
 Bools: TypeAlias = npt.NDArray[np.bool_]
 Int64s: TypeAlias = npt.NDArray[np.int64]
@@ -210,6 +210,16 @@ class Coded:
         return np.fromiter(
             (np.nan if value is None else value for value in known), np.float64, count=len(self.texts)
         )
+
+    @cached_property
+    def are_numbers(self) -> Bools:
+        """Whether the value of each code is a JSON number, not a text that reads as one."""
+        return np.fromiter(map(is_number, self.values), np.bool_, count=len(self.texts))
+
+    @cached_property
+    def words(self) -> pa.Array:
+        """The text of each code, null for arrays and objects."""
+        return pa.array(map(text, self.values), pa.string(), size=len(self.texts))
 
     @cached_property
     def instants(self) -> tuple[Int64s, Bools]:

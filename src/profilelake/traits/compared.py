@@ -9,10 +9,12 @@ from typing import Any, Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
 
-from profilelake.semantics.conditions.comparing import compares
+from profilelake.semantics.conditions.comparing import CONTRARY, compares
 from profilelake.semantics.conditions.tree import RELATIVE, Comparison, Constant, Duration, Instant
-from profilelake.semantics.conditions.values import instant, is_number, items, number
+from profilelake.semantics.conditions.values import instant, is_number, items, number, text
 from profilelake.traits.columns import (
     NEVER,
     Bools,
@@ -35,6 +37,16 @@ _ORDERS: Final[dict[Comparison, Callable[[Any, Any], Any]]] = {
     "less_than": np.less,
     "at_most": np.less_equal,
 }
+_WORDED: Final[dict[Comparison, Callable[[pa.Array, str | None], pa.Array]]] = {
+    "equals": pc.equal,
+    "differs": pc.equal,
+    "one_of": pc.equal,
+    "none_of": pc.equal,
+    "contains": pc.match_substring,
+    "omits": pc.match_substring,
+    "starts_with": pc.starts_with,
+    "ends_with": pc.ends_with,
+}
 
 
 def compared(how: Comparison, value: Side, operands: Sequence[Side], at: int, count: int) -> Truth:
@@ -46,10 +58,14 @@ def compared(how: Comparison, value: Side, operands: Sequence[Side], at: int, co
         return Truth(exists if how == "exists" else ~exists, changes)
     if how in RELATIVE:
         return _relative(how, value, operands, at, changes)
-    if how in _ORDERS and len(operands) == 1:
+    constants = [operand for operand in operands if isinstance(operand, Constant)]
+    holds: Bools | None = None
+    if how in _WORDED and isinstance(value, Coded) and len(constants) == len(operands):
+        holds = _as_texts(how, value, constants, at)
+    elif how in _ORDERS and len(operands) == 1:
         holds = _as_numbers(how, value, operands[0], at)
-        if holds is not None:
-            return Truth(holds, changes)
+    if holds is not None:
+        return Truth(holds, changes)
     return Truth(_one_by_one(how, value, operands, at, count), changes)
 
 
@@ -65,20 +81,14 @@ def _exists(value: Side, count: int) -> Bools:
 
 
 def _as_numbers(how: Comparison, value: Side, operand: Side, at: int) -> Bools | None:
-    """Compare as numbers, or return None where the values have to be looked at one by one.
-
-    Two values are equal as numbers only if one of them is a JSON number; which one is has to be known of
-    the whole column.
-    """
+    """Compare as numbers, or return None where the values have to be looked at one by one."""
     if isinstance(value, Numbers) and isinstance(operand, Numbers):
         holds: Bools = value.valid & operand.valid & _ORDERS[how](value.values, operand.values)
         return holds
     if isinstance(value, Numbers) and isinstance(operand, Constant):
         return value.valid & _with_constant(how, value.values, operand)
     if isinstance(value, Coded) and isinstance(operand, Constant):
-        if how in ("equals", "differs") and not is_number(operand.value):
-            return None
-        return _spread(value, _with_constant(how, value.numbers, operand), how, operand, at)
+        return _spread(value, _with_constant(how, value.numbers, operand), how, [operand], at)
     if isinstance(value, Coded) and isinstance(operand, Numbers):
         return _mixed(how, value, operand, at, swapped=False)
     if isinstance(value, Numbers) and isinstance(operand, Coded):
@@ -95,10 +105,11 @@ def _with_constant(how: Comparison, values: Float64s, operand: Constant) -> Bool
     return holds
 
 
-def _spread(column: Coded, by_code: Bools, how: Comparison, operand: Constant, at: int) -> Bools:
+def _spread(column: Coded, by_code: Bools, how: Comparison, operands: Sequence[Constant], at: int) -> Bools:
     """Return for subjects what was found by code; arrays and objects are looked at one by one."""
+    asked = [operand.value for operand in operands]
     for code in np.flatnonzero(column.nested).tolist():
-        by_code[code] = compares(how, column.values[code], [operand.value], at)
+        by_code[code] = compares(how, column.values[code], asked, at)
     return column.spread(by_code)
 
 
@@ -114,6 +125,30 @@ def _mixed(how: Comparison, column: Coded, numbers: Numbers, at: int, *, swapped
         one, other = column.values[code], float(numbers.values[row])
         holds[row] = compares(how, other, [one], at) if swapped else compares(how, one, [other], at)
     return holds
+
+
+# ---- texts ---------------------------------------------------------------------------------------
+
+
+def _as_texts(how: Comparison, column: Coded, operands: Sequence[Constant], at: int) -> Bools:
+    """Compare texts with constants: a value holds with any of them, or for the contrary with none."""
+    positive = CONTRARY.get(how, how)
+    found = np.zeros(len(column.texts), dtype=np.bool_)
+    for operand in operands:
+        found |= _says(positive, column, operand)
+    return _spread(column, found if positive == how else ~found, how, operands, at)
+
+
+def _says(how: Comparison, column: Coded, operand: Constant) -> Bools:
+    """Return which values compare with a constant. Numbers are equal to texts that read as they do."""
+    holds: Bools = pc.fill_null(_WORDED[how](column.words, text(operand.value)), False).to_numpy(
+        zero_copy_only=False
+    )
+    if how not in ("equals", "one_of"):
+        return holds
+    wanted = number(operand.value)
+    same = column.numbers == (np.nan if wanted is None else wanted)
+    return same if is_number(operand.value) else np.where(column.are_numbers, same, holds)
 
 
 # ---- moments -------------------------------------------------------------------------------------
