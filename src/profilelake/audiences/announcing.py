@@ -134,12 +134,16 @@ def value_mark(profile: bytes, number: int) -> bytes:
 
 def idempotency_key(definition: str, version: int, profile: bytes, value: str | None, position: bytes) -> str:
     """Return a name of a change that is the same however often it is told."""
-    # Each part with its length, so that no two changes are spelt alike. No value is JSON of no characters.
-    said = (definition.encode(), str(version).encode(), profile, (value or "").encode(), position)
-    digest = blake2b(digest_size=16, person=b"change")
-    for part in said:
-        digest.update(len(part).to_bytes(8, "big") + part)
-    return digest.hexdigest()
+    key = definition.encode()
+    said = (
+        profile,
+        position.ljust(POSITION_BYTES, b"\0"),
+        version.to_bytes(8, "big"),
+        len(key).to_bytes(4, "big"),
+        key,
+        (value or "").encode(),  # no value is JSON of no characters
+    )
+    return blake2b(b"".join(said), digest_size=16, person=b"change").hexdigest()
 
 
 def timer_position(due: int, profile: bytes) -> bytes:

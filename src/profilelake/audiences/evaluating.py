@@ -68,9 +68,18 @@ class Why:
     regrouped: frozenset[bytes] = frozenset()
     due: Mapping[bytes, int] = field(default_factory=dict)
     sweep: Mapping[int, tuple[str, bytes]] = field(default_factory=dict)
+    _known: dict[bytes, tuple[str, bytes]] = field(default_factory=dict)
 
     def of(self, profile: bytes, sets: Sequence[bytes], number: int, at: int) -> tuple[str, bytes]:
         """Return the cause of a change of a profile, and its position."""
+        if self.sweep:
+            return self._found(profile, sets, number, at)
+        found = self._known.get(profile)
+        if found is None:
+            found = self._known[profile] = self._found(profile, sets, number, at)
+        return found
+
+    def _found(self, profile: bytes, sets: Sequence[bytes], number: int, at: int) -> tuple[str, bytes]:
         newest = self.newest()
         mine = max((newest[key] for key in sets if key in newest), default=b"")
         if mine:
