@@ -2,7 +2,7 @@
 
 import json
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -203,6 +203,41 @@ def live_says_what_the_reference_says(steps: Sequence[Step]) -> None:
         assert set(statuses.values()) <= {"live", "disabled", "dropped"}
         causes = {change.cause for change in desk.changes()}
         event(f"causes: {sorted(causes)}")
+
+
+def a_whole_life_of_definitions(steps: Sequence[Step], data: st.DataObject) -> None:
+    """Publications, maintenance, restarts and rebuilds in between: state, tables and journal stay right."""
+    with life() as lived:
+        desk = lived.desk
+        for step in steps:
+            lived.at += step.pause
+            note(f"{format_time(lived.at)} {step.what} {step.told}")
+            _take(lived, step)
+            desk.tick(lived.at)
+            between = data.draw(st.sampled_from(("", "", "publish", "tend", "rebuild")))
+            note(between)
+            if between:
+                _BETWEEN[between](desk)
+        # A rebuilt state is at its own clock's time.
+        lived.at = max(lived.at, desk.applied().watermark) + 1
+        desk.settle(lived.at)
+        found, plan = reference(desk)
+        assert {place: _canonical(text) for place, text in desk.values().items()} == found
+        assert desk.verify() == []
+        event(f"definitions: {len(plan)}, values: {len(found)}")
+        announced = len(desk.changes())
+        desk.rebuild()
+        desk.settle(desk.applied().watermark)
+        assert {place: _canonical(text) for place, text in desk.values().items()} == reference(desk)[0]
+        event(f"told again after a rebuild: {len(desk.changes()) > 0}, before: {announced > 0}")
+        assert desk.verify() == []
+
+
+_BETWEEN: Final[Mapping[str, Callable[[Desk], object]]] = {
+    "publish": lambda desk: desk.publish(whole=False),
+    "tend": Desk.tend,
+    "rebuild": Desk.rebuild,
+}
 
 
 def check(desk: Desk) -> None:
