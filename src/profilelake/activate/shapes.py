@@ -62,8 +62,9 @@ def shaped(
     """Yield what is sent for each notice, with the profile it is about; nothing where nobody can be addressed."""
     for notice in notices:
         if destination.type == "webhook":
-            body = _encode(_record(destination, notice))
-            yield notice.person.profile, [_sent(notice, notice.idempotency_key, body)]
+            record = _record(destination, notice)
+            sent = Sent(notice.idempotency_key, notice.definition, record["profile_id"], _encode(record))
+            yield notice.person.profile, [sent]
         else:
             yield notice.person.profile, list(_calls(destination, workspace, notice))
 

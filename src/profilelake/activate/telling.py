@@ -28,6 +28,7 @@ from profilelake.state.store import Db, Tx
 from profilelake.workspaces.destinations import Held as Destined
 
 _ID: Final = 16
+_NO_SWEEPS: Final[Mapping[str, int]] = {}
 _VALUE_BYTES: Final = 8
 _ZERO: Final = blake2b(b"0", digest_size=_VALUE_BYTES).digest()
 """Of a count that came down to 0 this is told, although it is nothing."""
@@ -212,9 +213,10 @@ def _swept(
         through = gone[-1] if through is None else min(through, gone[-1])
         values = {key: value for key, value in values.items() if key <= through}
     told.through = {sweep.id: through for sweep in together}
+    again = {sweep.definition: sweep.id for sweep in together if sweep.again}
     causes = [
-        replace(one, again=names[one.definition].id if names[one.definition].again else 0)
-        for one in _holding(tx, workspace, destination, values, "resync")
+        one
+        for one in _holding(tx, workspace, destination, values, "resync", again=again)
         if one.definition in names
     ]
     return causes + _ended(tx, workspace, journal, destination, values, gone, names)
@@ -264,6 +266,7 @@ def _holding(
     values: Mapping[bytes, ComputedRecord],
     cause: str,
     at: int | None = None,
+    again: Mapping[str, int] = _NO_SWEEPS,
 ) -> Iterator[_Cause]:
     """Yield what profiles are worth, as of `at` or since when they are."""
     known = standing(tx, workspace)
@@ -283,6 +286,7 @@ def _holding(
                 None,
                 value.since if at is None else at,
                 cause,
+                again=again.get(key, 0),
             )
 
 
@@ -308,19 +312,20 @@ def _decide(
     notices: list[Notice] = []
     for one in causes:
         place = (one.profile, one.definition)
-        notice, now = _told(destination, one, people[one.profile], announced.get(place))
+        last = announced.get(place)
+        notice, now = _told(destination, one, people[one.profile], last, created.get(one.definition, b""))
         if now is None:
             announced.pop(place, None)
         else:
             announced[place] = now
         told.announced[place] = now
         if notice is not None:
-            notices.append(replace(notice, created=created.get(one.definition, b"")))
+            notices.append(notice)
     told.batches = packed(destination, shaped(destination, workspace, notices))
 
 
 def _told(
-    destination: Destination, one: _Cause, person: Person, last: Announced | None
+    destination: Destination, one: _Cause, person: Person, last: Announced | None, created: bytes
 ) -> tuple[Notice | None, Announced | None]:
     """Return what is told of a cause, if anything, and what is announced from then on."""
     # Of an account nobody asks; the people in it are asked one by one when it is told.
@@ -333,33 +338,29 @@ def _told(
             return None, None  # nothing was ever told, so there is nothing to take back
         cause = one.cause if allowed or one.value is None else "consent"
         ids = chosen(person.identifiers, destination.ids, leaving=True)
-        return _notice(one, person, ids, None, cause), None
+        return _notice(one, person, ids, None, cause, created), None
     ids = chosen(person.identifiers, destination.ids, leaving=False)
     digest = blake2b(one.value.encode(), digest_size=_VALUE_BYTES).digest()
     now = Announced(digest, one.version, b"".join(sorted(told.ident for told in ids)))
     if one.key or one.again or last is None or last.value != digest:
         cause = "consent" if last is None and one.cause == "identity" and destination.consent else one.cause
-        return _notice(one, person, ids, one.value, cause), now
+        return _notice(one, person, ids, one.value, cause, created), now
     # The same value again: only those who can be told by an identifier that is new.
     fresh = [told for told in ids if told.ident not in _split(last.ids)]
     if not fresh:
         return None, last
-    return _notice(one, person, fresh if destination.type == "segment" else ids, one.value, "identity"), now
+    if destination.type != "segment":
+        fresh = ids
+    return _notice(one, person, fresh, one.value, "identity", created), now
 
 
-def _notice(one: _Cause, person: Person, ids: list[Told], value: str | None, cause: str) -> Notice:
-    parts: Iterable[bytes] = (
-        one.definition.encode(),
-        one.version.to_bytes(8, "big"),
-        one.profile,
-        b"" if value is None else b"=" + value.encode(),
-        cause.encode(),
-        one.at.to_bytes(8, "big"),
-        one.again.to_bytes(8, "big"),
-        *sorted(told.ident for told in ids),
-    )
+def _notice(
+    one: _Cause, person: Person, ids: list[Told], value: str | None, cause: str, created: bytes
+) -> Notice:
+    key = one.key
     # A change keeps the key it has in the feed, unless this destination is told something else than it says.
-    key = one.key if one.key and value == one.value else _key(parts)
+    if not key or value != one.value:
+        key = _key(_parts(one, ids, value, cause))
     return Notice(
         definition=one.definition,
         kind=one.kind,
@@ -372,6 +373,21 @@ def _notice(one: _Cause, person: Person, ids: list[Told], value: str | None, cau
         at=one.at,
         cause=cause,
         idempotency_key=key,
+        created=created,
+    )
+
+
+def _parts(one: _Cause, ids: list[Told], value: str | None, cause: str) -> Iterable[bytes]:
+    """Return what makes something that is told different from all else that is."""
+    return (
+        one.definition.encode(),
+        one.version.to_bytes(8, "big"),
+        one.profile,
+        b"" if value is None else b"=" + value.encode(),
+        cause.encode(),
+        one.at.to_bytes(8, "big"),
+        one.again.to_bytes(8, "big"),
+        *sorted(told.ident for told in ids),
     )
 
 

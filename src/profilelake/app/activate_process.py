@@ -1,6 +1,7 @@
 """The process that tells destinations of changes."""
 
 import asyncio
+import gc
 import logging
 import os
 import random
@@ -8,6 +9,7 @@ import secrets
 import signal
 
 from profilelake.app.directory import METRICS, WORKSPACE
+from profilelake.app.workers import GC_THRESHOLDS
 from profilelake.ops import logs
 from profilelake.ops.clock import wall
 from profilelake.ops.metric_files import reserve_metric_files
@@ -29,6 +31,7 @@ def activate_process(settings: Settings, *, parent: int, ready: int) -> int:
     logs.configure("activate")
     for noisy in ("httpx", "httpcore"):  # they write URLs, which may hold what is nobody's business
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    gc.set_threshold(*GC_THRESHOLDS)
     layout = Layout(settings.directory)
     reserve_metric_files(layout.run / METRICS, os.getpid())
     activating = Activating(
