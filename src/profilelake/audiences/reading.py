@@ -1,0 +1,285 @@
+"""What definitions need of the lake: the events of their steps, whose they are, and what is known of people.
+
+Only files, rows and columns that can matter are read, once for all definitions. What does not fit into memory
+is divided by profile (or by set) into slices on disk first, each of which does.
+"""
+
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import duckdb
+import pyarrow as pa
+
+from profilelake.errors import Unavailable
+from profilelake.identity.tables import SET_MAP
+from profilelake.lake import reading, sql
+from profilelake.lake.catalog import Lake, PublishedTable
+from profilelake.landing.tables import EVENTS
+from profilelake.profiles.tables import PROFILES
+from profilelake.semantics.rules import Collection
+from profilelake.traits.steps import Family, Step
+
+THREADS: Final = 2
+MEMORY_LIMIT: Final = "1GB"
+"""Of one DuckDB that reads the lake; beyond that it spills."""
+SLICE_EVENTS: Final = 200_000
+"""Events of one slice, on average: fewer than are folded at once, so that nothing has to be merged."""
+SLICE_PROFILES: Final = 1 << 17
+SLICES_MAX: Final = 4_096
+PART_ROWS: Final = 1 << 20
+"""Events that are folded at once; a slice with more, of one very busy profile, is folded in parts."""
+
+ALWAYS: Final = -(1 << 62)
+NEVER: Final = 1 << 62
+_TEXTS: Final = ("properties", "context")
+FOLDED: Final = ("set_id", "type", "event", "name", "timestamp", "source_id", "position", *_TEXTS)
+"""Columns of `events` that folding looks at; what no step asks for is null."""
+_WANTED: Final = "wanted_events"
+_NAME: Final = """
+    CASE type WHEN 'track' THEN event WHEN 'page' THEN 'Page Viewed' WHEN 'screen' THEN 'Screen Viewed' END
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which events some steps can ever look at, and what of them.
+
+    Per name of an event since when they matter at all, and since when their texts (`properties`, `context`) do:
+    `ALWAYS` for events of any age, `NEVER` for none. `until` is the time of evaluation, None where all there is
+    counts; `received_until` leaves out what was received later.
+    """
+
+    since: dict[str, int]
+    texts_since: dict[str, dict[str, int]]
+    columns: frozenset[str]
+    until: int | None
+    received_until: int | None
+
+    @classmethod
+    def of(
+        cls, steps: Iterable[Step], now: int, *, until: int | None = None, received_until: int | None = None
+    ) -> "Wanted":
+        """Return what steps need that are never evaluated before `now`."""
+        since: dict[str, int] = {}
+        texts_since: dict[str, dict[str, int]] = {text: {} for text in _TEXTS}
+        columns = {"set_id", "type", "event", "timestamp"}
+        for step in steps:
+            columns |= {"position"} if step.since else set()
+            whole = step.family is Family.EVENTS
+            columns |= {"source_id"} if whole or step.of.excluded else set()
+            # A property of that name is the call's own.
+            columns |= (
+                {"name"} if any(path[0] in ("page_name", "screen_name") for path in step.paths) else set()
+            )
+            for number, name in enumerate(step.names):
+                # What follows an event in a funnel is bound by that event, not by the time of evaluation.
+                bounded = step.horizon is not None and not number
+                begin = now - step.horizon if bounded and step.horizon is not None else ALWAYS
+                since[name] = min(begin, since.get(name, begin))
+                for text, paths in zip(_TEXTS, (step.paths, step.context_paths), strict=True):
+                    if paths:
+                        texts_since[text][name] = min(begin, texts_since[text].get(name, begin))
+        return cls(since, texts_since, frozenset(columns), until, received_until)
+
+    def earliest(self) -> int:
+        """Return the time before which no event matters."""
+        return min(self.since.values(), default=NEVER)
+
+    def read(self) -> frozenset[str]:
+        """Return the columns that are read at all."""
+        texts = {text for text, since in self.texts_since.items() if since}
+        return self.columns | texts | ({"received_at"} if self.received_until is not None else set())
+
+    def rows(self) -> pa.Table:
+        """Return the names and times as DuckDB joins them."""
+        texts = {
+            f"{text}_since": pa.array([since.get(name, NEVER) for name in self.since], pa.int64())
+            for text, since in self.texts_since.items()
+        }
+        return pa.table(
+            {
+                "wanted": pa.array(list(self.since), pa.string()),
+                "since": pa.array(list(self.since.values()), pa.int64()),
+                **texts,
+            }
+        )
+
+
+class Reading:
+    """The tables of a workspace as they were when this was made. One thread at a time, `cursor` for more."""
+
+    def __init__(self, lake: Lake, workspace: str, directory: Path, memory_limit: str = MEMORY_LIMIT) -> None:
+        """Plan the reads; what does not fit into memory goes below `directory`."""
+        self.events: PublishedTable = lake.load(workspace, EVENTS.name)
+        self._sets = reading.select(lake, workspace, SET_MAP.name)
+        self._profiles = reading.select(lake, workspace, PROFILES.name)
+        self.directory = directory
+        self.connection = sql.connect(memory_limit, str(directory))
+        self.connection.execute(f"SET threads = {THREADS:d}")
+        self.connection.execute("SET preserve_insertion_order = false")
+
+    def close(self) -> None:
+        """Give up memory and files."""
+        self.connection.close()
+
+    def select_events(self, wanted: Wanted, of_sets: str = "") -> str:
+        """Return a SELECT of the wanted events, good until the next one.
+
+        `of_sets` names a table of the connection; then only events of the sets (`set_id`) in it count.
+        """
+        self.connection.register(_WANTED, wanted.rows())
+        # An event is never dated after its receipt, so what was received before is older still.
+        received = self.events.table.schema().find_field("received_at").field_id
+        bounds = [(file, file.upper_bound(received)) for file in self.events.files]
+        files = [file for file, bound in bounds if bound is None or bound >= wanted.earliest()]
+        read = sorted(wanted.read())
+        rows = sql.select_by_name(self.events.table.schema(), files, read)
+        if of_sets:
+            # Before anything else: of the other events neither names nor times need to be looked at.
+            few = f"FROM ({rows}) SEMI JOIN {sql.identifier(of_sets)} USING (set_id)"
+            rows = f"WITH few AS MATERIALIZED ({few}) FROM few"
+        until = "" if wanted.until is None else f"AND epoch_us(timestamp) <= {wanted.until:d}"
+        received_until = (
+            "" if wanted.received_until is None else f"AND epoch_us(received_at) <= {wanted.received_until:d}"
+        )
+        columns = ", ".join(
+            f"NULL AS {name}"
+            if name not in read
+            else f"CASE WHEN epoch_us(timestamp) >= {name}_since THEN {name} END AS {name}"
+            if name in _TEXTS
+            else name
+            for name in FOLDED
+        )
+        return f"""
+            SELECT {columns} FROM ({rows}) JOIN {_WANTED} ON {_NAME} = wanted AND epoch_us(timestamp) >= since
+            WHERE set_id IS NOT NULL {until} {received_until}
+        """  # noqa: S608 - numbers, and names of our own columns
+
+    def select_sets(self, collection: Collection) -> str:
+        """Return a SELECT of `set_id` and `profile_id` of the sets that have a profile."""
+        return f"""
+            SELECT set_id, profile_id FROM ({self._sets})
+            WHERE profile_id IS NOT NULL AND collection = {sql.text(collection)}
+        """  # noqa: S608 - one of two words
+
+    def select_profiles(self, collection: Collection) -> str:
+        """Return a SELECT of `profile_id`, `slot`, `identifiers` and `traits` of all profiles."""
+        return f"""
+            SELECT profile_id, slot, identifiers, traits FROM ({self._profiles})
+            WHERE collection = {sql.text(collection)}
+        """  # noqa: S608 - one of two words
+
+    def select(self, lake: Lake, workspace: str, name: str) -> str:
+        """Return a SELECT of any other table of the workspace, as it is now.
+
+        Raises:
+            NotFound: there is none.
+        """
+        return reading.select(lake, workspace, name)
+
+    def rows_at_most(self) -> int:
+        """Return how many events there are, wanted or not."""
+        return sum(file.rows for file in self.events.files)
+
+    def count(self, select: str) -> int:
+        """Return how many rows a SELECT has."""
+        with told():
+            rows = self.connection.sql(f"SELECT count(*) FROM ({select})").fetchall()  # noqa: S608
+        return int(rows[0][0])
+
+    def table(self, select: str) -> pa.Table:
+        """Return the rows of a SELECT."""
+        with told():
+            return self.connection.sql(select).to_arrow_table()
+
+    def divide(self, select: str, name: str) -> "Divided":
+        """Write the rows of a SELECT apart on disk, by its column `slice`."""
+        folder = self.directory / name
+        with told():
+            self.connection.execute(
+                f"COPY ({select}) TO {sql.text(str(folder))} (FORMAT parquet, PARTITION_BY (slice))"
+            )
+        return Divided(self, folder)
+
+
+@dataclass(frozen=True, slots=True)
+class Divided:
+    """Rows apart on disk by slice. Threads may read different slices at once."""
+
+    source: Reading
+    folder: Path
+
+    def slice(self, number: int, schema: pa.Schema, rows_max: int) -> Iterator[pa.Table]:
+        """Yield the rows of a slice, at most so many at once; none at all where it has none."""
+        files = sorted((self.folder / f"slice={number}").glob("*.parquet"))
+        if not files:
+            return
+        names = ", ".join(sql.text(str(file)) for file in files)
+        with told(), self.source.connection.cursor() as cursor:
+            columns = sql.columns(schema.names)
+            relation = cursor.sql(
+                f"SELECT {columns} FROM read_parquet([{names}], hive_partitioning = false)"  # noqa: S608
+            )
+            for batch in in_parts(relation.to_arrow_reader(rows_max), rows_max):
+                yield batch.cast(schema)
+
+
+def in_parts(batches: Iterable[pa.RecordBatch], rows_max: int) -> Iterator[pa.Table]:
+    """Yield batches together, as many at once as do not pass `rows_max` rows."""
+    held: list[pa.RecordBatch] = []
+    rows = 0
+    for batch in batches:
+        if held and rows + batch.num_rows > rows_max:
+            yield pa.Table.from_batches(held)
+            held, rows = [], 0
+        held.append(batch)
+        rows += batch.num_rows
+    if held:
+        yield pa.Table.from_batches(held)
+
+
+def slices_for(events: int, profiles: int) -> int:
+    """Return into how many slices so much has to be divided."""
+    return max(1, min(SLICES_MAX, max(-(-events // SLICE_EVENTS), -(-profiles // SLICE_PROFILES))))
+
+
+def slice_of_set(slices: int) -> str:
+    """Return an expression for the slice of `set_id`: slices are ranges of sets, all about as large."""
+    return f"(('0x' || substr(hex(set_id), 1, 6))::BIGINT * {slices:d} // {1 << 24:d})::INTEGER"
+
+
+def event_schema() -> pa.Schema:
+    """Return the columns of events as they are folded."""
+    full = EVENTS.schema()
+    return pa.schema([full.field(name).with_nullable(True) for name in FOLDED])
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """Say what it means where DuckDB cannot go on.
+
+    Raises:
+        Corrupt: a file of a table is missing or not what it should be.
+        Unavailable: memory or disk is full.
+    """
+    try:
+        with reading.damage_told():
+            yield
+    except duckdb.OutOfMemoryException as error:
+        raise Unavailable(f"computing over the whole lake: {error}; free memory or disk and retry") from error
+
+
+@contextmanager
+def scratch(parent: Path) -> Iterator[Path]:
+    """Give a new folder below `parent`, removed at the end."""
+    parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix="computing-", dir=parent))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
