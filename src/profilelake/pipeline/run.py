@@ -23,6 +23,7 @@ from profilelake.eventlog.embedded import Limits, LogReader, prune
 from profilelake.lake.catalog import Lake
 from profilelake.ops.clock import Clock
 from profilelake.ops.failpoints import reach
+from profilelake.pipeline.backfilling import Backfilling
 from profilelake.pipeline.batch import Batcher, WorkspaceSetup
 from profilelake.pipeline.cadence import Cadence
 from profilelake.pipeline.lake_metrics import LakeMetrics
@@ -205,6 +206,7 @@ class Publishing:
         beside = [
             _Beside("current", partial(self._publish_current, publishers, stages), self._stop),
             _Beside("tend", self._tending(publishers, metrics).run, self._stop),
+            _Beside("backfill", self._backfilling().run, self._stop),
             *(_Beside("sql", runs.run, self._stop) for runs in self._sql_runs()),
         ]
         for thread in beside:
@@ -219,6 +221,16 @@ class Publishing:
             if thread.failure is not None:
                 raise thread.failure
         self._try(lambda: [publisher.publish(whole=True) for publisher in publishers])
+
+    def _backfilling(self) -> Backfilling:
+        return Backfilling(
+            state=self.state,
+            lake=self.lake,
+            workspaces=[setup.name for setup in self.workspaces],
+            directory=self.flush_request.with_name("backfill"),
+            ask_to_publish=self.flush_request.touch,
+            stop=self._stop,
+        )
 
     def _sql_runs(self) -> Iterator[SqlRuns]:
         """Yield what runs the SQL definitions of each workspace, where queries can be asked."""
