@@ -22,7 +22,7 @@ from profilelake.traits.found import Bools
 from profilelake.traits.giving import digest_words, numbers_given, values_given
 from profilelake.traits.happened import COLUMNS, Happened
 from profilelake.traits.matching import Matching
-from profilelake.traits.merging import EARLIEST, LATEST, merged, order_of, stacked, starts_of, taken
+from profilelake.traits.merging import EARLIEST, LATEST, merged, order_of, sizes_of, stacked, starts_of, taken
 from profilelake.traits.partials import CutEvent, Numbered, Partials, Records, Rows
 from profilelake.traits.steps import DAY_MICROS, FOREVER, Family, Step, items_of, nodes
 
@@ -195,13 +195,13 @@ class _Folding:
             of = group.numbers[events]
             starts = starts_of(of)
             end = (np.minimum if what == "first" else np.maximum).reduceat(times[events], starts)
-            at_end = times[events] == np.repeat(end, np.diff(np.append(starts, len(of))))
+            at_end = times[events] == np.repeat(end, sizes_of(starts, len(of)))
             events, values = events[at_end], values[at_end]
         of = group.numbers[events]
         order = np.argsort(of * np.int64(len(words)) + values, kind="stable")
         of, values, moments = of[order], values[order], times[events[order]]
         starts = starts_of(of, values)
-        ends = np.append(starts[1:], len(of))
+        ends = starts + sizes_of(starts, len(of))
         high, low = words[values[starts]].T
         self._values.add(
             group.places[of[starts]],
@@ -221,7 +221,7 @@ class _Groups:
     def __init__(self, places: Ints, days: Ints, starts: Longs) -> None:
         self._place = places
         self.starts = starts
-        self.sizes: Longs = np.diff(np.append(starts, len(places)))
+        self.sizes: Longs = sizes_of(starts, len(places))
         self.places: Ints = places[starts]
         self.days: Ints = days[starts]
         self.numbers: Longs = np.repeat(np.arange(len(starts)), self.sizes)
@@ -246,7 +246,7 @@ def _folded(table: pa.Table, steps: Sequence[Numbered], at: int | None) -> Parti
         matching = happened.matching(name, events, paths, context_paths)
         for numbered in asking:
             step = numbered.step
-            chosen = np.flatnonzero(_counting(happened, matching, events, step, name, at))
+            chosen = _counting(happened, matching, events, step, name, at).nonzero()[0]
             if not len(chosen):
                 continue
             if step.family is Family.EVENTS:

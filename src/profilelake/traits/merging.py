@@ -118,7 +118,7 @@ def ends_only(sets: Words, rows: Records) -> Rows:
     if not only.any():
         return Rows(sets, rows)
     starts = starts_of(sets[:, 0], sets[:, 1], rows["step"], rows["bucket"])
-    sizes = np.diff(np.append(starts, len(rows)))
+    sizes = sizes_of(starts, len(rows))
     first = np.repeat(np.minimum.reduceat(rows["first"], starts), sizes)
     last = np.repeat(np.maximum.reduceat(rows["last"], starts), sizes)
     kept = ~only | ((rows["first"] == first) & (rows["last"] == last))
@@ -199,4 +199,13 @@ def starts_of(*keys: Key) -> Longs:
     differs[:1] = True
     for key in keys:
         differs[1:] |= key[1:] != key[:-1]
-    return np.flatnonzero(differs)
+    return differs.nonzero()[0]
+
+
+def sizes_of(starts: Longs, count: int) -> Longs:
+    """Return how many rows each group has that begins at `starts`, of so many rows."""
+    sizes = np.empty(len(starts), dtype=np.int64)
+    if len(starts):
+        np.subtract(starts[1:], starts[:-1], out=sizes[:-1])
+        sizes[-1] = count - starts[-1]
+    return sizes

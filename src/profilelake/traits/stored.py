@@ -17,7 +17,7 @@ from profilelake.semantics.conditions.tree import Between
 from profilelake.state.computed import COUNTS, ENTRIES, NUMBERS, VALUES
 from profilelake.state.store import Db, Tx
 from profilelake.traits.found import Bools
-from profilelake.traits.merging import joined, ranked, starts_of
+from profilelake.traits.merging import joined, ranked, sizes_of, starts_of
 from profilelake.traits.partials import Numbered, Partials, Rows
 from profilelake.traits.steps import DAY_MICROS, FOREVER, Family
 from profilelake.traits.stored_events import add_events, read_events
@@ -149,7 +149,7 @@ def _add_entries(
     rows = rows.chosen(rows.rows["at"] >= oldest * DAY_MICROS)
     days = rows.rows["at"] // DAY_MICROS
     starts = starts_of(*rows.sets.T, days)
-    places = np.repeat(np.arange(len(starts)), np.diff(np.append(starts, len(days))))
+    places = np.repeat(np.arange(len(starts)), sizes_of(starts, len(days)))
     written = _keys(rows.sets[starts], days[starts])
     _write(tx, workspace, Db.STEP_ENTRY, keys, written, [Placed(places, rows.rows)], texts, partials.texts)
 
