@@ -8,6 +8,7 @@ import difflib
 import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
+from math import isfinite
 from typing import Any, Final
 
 import yaml
@@ -23,6 +24,7 @@ PROBLEMS_MAX: Final = 100
 SHOWN_CHARACTERS_MAX: Final = 60
 
 _NUMBER: Final = re.compile(r"0|[1-9][0-9_]{0,17}")
+_JSON_NUMBER: Final = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?")
 _TAGS: Final = frozenset(
     f"tag:yaml.org,2002:{name}"
     for name in ("map", "seq", "str", "int", "float", "bool", "null", "timestamp", "value", "merge")
@@ -69,6 +71,15 @@ class Value:
         """Its line in the file, from 1."""
         return int(self.node.start_mark.line) + 1
 
+    def line_of_text(self, number: int) -> int:
+        """Return the line in the file on which a line of the text stands, counted from 0 without empty ones before."""
+        if not isinstance(self.node, yaml.ScalarNode) or self.node.style != "|":
+            return self.line + (
+                number if isinstance(self.node, yaml.ScalarNode) and not self.node.style else 0
+            )
+        before = str(self.node.value)[: len(self.node.value) - len(self.node.value.lstrip())]
+        return self.line + 1 + before.count("\n") + number
+
     @property
     def text(self) -> str | None:
         """A scalar as it was written, None for anything else, and for one that is empty."""
@@ -110,11 +121,16 @@ class Document:
 
     name: str
     problems: list[Problem] = field(default_factory=list)
+    levels_max: int = LEVELS_MAX
 
     def refuse(self, value: Value, message: str, *, named: bool = True) -> None:
         """Note that a value is wrong; `message` says what to do."""
         shown = value.shown() if named and value.key and not value.empty else ""
         self.problems.append(Problem(value.line, value.key, message, shown))
+
+    def refuse_at(self, line: int, key: str, message: str) -> None:
+        """Note that something within a value is wrong, on a line of its own."""
+        self.problems.append(Problem(line, key, message))
 
     def check(self) -> None:
         """Raise `InvalidDefinition` if anything was wrong."""
@@ -132,7 +148,7 @@ class Document:
             message = f"the file has {size:,} bytes, the most is {FILE_BYTES_MAX:,}; say it in fewer"
             raise InvalidDefinition(self.name, [Problem(1, "", message)])
         try:
-            node = _composed(text)
+            node = _composed(text, self.levels_max)
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
             line = 1 if mark is None else mark.line + 1
@@ -166,6 +182,24 @@ class Document:
                 found[name] = member
         return found
 
+    def json(self, value: Value) -> Any:
+        """Return a value as JSON has it: plain words such as `3`, `true` and `null` are what they mean."""
+        if isinstance(value.node, yaml.MappingNode):
+            return {name: self.json(member) for name, member in self.entries(value).items()}
+        items = value.items()
+        if items is not None:
+            return [self.json(item) for item in items]
+        text, kind = str(value.node.value), value.node.tag.rpartition(":")[2]
+        if kind == "null":
+            return None
+        if kind == "bool" and text.lower() in ("true", "false"):
+            return text.lower() == "true"
+        if kind == "int" and _JSON_NUMBER.fullmatch(text):
+            return int(text)
+        if kind == "float" and _JSON_NUMBER.fullmatch(text) and isfinite(float(text)):
+            return float(text)
+        return text
+
     def _members(self, node: Any, path: str) -> Iterator[tuple[Value, Value]]:
         for key, value in node.value:
             if not isinstance(key, yaml.ScalarNode) or not key.value:
@@ -175,8 +209,8 @@ class Document:
             yield Value(full, key), Value(full, value)
 
 
-def _composed(text: str) -> yaml.Node | None:
-    loader = _Loader(text)
+def _composed(text: str, levels_max: int) -> yaml.Node | None:
+    loader = _Loader(text, levels_max)
     try:
         node: yaml.Node | None = loader.get_single_node()
         return node
@@ -187,8 +221,9 @@ def _composed(text: str) -> yaml.Node | None:
 class _Loader(yaml.SafeLoader):
     """Composes nodes and constructs nothing; what could grow without end is refused on the way."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, levels_max: int) -> None:
         super().__init__(text)
+        self._levels_max = levels_max
         self._level = 0
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
@@ -198,9 +233,9 @@ class _Loader(yaml.SafeLoader):
                 problem="anchors and aliases are not taken; write the value itself",
                 problem_mark=event.start_mark,
             )
-        if self._level == LEVELS_MAX:
+        if self._level == self._levels_max:
             raise yaml.MarkedYAMLError(
-                problem=f"there are more than {LEVELS_MAX} levels; say it flatter",
+                problem=f"there are more than {self._levels_max} levels; say it flatter",
                 problem_mark=event.start_mark,
             )
         self._level += 1

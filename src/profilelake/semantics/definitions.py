@@ -4,9 +4,13 @@ Definitions are facts like decisions about identity: each has a position in the 
 key the latest holds. Versions are counted per key from 1; the same words again are no new version.
 """
 
+import hashlib
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
+
+from profilelake.semantics.identifiers import base62
 
 Kind: TypeAlias = Literal["audience", "trait", "sql_audience", "sql_trait", "entity"]
 """An `entity` gives no values: its query gives rows that conditions ask about by `entity('slug')`."""
@@ -16,6 +20,8 @@ Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | Non
 
 EXTERNAL_IDS: Final = ("user_id", "email", "android.idfa", "ios.idfa")
 """A profile without an identifier of these types is in no audience that names no others."""
+KEY_CHARACTERS_MAX: Final = 100
+_KEY: Final = re.compile(r"[A-Za-z0-9_.-]+", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +91,15 @@ def standing(facts: Iterable[Fact]) -> Mapping[str, Held]:
     A key that was dropped and is defined anew goes on counting its versions: what was said of the earlier
     ones keeps its meaning.
     """
+    return _after(facts)[0]
+
+
+def last_versions(facts: Iterable[Fact]) -> Mapping[str, int]:
+    """Return the last version of every key that ever was defined, dropped ones too."""
+    return _after(facts)[1]
+
+
+def _after(facts: Iterable[Fact]) -> tuple[dict[str, Held], dict[str, int]]:
     held: dict[str, Held] = {}
     versions: dict[str, int] = {}
     for fact in sorted(facts, key=lambda fact: fact.position):
@@ -98,4 +113,47 @@ def standing(facts: Iterable[Fact]) -> Mapping[str, Held]:
                 held[definition.key] = Held(definition, versions[definition.key], fact.position, created)
             case Drop(key):
                 held.pop(key, None)
-    return held
+    return held, versions
+
+
+SQL_KINDS: Final[frozenset[Kind]] = frozenset({"sql_audience", "sql_trait", "entity"})
+"""Kinds whose query is a SELECT that runs on a schedule."""
+
+
+def is_audience(kind: Kind) -> bool:
+    """Tell whether a definition says who is a member, and not what somebody is worth."""
+    return kind in ("audience", "sql_audience")
+
+
+def is_trait(kind: Kind) -> bool:
+    """Tell whether a definition says what somebody is worth."""
+    return kind in ("trait", "sql_trait")
+
+
+def fault_of_key(key: str) -> str | None:
+    """Return what is wrong with a key and what to do, None where nothing is."""
+    if not _KEY.fullmatch(key):
+        return "a key has Latin letters, digits, `_`, `-` and `.` only; name it otherwise"
+    if len(key) > KEY_CHARACTERS_MAX:
+        return f"a key has at most {KEY_CHARACTERS_MAX} characters; name it shorter"
+    return None
+
+
+def computation_id(kind: Kind, created: bytes) -> str:
+    """Return the id of a definition as events and management show it, from the position of its first fact."""
+    digest = hashlib.blake2b(created, digest_size=16).digest()
+    return ("aud_" if is_audience(kind) else "tra_") + base62(digest)
+
+
+def read_first(keys: Iterable[str], read: Mapping[str, frozenset[str]]) -> list[str]:
+    """Return keys so that each stands behind those it reads; the order is the same for the same keys."""
+    wanted, done = set(keys), dict[str, None]()
+    for start in sorted(wanted):
+        waiting = [start]
+        while waiting:
+            missing = sorted((read.get(waiting[-1], frozenset()) & wanted) - done.keys() - set(waiting))
+            if missing:
+                waiting.append(missing[0])
+            else:
+                done.setdefault(waiting.pop())
+    return list(done)

@@ -90,8 +90,13 @@ def set_id(key: bytes, collection: Collection, ident_ids: list[bytes]) -> bytes:
 
 def public_id(collection: Collection, founding_set: bytes) -> str:
     """Return the profile id users see: prefix and the 128-bit set id, big-endian base62, zero-padded."""
-    high, rest = divmod(int.from_bytes(founding_set, "big"), _NINE_DIGITS**2)
-    text = PREFIX[collection]
+    return PREFIX[collection] + base62(founding_set)
+
+
+def base62(number: bytes) -> str:
+    """Return a big-endian number of 128 bits as 27 digits."""
+    high, rest = divmod(int.from_bytes(number, "big"), _NINE_DIGITS**2)
+    text = ""
     # Blocks of nine digits fit a machine word: dividing those is cheap, dividing all 128 bits is not.
     for block in (high, *divmod(rest, _NINE_DIGITS)):
         first, rest = divmod(block, _SIX_DIGITS)
