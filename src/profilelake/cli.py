@@ -9,7 +9,8 @@ import typer
 from typer.exceptions import TyperException
 
 import profilelake
-from profilelake.commands.apply import apply, plan
+from profilelake.commands.apply import apply, diff, plan
+from profilelake.commands.audience import audience_commands
 from profilelake.commands.backup import backup, restore
 from profilelake.commands.common import (
     DEFAULT_DIRECTORY,
@@ -31,7 +32,9 @@ from profilelake.commands.privacy import privacy_commands
 from profilelake.commands.schema import schema
 from profilelake.commands.sources import source_commands
 from profilelake.commands.tail import tail
+from profilelake.commands.testing import run_cases
 from profilelake.commands.tokens import token_commands
+from profilelake.commands.trait import trait_commands
 from profilelake.commands.upgrade import upgrade
 from profilelake.commands.validate import validate
 from profilelake.commands.views import duckdb_file, materialize
@@ -65,6 +68,10 @@ profile_commands.command("history")(profile_history)
 app.command()(plan)
 app.command()(apply)
 app.command()(validate)
+app.command()(diff)
+app.command("test")(run_cases)
+app.add_typer(audience_commands, name="audience")
+app.add_typer(trait_commands, name="trait")
 app.command()(schema)
 lake_commands.command("duckdb")(duckdb_file)
 lake_commands.command()(materialize)

@@ -15,6 +15,9 @@ from profilelake.commands.common import layout_of, print_json
 from profilelake.settings import Layout, Settings
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from profilelake.eventlog import Entry
     from profilelake.identity.decide import Asked, Decided, EventSeen
     from profilelake.identity.decisions import Decision
     from profilelake.pipeline.told_effects import Effects
@@ -26,19 +29,44 @@ BY: Final = "command line"
 def carry_out(asked: "Asked", directory: Path, *, as_json: bool) -> None:
     """Record a decision and return once it is applied and published, whether a server runs or not."""
     pipeline = Pipeline(layout_of(directory))
-    with nullcontext() if pipeline.runs() else applying(pipeline):
+    with at_work(pipeline):
         # What was accepted before counts, and the event a retraction names may be among it.
         pipeline.wait()
-        decided = _decide(pipeline, asked)
-        positions = _record(pipeline.layout, decided) if decided.changed else []
-        pipeline.wait()
-    made = _shown(pipeline, decided, positions)
-    still = still_waiting(pipeline)
+        made = decided_now(pipeline, asked)
     if as_json:
-        print_json({"changed": decided.changed, "decisions": [msgspec.to_builtins(one) for one in made]})
-    elif not decided.changed:
+        print_json(decisions_document(made))
+    else:
+        print_decisions(pipeline, made)
+
+
+def at_work(pipeline: Pipeline) -> "AbstractContextManager[None]":
+    """Have something apply the log meanwhile: the running server, or a process for the time being."""
+    return nullcontext() if pipeline.runs() else applying(pipeline)
+
+
+def decided_now(pipeline: Pipeline, asked: "Asked") -> "list[Decision]":
+    """Record what fulfils a request and wait until it is in force; return it, nothing where it was already."""
+    decided = _decide(pipeline, asked)
+    if not decided.changed:
+        return []
+    from profilelake.identity.decide import entry_of
+
+    positions = record(pipeline.layout, [entry_of(WORKSPACE, fact) for fact in decided.facts])
+    pipeline.wait()
+    return _shown(pipeline, decided, positions)
+
+
+def decisions_document(made: "Sequence[Decision]") -> dict[str, Any]:
+    """Return decisions as they are printed in JSON."""
+    return {"changed": bool(made), "decisions": [msgspec.to_builtins(one) for one in made]}
+
+
+def print_decisions(pipeline: Pipeline, made: "Sequence[Decision]") -> None:
+    """Print decisions for people."""
+    still = still_waiting(pipeline)
+    if not made:
         print(f"unchanged: that is in force already{still}")
-    for one in () if as_json else made:
+    for one in made:
         print(f"{one.decision} {_about(one)}: in force, at position {one.position}{still}")
 
 
@@ -52,16 +80,20 @@ def show_plan(asked: "Asked", directory: Path, *, as_json: bool) -> None:
 
 
 def planned(asked: "Asked", directory: Path) -> dict[str, Any]:
-    """Return what a decision would record and change, as of what is applied and published.
+    """Return what a decision would record and change, as of what is applied and published."""
+    return planned_now(Pipeline(layout_of(directory)), asked)
+
+
+def planned_now(pipeline: Pipeline, asked: "Asked") -> dict[str, Any]:
+    """Return what a decision would record and change.
 
     A running server has everything committed first; without one, what waits in the log is left out.
     """
     from profilelake.app.offline import plan
 
-    pipeline = Pipeline(layout_of(directory))
     if pipeline.runs():
         pipeline.wait()
-    elif _waiting(pipeline):
+    elif waiting(pipeline):
         print("no server runs, and some of what was accepted is not applied: it is left out", file=sys.stderr)
     return plan(pipeline.layout, pipeline.state(), asked, BY)
 
@@ -80,11 +112,10 @@ def _decide(pipeline: Pipeline, asked: "Asked") -> "Decided":
     return deciding(layout, pipeline.state).decide(asked, BY, find)
 
 
-def _record(layout: Layout, decided: "Decided") -> "list[Position]":
-    """Append the facts to the event log; return their positions."""
+def record(layout: Layout, entries: "Sequence[Entry]") -> "list[Position]":
+    """Append entries to the event log; return their positions."""
     from profilelake.app.directory import log_limits
     from profilelake.eventlog.embedded import LogWriter
-    from profilelake.identity.decide import entry_of
     from profilelake.ops.clock import wall
 
     settings = Settings.load(layout.directory, os.environ)
@@ -92,7 +123,7 @@ def _record(layout: Layout, decided: "Decided") -> "list[Position]":
     async def run() -> "list[Position]":
         writer = LogWriter(layout.log, region=settings.region, clock=wall, limits=log_limits(settings))
         try:
-            return [await writer.place(entry_of(WORKSPACE, fact)) for fact in decided.facts]
+            return [await writer.place(entry) for entry in entries]
         finally:
             writer.close()
 
@@ -133,7 +164,8 @@ def _about(decision: "Decision") -> str:
     return str(decision.message_id)
 
 
-def _waiting(pipeline: Pipeline) -> bool:
+def waiting(pipeline: Pipeline) -> bool:
+    """Tell whether something was accepted that is not committed."""
     reached = pipeline.committed()
     return any(reached.get(log, 0) < offset for log, offset in pipeline.accepted().items())
 

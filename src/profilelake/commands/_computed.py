@@ -1,0 +1,328 @@
+"""What `profilelake audience …` and `profilelake trait …` have in common: one group of commands for each."""
+
+import json
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeAlias
+
+import typer
+
+from profilelake.commands._applying import WORKSPACE, Pipeline
+from profilelake.commands._deciding import waiting
+from profilelake.commands._defining import carry_out, defined
+from profilelake.commands.common import (
+    DEFAULT_DIRECTORY,
+    Directory,
+    Json,
+    layout_of,
+    print_json,
+    print_rows,
+)
+from profilelake.errors import Invalid, NotFound
+
+if TYPE_CHECKING:
+    from profilelake.audiences.deciding import Asked, Defined
+    from profilelake.semantics.definitions import Definition, Held
+
+Noun: TypeAlias = Literal["audience", "trait"]
+LIST_ROWS: Final = 100
+EXAMPLES: Final = 10
+EXAMPLES_MAX: Final = 20
+QUERY_CHARACTERS_SHOWN: Final = 60
+
+Key = Annotated[str, typer.Argument(metavar="KEY", help="Key of the definition.")]
+Note = Annotated[str, typer.Option("--note", help="Why; it is kept with the decision.")]
+Version = Annotated[
+    int | None, typer.Option("--expected-version", help="Refuse it where another version holds.")
+]
+Override = Annotated[
+    bool, typer.Option("--override", help="Also where a file says what holds; `diff` then shows it.")
+]
+Many = Annotated[bool, typer.Option("--yes-many", help="Also where very many profiles change.")]
+Limit = Annotated[int, typer.Option(min=1, help="At most so many.")]
+
+
+def add_to(group: typer.Typer, noun: Noun) -> None:
+    """Add the commands to the group of audiences or of computed traits."""
+    _add_showing(group, noun)
+    _add_people(group, noun)
+    _add_preview(group, noun)
+    _add_deciding(group, noun)
+
+
+def _people(noun: Noun) -> str:
+    return "members" if noun == "audience" else "values"
+
+
+def _add_showing(group: typer.Typer, noun: Noun) -> None:
+    people = _people(noun)
+
+    @group.command("list", help=f"List the {noun}s there are, and where their computation stands.")
+    def list_(directory: Directory = DEFAULT_DIRECTORY, as_json: Json = False) -> None:
+        pipeline = Pipeline(layout_of(directory))
+        found = [_summary(pipeline, held) for held in _held(defined(pipeline), noun).values()]
+        if as_json:
+            print_json(found)
+            return
+        names = ("key", "status", "version", people, "target", "managed by", "query")
+        print_rows([{name: _cell(row[name.replace(" ", "_")]) for name in names} for row in found])
+
+    @group.command("show", help="Show one: what it says, who says so, and where its computation stands.")
+    def show(key: Key, directory: Directory = DEFAULT_DIRECTORY, as_json: Json = False) -> None:
+        from profilelake.audiences.shown import as_entry
+
+        pipeline = Pipeline(layout_of(directory))
+        held = _one(defined(pipeline), noun, key)
+        summary = _summary(pipeline, held)
+        if as_json:
+            print_json(summary | _said(held.definition))
+            return
+        for name, value in summary.items():
+            if name != "query" and value not in ("", None):
+                print(f"{name:<14} {value:,}" if isinstance(value, int) else f"{name:<14} {value}")
+        print(as_entry(held.definition), end="")
+
+    @group.command(
+        "history", help="List the versions of one, and who decided what and why, the newest first."
+    )
+    def history(
+        key: Key,
+        limit: Limit = LIST_ROWS,
+        directory: Directory = DEFAULT_DIRECTORY,
+        as_json: Json = False,
+    ) -> None:
+        found = _history(Pipeline(layout_of(directory)), key, noun)[:limit]
+        if as_json:
+            print_json(found)
+            return
+        print_rows([{name: _cell(value) for name, value in row.items()} for row in found])
+
+
+def _add_people(group: typer.Typer, noun: Noun) -> None:
+    people = _people(noun)
+
+    @group.command(people, help=f"List the {people} of one, in order of profile ids, as of the tables.")
+    def members(
+        key: Key,
+        limit: Limit = LIST_ROWS,
+        cursor: Annotated[str, typer.Option(help="Go on behind this profile id.")] = "",
+        directory: Directory = DEFAULT_DIRECTORY,
+        as_json: Json = False,
+    ) -> None:
+        from profilelake.app.computed import values_page
+
+        pipeline = Pipeline(layout_of(directory))
+        _one(defined(pipeline), noun, key)
+        if waiting(pipeline):
+            print("some of what was accepted is not in the tables yet: it is left out", file=sys.stderr)
+        found = values_page(pipeline.layout, key, audience=noun == "audience", after=cursor, rows=limit + 1)
+        if len(found) > limit:
+            print(f"there are more; go on with --cursor {found[limit - 1].profile_id}", file=sys.stderr)
+        rows = [
+            {"profile_id": one.profile_id, "value": one.value, "since": one.since, "version": one.version}
+            for one in found[:limit]
+        ]
+        if as_json:
+            print_json([row | {"value": json.loads(str(row["value"]))} for row in rows])
+            return
+        names = ("profile_id", *(() if noun == "audience" else ("value",)), "since", "version")
+        print_rows([{name: str(row[name]) for name in names} for row in rows])
+
+
+def _add_preview(group: typer.Typer, noun: Noun) -> None:
+    @group.command("preview", help="Count whom a definition would concern now, and show some. Keeps nothing.")
+    def preview(
+        key: Annotated[
+            str | None, typer.Argument(metavar="[KEY]", help="Of a definition in the files.")
+        ] = None,
+        query: Annotated[str | None, typer.Option(help="The definition as text, in place of a key.")] = None,
+        target: Annotated[str, typer.Option(help="With --query: users or accounts.")] = "users",
+        limit: Annotated[int, typer.Option(min=0, max=EXAMPLES_MAX, help="Show so many.")] = EXAMPLES,
+        directory: Directory = DEFAULT_DIRECTORY,
+        as_json: Json = False,
+    ) -> None:
+        from profilelake.app.estimating import preview as previewed
+
+        pipeline = Pipeline(layout_of(directory))
+        definition = _tried(pipeline, noun, key, query, target)
+        if waiting(pipeline):
+            print("some of what was accepted is not in the tables yet: it is left out", file=sys.stderr)
+        found = previewed(pipeline.layout, pipeline.state(), definition, limit)
+        if as_json:
+            print_json({"size": found.size, "results": found.results})
+            return
+        print(f"{(found.size or {}).get('count', 0):,} {_people(noun)}")
+        print_rows([{name: str(value) for name, value in row.items()} for row in found.results or ()])
+
+
+def _tried(pipeline: Pipeline, noun: Noun, key: str | None, query: str | None, target: str) -> "Definition":
+    """Return the definition to try out: one of the files, or of a text, checked against what is defined."""
+    from profilelake.audiences.deciding import AskDefine, decide
+    from profilelake.commands._deciding import BY
+    from profilelake.definitions.computed import load
+    from profilelake.semantics.definitions import Definition
+
+    if (key is None) == (query is None):
+        raise Invalid("preview: name a key of the files, or give the definition with --query")
+    if target not in ("users", "accounts"):
+        raise Invalid(f"--target {target}: it is one of users, accounts")
+    known = defined(pipeline)
+    if query is not None:
+        about = "accounts" if target == "accounts" else "users"
+        made = Definition("preview", noun, query.strip(), target=about)  # type: ignore[arg-type]
+        decide([AskDefine(definition=made)], known, BY)
+        return made
+    written = load(pipeline.layout.definitions).written.get(str(key))
+    if written is not None:
+        return written.definition
+    return _one(known, noun, str(key)).definition
+
+
+def _add_deciding(group: typer.Typer, noun: Noun) -> None:
+    have = "be in it" if noun == "audience" else "have a value of it"
+    words = {
+        "enable": f"Let a disabled {noun} be computed again.",
+        "disable": f"Let nobody {have} until it is enabled again.",
+        "drop": f"Remove one; its values go, and its key stays one of {noun}s.",
+    }
+    for word, about in words.items():
+        group.command(word, help=about)(_deciding(word, noun))
+
+    @group.command("resync", help="Announce everything it is worth once more.")
+    def resync(
+        key: Key,
+        destination: Annotated[str, typer.Option(help="Only to this one.")] = "",
+        note: Note = "",
+        directory: Directory = DEFAULT_DIRECTORY,
+        as_json: Json = False,
+    ) -> None:
+        from profilelake.audiences.deciding import AskResync
+
+        def asked(known: "Defined") -> "list[Asked]":
+            _one(known, noun, key)
+            return [AskResync(key=key, destination=destination, note=note)]
+
+        carry_out(asked, directory, many=False, as_json=as_json)
+
+
+def _deciding(word: str, noun: Noun) -> Callable[..., None]:
+    def decide(
+        key: Key,
+        note: Note = "",
+        expected_version: Version = None,
+        override: Override = False,
+        yes_many: Many = False,
+        directory: Directory = DEFAULT_DIRECTORY,
+        as_json: Json = False,
+    ) -> None:
+        from profilelake.audiences.deciding import AskDisable, AskDrop, AskEnable
+
+        shapes: dict[str, type[AskEnable | AskDisable | AskDrop]] = {
+            "enable": AskEnable,
+            "disable": AskDisable,
+            "drop": AskDrop,
+        }
+
+        def asked(known: "Defined") -> "list[Asked]":
+            _one(known, noun, key)
+            return [shapes[word](key=key, note=note, expected_version=expected_version, override=override)]
+
+        carry_out(asked, directory, many=yes_many, as_json=as_json)
+
+    return decide
+
+
+def _held(known: "Defined", noun: Noun) -> "dict[str, Held]":
+    from profilelake.semantics.definitions import is_audience, is_trait
+
+    mine = is_audience if noun == "audience" else is_trait
+    return {key: held for key, held in sorted(known.held.items()) if mine(held.definition.kind)}
+
+
+def _one(known: "Defined", noun: Noun, key: str) -> "Held":
+    found = _held(known, noun).get(key)
+    if found is not None:
+        return found
+    other = "trait" if noun == "audience" else "audience"
+    if key in known.held:
+        raise Invalid(f"{noun} {key}: it is no {noun}; ask `profilelake {other}`")
+    dropped = ", it was dropped" if key in known.kinds else ""
+    raise NotFound(f"{noun} {key}: there is no such {noun}{dropped}; see `profilelake {noun} list`")
+
+
+def _summary(pipeline: Pipeline, held: "Held") -> dict[str, Any]:
+    from profilelake.app.estimating import records
+    from profilelake.semantics.definitions import computation_id, is_audience
+
+    definition = held.definition
+    try:
+        record = records(pipeline.state()).get(definition.key)
+    except NotFound:
+        record = None
+    people = "members" if is_audience(definition.kind) else "values"
+    status = ("backfilling" if definition.enabled else "disabled") if record is None else record.status
+    return {
+        "key": definition.key,
+        "id": computation_id(definition.kind, held.created),
+        "kind": definition.kind,
+        "status": status,
+        "version": held.version,
+        people: 0 if record is None else record.members,
+        "target": definition.target,
+        "managed_by": definition.managed_by,
+        "progress": _progress(record),
+        "failure": "" if record is None else record.failure,
+        "query": definition.query,
+    }
+
+
+def _progress(record: Any) -> str:
+    if record is None or record.status not in ("backfilling", "computing") or not record.known_rows:
+        return ""
+    return f"{record.done_rows:,} of {record.known_rows:,} events read"
+
+
+def _said(definition: "Definition") -> dict[str, Any]:
+    return {
+        "name": definition.name,
+        "description": definition.description,
+        "enabled": definition.enabled,
+        "external_ids": list(definition.external_ids),
+        "historical": definition.historical,
+        "every_seconds": definition.every_seconds,
+        "id_type": definition.id_type,
+    }
+
+
+def _history(pipeline: Pipeline, key: str, noun: Noun) -> list[dict[str, Any]]:
+    from profilelake.audiences.history import history
+
+    try:
+        with pipeline.state().read(WORKSPACE) as tx:
+            found = history(tx, WORKSPACE, key)
+    except NotFound:
+        found = []
+    if not found:
+        raise NotFound(f"{noun} {key}: there never was one; see `profilelake {noun} list`")
+    return [
+        {
+            "at": one.at,
+            "decision": one.decision,
+            "version": one.version,
+            "by": one.by,
+            "note": one.note,
+            "enabled": one.enabled,
+            "query": one.query,
+        }
+        for one in reversed(found)
+    ]
+
+
+def _cell(value: object) -> str:
+    text = (
+        " ".join(f"{value:,}".split())
+        if isinstance(value, int) and not isinstance(value, bool)
+        else str(value)
+    )
+    text = " ".join(text.split())
+    return text if len(text) <= QUERY_CHARACTERS_SHOWN else f"{text[: QUERY_CHARACTERS_SHOWN - 1]}…"
