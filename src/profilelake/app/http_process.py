@@ -20,8 +20,8 @@ from profilelake.settings import Layout, Settings
 if TYPE_CHECKING:
     from starlette.routing import Route
 
-    from profilelake.manage.decisions import Place
     from profilelake.manage.guard import Guard
+    from profilelake.manage.recording import Place
     from profilelake.state.store import State
     from profilelake.workspaces.suppressions import SuppressionRing
 
@@ -171,13 +171,16 @@ def management_routes(
     `stopping` tells that the process is to end.
     """
     from profilelake.manage.changes import Changes
+    from profilelake.manage.computed import computed_routes
     from profilelake.manage.decisions import decision_routes
     from profilelake.manage.destinations import destination_routes
     from profilelake.manage.feed import FeedDoor
     from profilelake.manage.identity import Explaining, identity_routes, sets_in_lake
     from profilelake.manage.openapi import openapi_route
+    from profilelake.manage.recording import Recording
     from profilelake.manage.schema import schema_routes
     from profilelake.manage.sources import source_routes
+    from profilelake.manage.space_schema import space_schema_routes
     from profilelake.manage.sql import SqlDoor
     from profilelake.manage.suppressions import suppression_routes
     from profilelake.manage.tail import tail_routes
@@ -186,6 +189,7 @@ def management_routes(
     from profilelake.workspaces.identifier_key import identifier_key
 
     changes = Changes(layout.control, WORKSPACE, wall)
+    recording = Recording(WORKSPACE, state, place, layout.log, layout.flush_request)
     return [
         *source_routes(guard, changes),
         *token_routes(guard, changes),
@@ -193,9 +197,8 @@ def management_routes(
             guard, changes, lambda: identifier_key(layout.secrets, WORKSPACE), rules, suppressed
         ),
         *tail_routes(guard, layout.tail(WORKSPACE), WORKSPACE, state),
-        *decision_routes(
-            guard, changes, deciding(layout, state), place, layout.directory, layout.log, layout.flush_request
-        ),
+        *decision_routes(guard, changes, deciding(layout, state), recording, layout.directory),
+        *computed_routes(guard, changes, recording, layout.directory, layout.run / "previews", wall),
         *identity_routes(
             guard,
             Explaining(
@@ -208,6 +211,7 @@ def management_routes(
             ),
         ),
         *schema_routes(guard, layout.directory, wall),
+        *space_schema_routes(guard, layout.directory),
         *SqlDoor(guard.keys, WORKSPACE, wall, Forward(layout.query_socket), wait).routes(),
         *FeedDoor(guard.keys, WORKSPACE, wall, state, wait, stopping).routes(),
         *destination_routes(guard, changes, layout.activations, layout.destination_secrets, state),

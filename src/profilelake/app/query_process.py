@@ -170,6 +170,7 @@ def ask_lake(layout: Layout, question: "LakeQuestion") -> bytes:
     """
     import msgspec
 
+    from profilelake.app import estimating, naming
     from profilelake.lake.catalog import Lake
     from profilelake.pipeline.events_by_id import find_event
     from profilelake.state.store import State
@@ -179,5 +180,13 @@ def ask_lake(layout: Layout, question: "LakeQuestion") -> bytes:
         return msgspec.json.encode(plan(layout, state, question.plan, question.by, question.examples))
     if question.schema is not None:
         return msgspec.json.encode(schema_page(layout, question.schema))
+    if question.names is not None:
+        return msgspec.json.encode(naming.names_page(layout, question.names))
+    if question.changes is not None:
+        found = estimating.estimate(layout, State.open(layout.state), question.changes)
+        return msgspec.json.encode(found)
+    if question.preview is not None:
+        seen = estimating.preview(layout, State.open(layout.state), question.preview, question.examples)
+        return msgspec.json.encode(seen)
     lake = Lake.open(layout.catalog_uri, layout.warehouse)
     return msgspec.json.encode(find_event(lake, WORKSPACE, question.message_id or ""))

@@ -126,6 +126,8 @@ PROBLEMS: Final = {
     409: "It exists already, or it would pass a limit.",
     413: "The body is larger than is read.",
     415: "The body is not sent as JSON.",
+    422: "A member of the request cannot be used; `detail` says what to change.",
+    429: "Too many at once: retry after as many seconds as `Retry-After` says.",
     503: "Retry after as many seconds as `Retry-After` says.",
 }
 """What each refusal of management means."""

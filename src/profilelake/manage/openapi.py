@@ -13,6 +13,7 @@ from starlette.routing import Route
 
 import profilelake
 from profilelake.manage import (
+    _openapi_computed,
     _openapi_deciding,
     _openapi_explaining,
     _openapi_feed,
@@ -37,6 +38,7 @@ _AREAS: Final = (
     _openapi_history,
     _openapi_sql,
     _openapi_feed,
+    _openapi_computed,
 )
 
 

@@ -13,7 +13,7 @@ from starlette.types import Message
 from identity_deciding import LOG, Decisions
 from profilelake.errors import Unavailable
 from profilelake.eventlog import Entry
-from profilelake.manage import decisions
+from profilelake.manage import decisions, recording
 from profilelake.manage.changes import Changes
 from profilelake.manage.guard import Guard
 from profilelake.semantics.positions import Position
@@ -44,9 +44,10 @@ def decide(desk: Decisions, directory: Path, body: object) -> None:
         _, secret = control.issue_token(TokenKind.ADMIN, DEFAULT_WORKSPACE, now=1)
     guard = Guard(KeyRing(path), DEFAULT_WORKSPACE, lambda: 1)
     changes = Changes(path, DEFAULT_WORKSPACE, lambda: 1)
-    routes = decisions.decision_routes(
-        guard, changes, desk.deciding, never, directory, directory / "log", directory / "flush"
+    recorded = recording.Recording(
+        DEFAULT_WORKSPACE, desk.deciding.state, never, directory / "log", directory / "flush"
     )
+    routes = decisions.decision_routes(guard, changes, desk.deciding, recorded, directory)
     route = next(route for route in routes if route.path == "/api/identity/decisions")
 
     async def receive() -> Message:
@@ -61,13 +62,13 @@ def decide(desk: Decisions, directory: Path, body: object) -> None:
 def test_a_decision_that_does_not_become_durable_in_time_may_have_been_recorded(
     desk: Decisions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(decisions, "RECORD_SECONDS_MAX", 0.05)
+    monkeypatch.setattr(recording, "RECORD_SECONDS_MAX", 0.05)
     with pytest.raises(Unavailable, match="may have been recorded; look at GET /api/identity/decisions"):
         decide(desk, tmp_path, {"decision": "quarantine", "identifier": "anonymous_id:a1"})
 
 
 def test_others_can_wait_longer_for_the_control_database_than_a_decision_holds_it() -> None:
-    assert decisions.RECORD_SECONDS_MAX < BUSY_SECONDS
+    assert recording.RECORD_SECONDS_MAX < BUSY_SECONDS
 
 
 @pytest.mark.parametrize(
@@ -80,7 +81,7 @@ def test_others_can_wait_longer_for_the_control_database_than_a_decision_holds_i
 def test_nothing_is_decided_before_what_was_accepted_is_applied(
     desk: Decisions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: object
 ) -> None:
-    monkeypatch.setattr(decisions, "WAIT_SECONDS_MAX", 0.05)
-    monkeypatch.setattr(decisions, "accepted_ends", lambda _log: {LOG: 1 << 40})
+    monkeypatch.setattr(recording, "WAIT_SECONDS_MAX", 0.05)
+    monkeypatch.setattr(recording, "accepted_ends", lambda _log: {LOG: 1 << 40})
     with pytest.raises(Unavailable, match="nothing was decided, try again"):
         decide(desk, tmp_path, body)
