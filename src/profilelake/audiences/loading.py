@@ -18,7 +18,6 @@ from profilelake.state.computed import (
     ComputedRecord,
     DefinitionRecord,
     decode_computed,
-    entity_key,
     entity_rows_key,
 )
 from profilelake.state.heads import decode_set_head
@@ -174,7 +173,7 @@ def _alone(
             for type in sorted(types)
         },
         entities={
-            slug: linked_rows(tx, workspace, profiles.values(), others.get(entity_key(slug)))
+            slug: linked_rows(tx, workspace, profiles.values(), others.get(slug))
             for slug in sorted(frozenset[str]().union(*(planned.entities for planned in plan)))
         },
     )

@@ -15,7 +15,10 @@ from profilelake.semantics.definitions import Definition
 
 ID_COLUMNS: Final = ("user_id", "email", "anonymous_id", "group_id", "profile_id")
 """Names of the column with ids; each is a type of identifiers, but for the last."""
+LINK: Final = "external_id"
+"""Column with ids of the type that the definition names, whatever other columns there are."""
 COLUMNS_MAX: Final = 25
+ENTITY_COLUMNS_MAX: Final = 500
 ROWS_MAX: Final = 25_000_000
 ROW_BYTES_MAX: Final = 16 * 1024
 """JSON of one row."""
@@ -53,13 +56,15 @@ def checked(result: pa.Table, definition: Definition) -> SqlValues:
     Raises:
         Invalid: the result is not what the contract asks for; the error says how to change the query.
     """
-    if result.num_columns > COLUMNS_MAX:
-        raise _broken(definition, f"it has {result.num_columns} columns; give at most {COLUMNS_MAX}")
+    most = ENTITY_COLUMNS_MAX if definition.kind == "entity" else COLUMNS_MAX
+    if result.num_columns > most:
+        raise _broken(definition, f"it has {result.num_columns} columns; give at most {most}")
     if result.num_rows > ROWS_MAX:
         raise _broken(definition, f"it has {result.num_rows:,} rows; give at most {ROWS_MAX:,}")
-    id_type = _id_column(result, definition)
-    ids = _ids(result.column(id_type), definition, id_type)
-    names = [name for name in result.column_names if name != id_type]
+    column = _id_column(result, definition)
+    id_type = definition.id_type if column == LINK else column
+    ids = _ids(result.column(column), definition, id_type)
+    names = [name for name in result.column_names if name != column]
     if definition.kind == "entity":
         return _rows(id_type, ids, result.select(names), definition)
     if len(set(ids)) != len(ids):
@@ -96,7 +101,9 @@ def _rows(id_type: str, ids: list[str], columns: pa.Table, definition: Definitio
 
 def _id_column(result: pa.Table, definition: Definition) -> str:
     found = [name for name in result.column_names if name in ID_COLUMNS]
-    if definition.id_type:
+    if definition.id_type and LINK in result.column_names:
+        found = [LINK]
+    elif definition.id_type:
         found = [name for name in found if name == definition.id_type]
     if len(found) != 1 or len(set(result.column_names)) != result.num_columns:
         asked = definition.id_type or f"one of {', '.join(ID_COLUMNS)}"
@@ -105,8 +112,9 @@ def _id_column(result: pa.Table, definition: Definition) -> str:
             f"its columns are {', '.join(result.column_names)}; name each once, and have exactly one column of ids: {asked}",
         )
     column: str = found[0]
-    if (column == "group_id") != (definition.target == "accounts") and column != "profile_id":
-        raise _broken(definition, f"it is about {definition.target}, and {column} names none of them")
+    type = definition.id_type if column == LINK else column
+    if (type == "group_id") != (definition.target == "accounts") and type != "profile_id":
+        raise _broken(definition, f"it is about {definition.target}, and {type} names none of them")
     return column
 
 

@@ -9,6 +9,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
@@ -64,6 +65,26 @@ def tables(
         # A terminal is too narrow for paths; the other formats have them.
         narrow = format == "table" and not as_json
         _show(found.drop_columns(["location", "metadata"]) if narrow else found, as_json, format)
+
+
+@lake_commands.command("link")
+def link(
+    name: Annotated[str, typer.Argument(help="Name of the table, such as orders.")],
+    file: Annotated[
+        Path, typer.Argument(help="A file of rows: .parquet, .csv, .ndjson or .json.", exists=True)
+    ],
+    directory: Directory = DEFAULT_DIRECTORY,
+    as_json: Json = False,
+) -> None:
+    """Put the rows of a file into a table of your own beside ours, for SQL and entities to read."""
+    from profilelake.lake.linked import read_rows
+
+    rows = read_rows(file)
+    _lake(directory).put_linked(WORKSPACE, name, rows)
+    if as_json:
+        print_json({"table": f"ws_{WORKSPACE}_linked.{name}", "rows": rows.num_rows})
+    else:
+        print(f"ws_{WORKSPACE}_linked.{name}: {rows.num_rows:,} rows")
 
 
 @lake_commands.command("snapshots")

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from profilelake.definitions._yaml import Document, Value
+from profilelake.definitions.graph import Linked
 from profilelake.errors import Invalid
 from profilelake.semantics.conditions.forms import from_tree
 from profilelake.semantics.conditions.parse import parse
@@ -40,6 +41,8 @@ KEYS: Final = (
     "historical",
     "destinations",
 )
+TABLE_KEYS: Final = ("table_ref", "primary_key", "enrichment_enabled")
+"""Of an entity that is a table; its rows are linked by relationships."""
 _TARGETS: Final[tuple[Target, ...]] = ("users", "accounts")
 _UNITS: Final = {"minute": 60, "hour": 3_600, "day": 86_400}
 _EVERY: Final = re.compile(r"([1-9][0-9]{0,4}) (minute|hour|day)s?")
@@ -59,9 +62,18 @@ class Written:
 class Entry:
     """Reads the entry of one key; whatever is wrong is noted in the document, and reading goes on."""
 
-    def __init__(self, document: Document, section: str, key: str, value: Value, managed_by: str) -> None:
+    def __init__(
+        self,
+        document: Document,
+        section: str,
+        key: str,
+        value: Value,
+        managed_by: str,
+        linked: Linked | None = None,
+    ) -> None:
         self._document, self._section, self._key, self._value = document, section, key, value
         self._managed_by = managed_by
+        self._linked = linked
         self._found: dict[str, Value] = {}
 
     def read(self) -> Written | None:
@@ -76,10 +88,13 @@ class Entry:
         tree = TREES.get(self._section)
         left_out = {*TREES.values(), *(() if tree else ("query", "external_ids", "historical"))}
         known = tuple(key for key in KEYS if key == tree or key not in left_out)
+        known += TABLE_KEYS if self._section == "entities" else ()
         self._found = self._document.entries(self._value, known)
-        ways = [name for name in ("query", tree, "sql") if name is not None and name in self._found]
+        ways = [
+            name for name in ("query", tree, "sql", "table_ref") if name is not None and name in self._found
+        ]
         if len(ways) != 1:
-            message = "say which rows there are with `sql`"
+            message = "say which rows there are once: with `sql`, or with `table_ref` and relationships"
             if tree is not None:
                 message = f"say what it is once: one of `query` (text), `{tree}` (a tree) and `sql`"
             self._document.refuse(self._value, message, named=False)
@@ -90,7 +105,7 @@ class Entry:
         target = self._target()
         definition = Definition(
             key=self._key,
-            kind=self._kind(sql=ways[0] == "sql"),
+            kind=self._kind(sql=ways[0] in ("sql", "table_ref")),
             query=query,
             target=target,
             name=self._text("name", NAME_CHARACTERS_MAX),
@@ -98,9 +113,9 @@ class Entry:
             enabled=self._flag("enabled", default=True),
             external_ids=self._external_ids(target),
             historical=self._flag("historical", default=True),
-            every_seconds=self._every(sql=ways[0] == "sql"),
+            every_seconds=self._every(sql=ways[0] in ("sql", "table_ref")),
             managed_by=self._managed_by,
-            id_type=self._id_type(sql=ways[0] == "sql"),
+            id_type=self._id_type(sql=ways[0] in ("sql", "table_ref")),
         )
         return Written(definition, root, self._found[ways[0]], self._value.line, self._destinations())
 
@@ -115,6 +130,8 @@ class Entry:
         value = self._found[way]
         if way == "sql":
             return None, self._required(value, SQL_CHARACTERS_MAX)
+        if way == "table_ref":
+            return None, "" if self._linked is None else self._linked.query
         if way == "query":
             text = value.text
             if text is None or not text.strip():
@@ -208,6 +225,10 @@ class Entry:
 
     def _id_type(self, *, sql: bool) -> str:
         value = self._found.get("id")
+        if "table_ref" in self._found:
+            if value is not None:
+                self._document.refuse(value, "a table is linked by relationships; leave this out")
+            return "" if self._linked is None else self._linked.id_type
         if not sql:
             if value is not None:
                 self._document.refuse(value, "only SQL has a column of ids; leave it out")

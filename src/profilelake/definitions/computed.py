@@ -12,6 +12,7 @@ from typing import Final, Literal
 from profilelake.definitions._cases import Case, read_cases
 from profilelake.definitions._entries import Entry, Written, indented
 from profilelake.definitions._yaml import Document, InvalidDefinition, Problem, Value
+from profilelake.definitions.graph import linked
 from profilelake.definitions.names import NOTHING, Names
 from profilelake.errors import Invalid
 from profilelake.semantics.conditions.check import check, cycles
@@ -23,6 +24,8 @@ __all__ = ["Case", "Computed", "InvalidDefinitions", "Written", "files", "load",
 SUFFIXES: Final = (".yaml", ".yml")
 SECTIONS: Final = ("traits", "audiences", "entities", "tests")
 """Names of files and folders, and of the sections in them; `tests` may stand in each file."""
+GRAPH: Final = ("data_graph", "profile")
+"""What else the file of entities says: the version of its form, and how profiles are linked."""
 FILES_MAX: Final = 1_000
 DEFINITIONS_MAX: Final = 1_000
 LEVELS_MAX: Final = 160
@@ -72,10 +75,11 @@ def files(directory: Path) -> list[tuple[str, Path]]:
     return found
 
 
-def load(directory: Path, names: Names = NOTHING) -> Computed:
+def load(directory: Path, names: Names = NOTHING, workspace: str = "default") -> Computed:
     """Return what the files of a folder of definitions say.
 
-    `names` are the events, properties and traits that are known, to warn of those that are not.
+    `names` are the events, properties and traits that are known, to warn of those that are not. `workspace` is
+    the one whose linked tables entities name.
 
     Raises:
         InvalidDefinitions: they cannot be used; the error names everything that is wrong.
@@ -84,16 +88,18 @@ def load(directory: Path, names: Names = NOTHING) -> Computed:
     for section, path in files(directory):
         name = path.relative_to(directory.parent).as_posix()
         texts.append((section, _text(path, name), name))
-    return _read(texts, names)
+    return _read(texts, names, workspace)
 
 
-def parse(text: str, section: str = "audiences", name: str = "the definitions") -> Computed:
+def parse(
+    text: str, section: str = "audiences", name: str = "the definitions", workspace: str = "default"
+) -> Computed:
     """Return what a text says; `section` is what its file would be called.
 
     Raises:
         InvalidDefinitions: it cannot be used; the error names everything that is wrong.
     """
-    return _read([(section, text, name)], NOTHING)
+    return _read([(section, text, name)], NOTHING, workspace)
 
 
 def _text(path: Path, name: str) -> str | InvalidDefinition:
@@ -106,13 +112,17 @@ def _text(path: Path, name: str) -> str | InvalidDefinition:
         return InvalidDefinition(name, [problem])
 
 
-def _read(texts: Iterable[tuple[str, str | InvalidDefinition, str]], names: Names) -> Computed:
+def _read(
+    texts: Iterable[tuple[str, str | InvalidDefinition, str]], names: Names, workspace: str
+) -> Computed:
     opened, wrong = _opened(texts)
     written: dict[str, Written] = {}
     for file in opened:
         for section, entries in file.sections.items():
+            tables = linked(file.document, entries, file.profile, workspace) if section == "entities" else {}
             for key, value in entries.items():
-                one = Entry(file.document, section, key, value, file.document.name).read()
+                entry = Entry(file.document, section, key, value, file.document.name, tables.get(key))
+                one = entry.read()
                 if key in written:
                     first = written[key]
                     where = f"{first.definition.managed_by} line {first.line}"
@@ -166,6 +176,7 @@ class _File:
     document: Document
     sections: dict[str, dict[str, Value]]
     tests: Value | None
+    profile: Value | None
 
 
 def _opened(
@@ -184,10 +195,12 @@ def _opened(
         except InvalidDefinition as error:
             wrong.append(error)
             continue
-        known = tuple(dict.fromkeys((section, "tests")))
+        known = tuple(dict.fromkeys((section, "tests", *(GRAPH if section == "entities" else ()))))
         found = {} if root is None else document.entries(root, known)
-        sections = {part: document.entries(value) for part, value in found.items() if part != "tests"}
-        opened.append(_File(document, sections, found.get("tests")))
+        sections = {part: document.entries(value) for part, value in found.items() if part in SECTIONS[:-1]}
+        if "profile" in found:
+            sections.setdefault("entities", {})  # its relationships are to lead somewhere
+        opened.append(_File(document, sections, found.get("tests"), found.get("profile")))
     return opened, wrong
 
 

@@ -52,6 +52,7 @@ def schema(section: Section) -> Schema:
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": f"profilelake {section}",
+        **({"$defs": {"relationship": _relationship()}} if section == "entities" else {}),
         "type": "object",
         "additionalProperties": False,
         "properties": {
@@ -62,6 +63,7 @@ def schema(section: Section) -> Schema:
                 "additionalProperties": _entry(section),
             },
             "tests": _tests(),
+            **(_graph() if section == "entities" else {}),
         },
     }
 
@@ -105,12 +107,55 @@ def _entry(section: Section) -> Schema:
                 {"type": "array", "maxItems": EXTERNAL_IDS_MAX, "items": {"type": "string"}},
             ],
         }
+    if section == "entities":
+        members |= {
+            "table_ref": {
+                "type": "string",
+                "description": "A linked table: orders; or schema.table. Rows are reached by relationships.",
+            },
+            "primary_key": {"type": "string"},
+            "enrichment_enabled": {"type": "boolean"},
+        }
     return {
         "type": "object",
         "additionalProperties": False,
         "properties": members,
-        "oneOf": [{"required": [name]} for name in ("query", tree, "sql") if name in members],
-        "dependentRequired": {"sql": ["id"], "id": ["sql"], "every": ["sql"]},
+        "oneOf": [{"required": [name]} for name in ("query", tree, "sql", "table_ref") if name in members],
+        "dependentRequired": {
+            "sql": ["id"],
+            "id": ["sql"],
+            **({} if section == "entities" else {"every": ["sql"]}),
+        },
+    }
+
+
+def _graph() -> Schema:
+    """Return the members of a file of entities that say how profiles are linked with tables."""
+    text: Schema = {"type": "string"}
+    below: Schema = {"type": "object", "additionalProperties": {"$ref": "#/$defs/relationship"}}
+    return {
+        "data_graph": _closed({"version": text}),
+        "profile": _closed({"relationships": below, "profile_folder": text, "type": text}),
+    }
+
+
+def _relationship() -> Schema:
+    text: Schema = {"type": "string"}
+    below: Schema = {"type": "object", "additionalProperties": {"$ref": "#/$defs/relationship"}}
+    ways: Schema = {
+        "external_id": _closed({"type": text, "join_key": text}),
+        "trait": _closed({"name": text, "join_key": text}),
+        "join_on": {"type": "string", "description": "Columns that are equal: account.id = cart.account_id."},
+        "junction_table": _closed(
+            {"table_ref": text, "primary_key": text, "left_join_on": text, "right_join_on": text}
+        ),
+    }
+    return {
+        **_closed(
+            {"related_entity": text, "name": text, "description": text, **ways, "relationships": below}
+        ),
+        "required": ["related_entity"],
+        "oneOf": [{"required": [name]} for name in ways],
     }
 
 

@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
+import pyarrow as pa
 from pyiceberg.catalog.sql import IcebergTables, SqlCatalog
 from pyiceberg.exceptions import CommitFailedException, NoSuchTableError, TableAlreadyExistsError
 from pyiceberg.table import CommitTableResponse, Table
@@ -45,7 +46,7 @@ BUSY_TIMEOUT_SECONDS: Final = 10
 """How long a statement waits for another process that is writing to the catalog."""
 
 _WORKSPACE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
-_PARTS: Final = ("_sync", "_warehouse")
+_PARTS: Final = ("_sync", "_warehouse", "_linked")
 """Ends of namespaces that hold more tables of a workspace; the name of no workspace ends so."""
 _PATH_REFUSED: Final = re.compile(r"[*?\[\]{}#%\"\\\x00-\x1f]")
 
@@ -240,6 +241,33 @@ class Lake:
         """Return the tables of a workspace that this process has opened to commit to, in the order of that."""
         # A copy: another thread may be opening one.
         return [table for (of, _, _), table in list(self._tables.items()) if of == workspace]
+
+    def put_linked(self, workspace: str, name: str, rows: pa.Table) -> None:
+        """Let a linked table have exactly these rows, in one commit where it has their columns already.
+
+        Linked tables belong to the owners of the workspace: nothing here tends, verifies or expires them.
+
+        Raises:
+            Invalid: no table can have that name, or columns of such types.
+            Unavailable: somebody else commits to it, or the catalog does not answer.
+        """
+        if not _WORKSPACE.fullmatch(name):
+            raise Invalid(f"linking table {name!r}: use letters, digits, _ and -, at most 64")
+        namespace = namespace_of(workspace, "linked")
+        try:
+            self._catalog.create_namespace_if_not_exists(namespace)
+            key = (namespace, name)
+            if self._catalog.table_exists(key):
+                table = self._catalog.load_table(key)
+                if table.schema().as_arrow().names == rows.schema.names:
+                    table.overwrite(rows)
+                    return
+                self._catalog.drop_table(key)
+            self._catalog.create_table(key, rows.schema).append(rows)
+        except (TypeError, ValueError) as error:
+            raise Invalid(f"linking table {name}: {error}") from error
+        except (CommitFailedException, OperationalError) as error:
+            raise Unavailable(f"linking table {name}: {error}; try again") from error
 
     def names(self, workspace: str, part: Part = "") -> list[str]:
         """Return the names of the tables in one namespace of a workspace, sorted; logs of changes included."""

@@ -16,6 +16,8 @@ from profilelake.lake.schema import KEY, KIND, personal_columns, sql_type
 from profilelake.lake.tables import Part
 
 PLAN_ATTEMPTS_MAX: Final = 5
+_BESIDE: Final[tuple[Part, ...]] = ("sync", "linked")
+"""Namespaces beside that of the workspace itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +45,8 @@ def damage_told() -> Iterator[None]:
 def attach(connection: duckdb.DuckDBPyConnection, lake: Lake, workspace: str) -> list[str]:
     """Create a view for each table of a workspace and return the names.
 
-    A table has its bare name, one of Profiles Sync the name `ws_W_sync.<table>`.
+    A table has its bare name, one of Profiles Sync the name `ws_W_sync.<table>`, a linked one
+    `ws_W_linked.<table>`.
 
     A view shows the snapshot that was the newest when it was made, whole, for as long as its files
     exist (`maintenance.SNAPSHOT_AGE_MIN_MS` at least); attach again to see newer ones. A current
@@ -58,14 +61,16 @@ def attach(connection: duckdb.DuckDBPyConnection, lake: Lake, workspace: str) ->
     names = lake.names(workspace)
     for name in names:
         _show(connection, sql.identifier(name), lake, workspace, name)
-    synced = lake.names(workspace, "sync")
-    schema = namespace_of(workspace, "sync")
-    if synced:
-        connection.execute(f"CREATE SCHEMA IF NOT EXISTS {sql.identifier(schema)}")
-    for name in synced:
-        view = f"{sql.identifier(schema)}.{sql.identifier(name)}"
-        _show(connection, view, lake, workspace, name, "sync")
-    return [*names, *(f"{schema}.{name}" for name in synced)]
+    for part in _BESIDE:
+        schema = namespace_of(workspace, part)
+        others = lake.names(workspace, part)
+        if others:
+            connection.execute(f"CREATE SCHEMA IF NOT EXISTS {sql.identifier(schema)}")
+        for name in others:
+            view = f"{sql.identifier(schema)}.{sql.identifier(name)}"
+            _show(connection, view, lake, workspace, name, part)
+        names = [*names, *(f"{schema}.{name}" for name in others)]
+    return names
 
 
 def _show(
@@ -121,10 +126,13 @@ def _select_current(
 
 
 def columns(lake: Lake, workspace: str, name: str, part: Part = "") -> list[ColumnRead]:
-    """Return the columns of a table as queries see them. Raises NotFound where there is no such table."""
+    """Return the columns of a table as queries see them. Raises NotFound where there is no such table.
+
+    What a linked table holds nobody has said, so all of it counts as personal.
+    """
     table = lake.load(workspace, name, part).table
     personal = personal_columns(table)
     return [
-        ColumnRead(field.name, sql_type(field.field_type), field.name in personal)
+        ColumnRead(field.name, sql_type(field.field_type), part == "linked" or field.name in personal)
         for field in table.schema().fields
     ]

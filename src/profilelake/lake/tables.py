@@ -6,8 +6,9 @@ from typing import Literal, TypeAlias
 import pyarrow as pa
 
 Kind: TypeAlias = Literal["append", "current"]
-Part: TypeAlias = Literal["", "sync", "warehouse"]
-"""Which namespace of a workspace W: `ws_W`, `ws_W_sync` with the tables of Profiles Sync, or `ws_W_warehouse`."""
+Part: TypeAlias = Literal["", "sync", "warehouse", "linked"]
+"""Which namespace of a workspace W: `ws_W`, `ws_W_sync` with the tables of Profiles Sync, `ws_W_warehouse`, or
+`ws_W_linked` with tables that its owners put there, for SQL and entities to read."""
 
 
 @dataclass(frozen=True, slots=True)

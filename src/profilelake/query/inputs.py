@@ -29,7 +29,7 @@ COPY_MEMORY: Final = "512MB"
 COPY_SPILL: Final = "4GB"
 """What a copy may put on disk beside itself while it is made."""
 
-_PARTS: Final[tuple[Part, ...]] = ("", "sync")
+_PARTS: Final[tuple[Part, ...]] = ("", "sync", "linked")
 
 
 @dataclass(slots=True)

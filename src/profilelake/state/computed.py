@@ -166,11 +166,6 @@ def definition_records(tx: Tx, workspace: str) -> dict[str, DefinitionRecord]:
     return {key.decode(): decode_definition(value) for key, value in tx.items(workspace, Db.DEFINITION)}
 
 
-def entity_key(slug: str) -> str:
-    """Return the key of the definition of an entity; no trait has such a name."""
-    return f"entity:{slug}"
-
-
 def entity_rows_key(number: int, profile: bytes) -> bytes:
     """Return under what the rows of an entity are kept that are linked with a profile."""
     return number.to_bytes(4, "big") + profile

@@ -96,7 +96,7 @@ def test_a_text_and_a_tree_of_one_meaning_are_one_definition() -> None:
     assert first.definition == second.definition
 
 
-def test_entities_are_sql_alone(tmp_path: Path) -> None:
+def test_entities_are_not_conditions(tmp_path: Path) -> None:
     (tmp_path / "entities.yaml").write_text(
         "entities: {orders_rows: {sql: SELECT user_id, total FROM t, id: user_id}}\n".replace(
             "SELECT user_id, total FROM t", "'SELECT user_id, total FROM t'"
@@ -108,7 +108,7 @@ def test_entities_are_sql_alone(tmp_path: Path) -> None:
     found = load(tmp_path).written
     assert (found["orders_rows"].definition.kind, found["k"].definition.kind) == ("entity", "audience")
     (told,) = problems("entities: {e: {query: x}}", "entities")[:1]
-    assert "say which rows there are with `sql`" in told
+    assert "say which rows there are once: with `sql`" in told
 
 
 def test_empty_files_say_nothing() -> None:

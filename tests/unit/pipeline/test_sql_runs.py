@@ -109,7 +109,7 @@ def test_other_definitions_see_what_sql_says(made: World) -> None:
 
 
 def test_rows_of_an_entity_are_asked_about_and_change_with_each_run(made: World) -> None:
-    made.define("entity:orders", "orders", kind="entity", every_seconds=60)
+    made.define("orders", "orders", kind="entity", every_seconds=60)
     made.define("spenders", "entity('orders').where(property('total') > 500).count() >= 2")
     made.run(orders={"user_id": ["u1", "u1", "u2"], "total": [600, 700, 900]})
     assert len(made.desk.members("spenders")) == 1
@@ -125,7 +125,7 @@ def test_rows_of_an_entity_are_asked_about_and_change_with_each_run(made: World)
 
 def test_rows_of_an_entity_stay_with_who_they_were_found_for_when_profiles_merge(made: World) -> None:
     made.feed(*({"type": "track", "event": "x", "anonymousId": id, "messageId": id} for id in "ab"))
-    made.define("entity:orders", "orders", kind="entity")
+    made.define("orders", "orders", kind="entity")
     made.define("spenders", "entity('orders').where(property('total') > 500).count() >= 2")
     made.run(orders={"anonymous_id": ["a", "b"], "total": [600, 700]})
     assert made.desk.members("spenders") == set()
