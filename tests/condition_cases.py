@@ -94,9 +94,14 @@ class Case:
         linked = Account(tuple(range(len(people))), self.told.get("traits", {}))
         return World(tuple(calls), tuple(people), (linked,))
 
-    def subject(self) -> Subject:
-        """Return who it is about."""
+    def world_by_then(self) -> World:
+        """Return what had happened by the time at which it is asked."""
         world = self.world()
+        return replace(world, calls=tuple(call for call in world.calls if call.timestamp <= self.at))
+
+    def subject(self, world: World | None = None) -> Subject:
+        """Return who it is about."""
+        world = world or self.world()
         return (world.account_subjects() if self.accounts else world.subjects())[0]
 
     def _users(self) -> Sequence[Mapping[str, Any]]:
@@ -170,10 +175,9 @@ def by_columns_of_days(told: Sequence[Case]) -> list[Json]:
 
 
 def _by_columns(case: Case, *, exact: bool) -> Json:
-    made, world = case.definitions(), case.world()
-    if not exact:
-        # Partials for any time know nothing of what is still to come.
-        world = replace(world, calls=tuple(call for call in world.calls if call.timestamp <= case.at))
+    made = case.definitions()
+    # Partials for any time know nothing of what is still to come.
+    world = case.world() if exact else case.world_by_then()
     value = columnar(made, world, case.at, exact=exact)[ASKED][0][0]
     return nothing(made[-1].root) if value is None else value
 

@@ -2,8 +2,10 @@
 
 import pytest
 
-from condition_cases import ENGINES, FILES, Case, answers_as_told, cases, moment
+from condition_cases import ASKED, ENGINES, FILES, Case, answers_as_told, cases, moment
+from condition_subjects import columnar
 from profilelake.semantics.conditions.times import next_change
+from profilelake.traits.columns import NEVER
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -21,3 +23,11 @@ def test_the_time_at_which_an_answer_changes(case: Case) -> None:
     changes = case.told["changes"]
     expected = None if changes == "never" else moment(changes)
     assert next_change(asked.root, case.subject(), case.at) == expected
+
+
+@pytest.mark.parametrize("case", CHANGING, ids=lambda case: case.name)
+def test_columns_never_name_a_later_time(case: Case) -> None:
+    made, world = case.definitions(), case.world_by_then()
+    (until,) = columnar(made, world, case.at)[ASKED][1]
+    change = next_change(made[-1].root, case.subject(world), case.at)
+    assert case.at < until <= (NEVER if change is None else change)
