@@ -62,7 +62,7 @@ def test_what_has_not_happened_yet_does_not_matter(world: World, root: Root, at:
 @given(histories(), roots("accounts"), moments())
 def test_an_account_has_the_events_of_its_users(world: World, root: Root, at: int) -> None:
     for subject in world.account_subjects():
-        turned = evaluate.account(subject.users[::-1], subject.traits)
+        turned = evaluate.account(subject.users[::-1], subject.traits, subject.entities)
         assert told(root, subject, at) == told(root, turned, at)
 
 
