@@ -185,6 +185,26 @@ def test_names_to_define_something_with(served: Served) -> None:
     assert (sample["value"], sample["count"] >= 4) == ("books", True)
 
 
+def test_a_preview_counts_and_shows_and_keeps_nothing(served: Served) -> None:
+    body = {"definition": {"query": "trait('plan') = 'pro'"}}
+    started = ask(served, "POST", "/audiences/previews", body)
+    assert started.status == 202, started.body
+    preview = started.json["data"]["audiencePreview"]
+    assert (preview["status"], preview["audienceType"]) == ("RUNNING", "USERS")
+    give_up_at = time.monotonic() + LIVE_SECONDS_MAX
+    while preview["status"] == "RUNNING":
+        assert time.monotonic() < give_up_at
+        time.sleep(POLL_SECONDS)
+        answer = ask(served, "GET", f"/audiences/previews/{preview['id']}")
+        preview = answer.json["data"]["audiencePreview"]
+    assert preview["status"] == "COMPLETED", preview
+    assert preview["size"]["count"] == len(preview["results"]) >= 2
+    assert all(one["value"] is True for one in preview["results"])
+    assert ask(served, "GET", "/audiences/preview").status == 404
+    refused = ask(served, "POST", "/audiences/previews", {"definition": {"query": "nonsense"}})
+    assert refused.status == 422
+
+
 def test_files_are_planned_compared_and_applied(served: Served) -> None:
     folder = served.directory / "definitions"
     folder.mkdir(exist_ok=True)
