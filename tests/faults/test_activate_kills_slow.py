@@ -17,7 +17,7 @@ from profilelake.settings import Layout
 from profilelake.workspaces.control import Control
 from receivers import Receiver, receiving, wait_until
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 MEMBERS = 60
 
 
@@ -67,7 +67,7 @@ def test_a_kill_loses_nothing_and_repeats_under_the_same_keys(tmp_path: Path, fa
     with receiving() as receiver:
         world = told(directory, receiver)
         process = started(directory, failpoint)
-        assert process.wait(30) == -9
+        assert process.wait(60) == -9
         before = len(receiver.requests)
         process = started(directory)
         try:
@@ -76,7 +76,7 @@ def test_a_kill_loses_nothing_and_repeats_under_the_same_keys(tmp_path: Path, fa
             wait_until(lambda: [one for one in receiver.records if one["value"] is False])
         finally:
             process.terminate()
-            assert process.wait(20) == 0
+            assert process.wait(30) == 0
         keys: dict[str, set[str]] = {}
         for one in receiver.records:
             if one["value"]:

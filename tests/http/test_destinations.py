@@ -75,7 +75,15 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Served, Rec
         assert stored.code == 0, stored.err
         applied = run("destination", "apply", "--dir", directory, "--json")
         assert applied.json["added"] == ["hook", "itself"]
+        served.committed()
+        wait_until(lambda: all(listening(served, name) for name in ("hook", "itself")))
         yield served, receiver
+
+
+def listening(served: Served, name: str) -> bool:
+    """Tell whether a destination has heard what holds, and hears of changes from now on."""
+    shown = served.get(f"/api/destinations/{name}").json["data"]["destination"]
+    return shown["told_through"] is not None and not shown["sweeping"]
 
 
 def consent(allowed: bool) -> dict[str, Any]:
@@ -116,14 +124,15 @@ def test_members_are_told_as_they_enter_and_as_consent_goes(shop: tuple[Served, 
 def test_calls_to_our_own_tracking_api_become_traits(shop: tuple[Served, Receiver]) -> None:
     served, _ = shop
     served.post("/v1/track", order("cleo"))
-    path = "/v1/spaces/default/collections/users/profiles/user_id:cleo/traits?limit=200"
-    wait_until(lambda: served.get(path).json.get("traits", {}).get("orders") == 1)
-    events = served.get("/v1/spaces/default/collections/users/profiles/user_id:cleo/events?limit=100").json[
-        "data"
-    ]
-    assert [one["properties"] for one in events if one["event"] == "Trait Computed"] == [
-        {"trait_key": "orders", "orders": 1}
-    ]
+    profile = "/v1/spaces/default/collections/users/profiles/user_id:cleo"
+
+    def computed() -> list[Any]:
+        events = served.get(f"{profile}/events?limit=100").json.get("data", [])
+        return [one["properties"] for one in events if one["event"] == "Trait Computed"]
+
+    wait_until(computed)
+    assert computed() == [{"trait_key": "orders", "orders": 1}]
+    wait_until(lambda: served.get(f"{profile}/traits?limit=200").json.get("traits", {}).get("orders") == 1)
     shown = served.get("/api/destinations/itself").json["data"]["destination"]
     assert (shown["state"], shown["dead"]) == ("live", 0)
     assert served.get("/metrics").body.count(b"profilelake_activate_records_total") > 1
