@@ -74,9 +74,11 @@ def test_a_kill_loses_nothing_and_repeats_under_the_same_keys(tmp_path: Path, fa
             wait_until(lambda: len({one["profile_id"] for one in receiver.records}) == MEMBERS)
             world.change("vip", {1: None})
             wait_until(lambda: [one for one in receiver.records if one["value"] is False])
-        finally:
             process.terminate()
             assert process.wait(30) == 0
+        finally:
+            process.kill()
+            process.wait()
         keys: dict[str, set[str]] = {}
         for one in receiver.records:
             if one["value"]:

@@ -10,6 +10,7 @@ import msgspec
 from profilelake.activate.feed import profile_id, value_of
 from profilelake.activate.journal import Sent
 from profilelake.activate.people import Person, Told, chosen
+from profilelake.semantics.definitions import Kind, computation_id
 from profilelake.semantics.destinations import Destination
 from profilelake.semantics.identifiers import public_id
 from profilelake.semantics.times import format_time
@@ -212,11 +213,10 @@ def _addressed(person: Person) -> dict[str, str]:
 
 def _personas(workspace: str, notice: Notice) -> dict[str, str]:
     space = f"spa_{workspace}"
-    prefix = "aud_" if notice.audience else "tra_"
-    digest = blake2b(notice.created or notice.definition.encode(), digest_size=16).digest()
+    kind: Kind = "audience" if notice.audience else "trait"
     return {
         "computation_class": "audience" if notice.audience else "trait",
-        "computation_id": prefix + public_id("users", digest).partition("_")[2],
+        "computation_id": computation_id(kind, notice.created or notice.definition.encode()),
         "computation_key": notice.definition,
         "namespace": space,
         "space_id": space,

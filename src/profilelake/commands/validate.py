@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from profilelake.commands.common import DEFAULT_DIRECTORY, Directory, Json, print_json
-from profilelake.definitions import computed, identity
+from profilelake.definitions import computed, destinations, identity
 from profilelake.definitions.schemas import SECTIONS, schema
 from profilelake.errors import Invalid
 from profilelake.semantics.definitions import is_audience, is_trait
@@ -46,7 +46,11 @@ def validate(
     if not directory.is_dir():
         raise Invalid(f"validating {directory}: no such directory; name one with --dir")
     told: list[str] = []
-    checked = _identity(layout.identity_rules, told) + _computed(layout.definitions, told)
+    checked = (
+        _identity(layout.identity_rules, told)
+        + _destinations(layout.destinations, told)
+        + _computed(layout.definitions, told)
+    )
     unknown = _unknown(layout.definitions)
     if as_json:
         print_json({"valid": not told, "files": checked, "unknown": unknown})
@@ -75,6 +79,24 @@ def _unknown(directory: Path) -> list[str]:
         for path in directory.glob("*")
         if path.suffix in _SUFFIXES and path.name not in (_IDENTITY, *_ELSEWHERE) and path not in read
     )
+
+
+def _destinations(path: Path, told: list[str]) -> list[dict[str, Any]]:
+    """Return what is to be said of the destinations, and add to `told` what is wrong with them."""
+    if not path.exists():
+        return []
+    try:
+        count = len(destinations.load(path))
+    except identity.InvalidDefinition as error:
+        return [_bad(str(path), error, told)]
+    return [
+        {
+            "file": str(path),
+            "valid": True,
+            "holds": f"{count} destination{'' if count == 1 else 's'}",
+            "problems": [],
+        }
+    ]
 
 
 def _identity(path: Path, told: list[str]) -> list[dict[str, Any]]:
