@@ -9,6 +9,7 @@ from types import ModuleType
 from typing import Any, Final
 
 import duckdb
+import pyarrow as pa
 from prometheus_client import CollectorRegistry
 
 from profilelake.audiences import facts as defining
@@ -21,6 +22,7 @@ from profilelake.identity.tables import IDENTIFIERS, IDENTITY_MAP, IDENTITY_REFU
 from profilelake.lake.catalog import Lake
 from profilelake.lake.reading import attach
 from profilelake.landing import dedup
+from profilelake.landing.tables import EVENTS
 from profilelake.pipeline import publish
 from profilelake.pipeline import verify as holding
 from profilelake.pipeline.batch import Batcher, WorkspaceSetup
@@ -40,7 +42,6 @@ from profilelake.state.computed import ChangeRecord, changes_after, decode_compu
 from profilelake.state.records import collection_name
 from profilelake.state.store import Db, State, Tx
 from profilelake.traits.fold import fold
-from profilelake.traits.happened import COLUMNS
 from profilelake.traits.partials import Numbered
 
 WORKSPACE: Final = "default"
@@ -147,6 +148,7 @@ class Desk:
             consent_policy=consent_policy,
         )
         self.now = START + 3600 * SECOND
+        self._rebuilt = False
         self._region = region
         self.open()
 
@@ -213,6 +215,22 @@ class Desk:
             steps += 1
         return steps
 
+    def events(self, through: int | None = None) -> pa.Table:
+        """Return all events that were accepted, or those of the micro-batches through one."""
+        if self._rebuilt:  # runs go back only so far
+            self.publish()
+            with duckdb.connect() as connection:
+                attach(connection, self.lake, WORKSPACE)
+                return EVENTS.shape(connection.table("events").to_arrow_table())
+        with self.state.read(WORKSPACE) as tx:
+            runs = recent.load(tx, WORKSPACE)
+        whole = [
+            recent.read_whole(self.setup.recent_directory, run, EVENTS.schema().names)
+            for run in runs
+            if through is None or run.sequence_max <= through
+        ]
+        return pa.concat_tables([EVENTS.schema().empty_table(), *whole])
+
     def backfill(self, *, finish: bool = True, through: int | None = None) -> bool:
         """Fold the events there are for new definitions, as the lake's process does; tell whether any waited.
 
@@ -220,17 +238,15 @@ class Desk:
         """
         with self.state.read(WORKSPACE) as tx:
             steps = handover.incomplete(tx, WORKSPACE)
-            runs = recent.load(tx, WORKSPACE)
-            reached = load_applied(tx, WORKSPACE, "").sequence if through is None else through
         if not steps:
             return False
+        events = self.events(through)
+        reached = self.applied().sequence if through is None else through
         numbers = handover.begin_attempt(self.state, WORKSPACE, list(steps))
         numbered = [Numbered(number, steps[digest].step) for digest, number in numbers.items()]
-        for run in [run for run in runs if run.sequence_max <= reached]:
-            events = recent.read_whole(self.setup.recent_directory, run, COLUMNS)
-            for start in range(0, events.num_rows, BACKFILLED_ROWS):
-                part = fold(events.slice(start, BACKFILLED_ROWS), numbered)
-                handover.put_part(self.state, WORKSPACE, part)
+        for start in range(0, events.num_rows, BACKFILLED_ROWS):
+            part = fold(events.slice(start, BACKFILLED_ROWS), numbered)
+            handover.put_part(self.state, WORKSPACE, part)
         if finish:
             handover.finish(self.state, WORKSPACE, reached)
         return True
@@ -292,6 +308,7 @@ class Desk:
             return holding.rebuild(self.setup, self.directory / "state", lake, self.now)
         finally:
             lake.close()
+            self._rebuilt = True
             self.open()
 
     def rules(self) -> IdentityRules:
