@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from computed_laws import Step, a_whole_life_of_definitions, live_says_what_the_reference_says, lives
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
 
 @given(lives(16))
