@@ -129,7 +129,11 @@ def defined(draw: st.DrawFn) -> list[Definition]:
             told = {"historical": draw(st.sampled_from((True, True, True, False))), "external_ids": ()}
             made.append(Definition(key, kind, query, target, **told))  # type: ignore[arg-type]
         else:
-            random = [one.definition for one in draw(definitions()) if one.definition.key == key]
+            random = [
+                one.definition
+                for one in draw(definitions())
+                if one.definition.key == key and "entity(" not in one.definition.query
+            ]
             made += random
     return made
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection
 from typing import Final, Self
 
-from profilelake.errors import Corrupt, Unavailable
+from profilelake.errors import Corrupt, Invalid, Unavailable
 from profilelake.traits.steps import Plan
 
 PASSED_ON: Final = (Unavailable, Corrupt, OSError, MemoryError)
@@ -14,9 +14,13 @@ class Faulty(Exception):
     """Computing these definitions failed in a way nobody foresaw."""
 
     def __init__(self, workspace: str, keys: Collection[str], error: BaseException) -> None:
+        self.ours = not isinstance(error, Invalid)
+        """Whether it is a fault of the program; else the definition asks for what is not there."""
         super().__init__(
             f"computing failed: {type(error).__name__}; this is a fault of the program: tell us, change the"
             " definition, or start a newer one"
+            if self.ours
+            else str(error)
         )
         self.workspace = workspace
         self.keys = frozenset(keys)

@@ -95,6 +95,7 @@ class Computing:
     counted: Counted = field(default_factory=Counted)
     _known: Known = field(default_factory=lambda: Known({}, (), {}))
     _faulty: dict[tuple[str, int], str] = field(default_factory=dict)
+    _ours: set[tuple[str, int]] = field(default_factory=set)
     any: bool = False
     """Whether anything ever was defined."""
 
@@ -113,6 +114,8 @@ class Computing:
         tx.put(self.workspace, Db.DEFINITION_FACT, place, body)
         key = outbox.key_of(moment.sequence, DEFINITION_FACTS.name)
         tx.put(self.workspace, Db.OUTBOX, key, outbox.pack(fact_rows([(place, body)])))
+        # What was missing may be there now.
+        self._faulty = {one: why for one, why in self._faulty.items() if one in self._ours}
         before, now = self._known, self._of(tx)
         life.settle(tx, self.workspace, before, now, place, moment)
         try:
@@ -129,7 +132,10 @@ class Computing:
     def give_up(self, tx: Tx, fault: Faulty, moment: Moment) -> None:
         """Go on without definitions that brought out a fault of this program, until it is started again."""
         before = self._known
-        self._faulty |= {(key, before.held[key].version): str(fault) for key in fault.keys}
+        versions = {(key, before.held[key].version): str(fault) for key in fault.keys}
+        self._faulty |= versions
+        if fault.ours:
+            self._ours |= versions.keys()
         self._known = self._of(tx)
         life.settle(tx, self.workspace, before, self._known, b"", moment)
 
