@@ -67,7 +67,8 @@ class Answers:
     """What a definition is worth for each subject.
 
     `values` are JSON texts: of an audience `true` for members, of a trait its value; null for everybody else and
-    for a count of 0. `changes_at` is a time (microseconds) before which it stays so if nothing happens.
+    for a count of 0. `changes_at` is a time (microseconds) before which it stays so if nothing happens; it means
+    something only where the partials are by day, as those folded as of a time do not know what comes later.
     """
 
     values: pa.Array
