@@ -150,11 +150,13 @@ class _Whole:
             self._progress(Done(1, 1, rows))
             return
         number = f"(hash(profile_id) % {count:d})::INTEGER AS slice"
-        people = reading.divide(f"SELECT *, {number} FROM ({profiles})", "profiles")  # noqa: S608 - ours
-        owned = reading.divide(f"SELECT *, {number} FROM ({sets})", "sets")  # noqa: S608
+        people = reading.divide(f"SELECT *, {number} FROM ({profiles})", "profiles", _PROFILES, count)  # noqa: S608 - ours
+        owned = reading.divide(f"SELECT *, {number} FROM ({sets})", "sets", _SETS, count)  # noqa: S608
         happened = reading.divide(
             f"SELECT e.*, slice FROM ({events}) AS e JOIN (SELECT set_id, {number} FROM ({sets})) USING (set_id)",  # noqa: S608
             "events",
+            _EVENTS,
+            count,
         )
         with ThreadPoolExecutor(THREADS) as pool:
             waiting: list[Future[Values]] = []
@@ -169,9 +171,9 @@ class _Whole:
                 self._progress(Done(count - len(waiting) + number_left + 1, count, rows))
 
     def _slice(self, slice: int, people: Divided, owned: Divided, happened: Divided) -> Values:
-        profiles = pa.concat_tables([_PROFILES.empty_table(), *people.slice(slice, _PROFILES, PART_ROWS)])
-        sets = pa.concat_tables([_SETS.empty_table(), *owned.slice(slice, _SETS, PART_ROWS)])
-        return self._answered(profiles, sets, self._folded(happened.slice(slice, _EVENTS, PART_ROWS)))
+        profiles = pa.concat_tables([_PROFILES.empty_table(), *people.slice(slice, PART_ROWS)])
+        sets = pa.concat_tables([_SETS.empty_table(), *owned.slice(slice, PART_ROWS)])
+        return self._answered(profiles, sets, self._folded(happened.slice(slice, PART_ROWS)))
 
     def _folded(self, parts: Iterator[pa.Table]) -> Partials:
         return reduce(merge, (fold(part, self._steps, at=self._at) for part in parts), Partials())

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Final
 
 import duckdb
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from profilelake.errors import Unavailable
@@ -31,6 +33,8 @@ SLICE_EVENTS: Final = 200_000
 """Events of one slice, on average: fewer than are folded at once, so that nothing has to be merged."""
 SLICE_PROFILES: Final = 1 << 17
 SLICES_MAX: Final = 4_096
+DIVIDED_ROWS: Final = 1 << 18
+"""Rows that are sorted by slice at once."""
 PART_ROWS: Final = 1 << 20
 """Events that are folded at once; a slice with more, of one very busy profile, is folded in parts."""
 
@@ -197,36 +201,45 @@ class Reading:
         with told():
             return self.connection.sql(select).to_arrow_table()
 
-    def divide(self, select: str, name: str) -> "Divided":
-        """Write the rows of a SELECT apart on disk, by its column `slice`."""
-        folder = self.directory / name
-        with told():
-            self.connection.execute(
-                f"COPY ({select}) TO {sql.text(str(folder))} (FORMAT parquet, PARTITION_BY (slice))"
-            )
-        return Divided(self, folder)
+    def divide(self, select: str, name: str, schema: pa.Schema, slices: int) -> "Divided":
+        """Write the rows of a SELECT apart on disk, by its column `slice`, and the columns of `schema` alone."""
+        path = self.directory / f"{name}.arrow"
+        starts: list[npt.NDArray[np.int64]] = []
+        with told(), pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, schema) as out:
+            batches = self.connection.sql(select).to_arrow_reader(DIVIDED_ROWS)
+            for part in in_parts(batches, DIVIDED_ROWS):
+                numbers = part.column("slice").to_numpy()
+                order = np.argsort(numbers.astype(np.int16), kind="stable")
+                starts.append(np.searchsorted(numbers[order], np.arange(slices + 1)))
+                rows = part.select(schema.names).cast(schema).take(pa.array(order)).combine_chunks()
+                out.write_batch(rows.to_batches()[0])
+        return Divided(path, schema, starts)
 
 
 @dataclass(frozen=True, slots=True)
 class Divided:
-    """Rows apart on disk by slice. Threads may read different slices at once."""
+    """Rows apart on disk by slice. Threads may read different slices at once.
 
-    source: Reading
-    folder: Path
+    Each batch of the file is sorted by slice; `starts` has for each where its slices begin, and the end. Only the
+    pages of a slice are read: the file is mapped into memory.
+    """
 
-    def slice(self, number: int, schema: pa.Schema, rows_max: int) -> Iterator[pa.Table]:
-        """Yield the rows of a slice, at most so many at once; none at all where it has none."""
-        files = sorted((self.folder / f"slice={number}").glob("*.parquet"))
-        if not files:
+    path: Path
+    schema: pa.Schema
+    starts: list[npt.NDArray[np.int64]]
+
+    def slice(self, number: int, rows_max: int) -> Iterator[pa.Table]:
+        """Yield the rows of a slice, about so many at once; none at all where it has none."""
+        if not self.starts:
             return
-        names = ", ".join(sql.text(str(file)) for file in files)
-        with told(), self.source.connection.cursor() as cursor:
-            columns = sql.columns(schema.names)
-            relation = cursor.sql(
-                f"SELECT {columns} FROM read_parquet([{names}], hive_partitioning = false)"  # noqa: S608
+        with pa.memory_map(str(self.path)) as source:
+            file = pa.ipc.open_file(source)
+            batches = (
+                file.get_batch(place).slice(starts[number], starts[number + 1] - starts[number])
+                for place, starts in enumerate(self.starts)
             )
-            for batch in in_parts(relation.to_arrow_reader(rows_max), rows_max):
-                yield batch.cast(schema)
+            for part in in_parts(batches, rows_max):
+                yield part.combine_chunks()
 
 
 def in_parts(batches: Iterable[pa.RecordBatch], rows_max: int) -> Iterator[pa.Table]:

@@ -167,12 +167,14 @@ class Backfilling:
         divided = reading.divide(
             f"SELECT *, {slice_of_set(count)} AS slice FROM ({events})",  # noqa: S608 - our own
             "events",
+            event_schema(),
+            count,
         )
         reach("backfill.divided")
         for number in range(count):
             if self.stop.is_set():
                 raise Stopped
-            parts = list(divided.slice(number, event_schema(), PART_ROWS))
+            parts = list(divided.slice(number, PART_ROWS))
             folded = reduce(merge, (fold(part, steps) for part in parts), Partials())
             yield sum(part.num_rows for part in parts), folded
 
