@@ -282,9 +282,16 @@ def told() -> Iterator[None]:
     """
     try:
         with reading.damage_told():
-            yield
+            try:
+                yield
+            except duckdb.IOException as error:
+                if "No space left" in str(error):
+                    raise Unavailable(
+                        f"computing over the whole lake: {error}; free disk and retry"
+                    ) from error
+                raise
     except duckdb.OutOfMemoryException as error:
-        raise Unavailable(f"computing over the whole lake: {error}; free memory or disk and retry") from error
+        raise Unavailable(f"computing over the whole lake: {error}; free memory and retry") from error
 
 
 @contextmanager

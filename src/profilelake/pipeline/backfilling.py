@@ -10,10 +10,13 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import reduce
 from pathlib import Path
 from typing import Final
+
+import duckdb
 
 from profilelake.audiences import handover
 from profilelake.audiences.handover import Incomplete
@@ -123,7 +126,8 @@ class Backfilling:
                 if in_lake < after:
                     self._ask(workspace)
                     return False
-                self._filled(workspace, reading, steps, in_lake, applied.watermark)
+                with _interrupted_by(self.stop, reading.connection):
+                    self._filled(workspace, reading, steps, in_lake, applied.watermark)
             finally:
                 reading.close()
         return True
@@ -180,3 +184,24 @@ class Backfilling:
 
     def _rest(self, began: float) -> None:
         self.stop.wait((self.monotonic() - began) * (1 / self.share - 1))
+
+
+@contextmanager
+def _interrupted_by(stop: threading.Event, connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
+    """End what a connection does when the process is to end: reading a large lake takes minutes."""
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(LOOK_SECONDS):
+            if stop.is_set():
+                connection.interrupt()
+
+    watching = threading.Thread(target=watch, name="backfill-stop", daemon=True)
+    watching.start()
+    try:
+        yield
+    except duckdb.InterruptException as error:
+        raise Stopped from error
+    finally:
+        over.set()
+        watching.join()

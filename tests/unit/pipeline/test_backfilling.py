@@ -7,6 +7,7 @@ import pytest
 from backfilling import backfill, backfilling
 from pipeline_driver import START, WORKSPACE, Desk, LogBuilder, Message
 from profilelake.audiences import handover
+from profilelake.audiences.reading import Reading
 from profilelake.errors import Unavailable
 from profilelake.pipeline import backfilling as module
 from profilelake.pipeline.backfilling import Backfilling, Stopped
@@ -111,6 +112,23 @@ def test_a_stop_gives_the_attempt_up(desk: Desk, log: LogBuilder) -> None:
         loop.look(WORKSPACE)
     loop.stop.clear()
     assert loop.look(WORKSPACE)
+
+
+def test_a_stop_ends_a_long_read(desk: Desk, log: LogBuilder, monkeypatch: pytest.MonkeyPatch) -> None:
+    desk.apply([log.record(START, [order("u")])])
+    desk.apply([log.define(START + 1, "buyers", ORDERS)])
+    desk.publish()
+    loop = backfilling(desk)
+    endless = "SELECT count(*) FROM range(1000000000000) WHERE hash(range) = 1"
+
+    def never_done(reading: Reading, _select: str) -> int:
+        loop.stop.set()
+        return len(reading.connection.sql(endless).fetchall())
+
+    monkeypatch.setattr(Reading, "count", never_done)
+    with pytest.raises(Stopped):
+        loop.look(WORKSPACE)
+    assert not list((desk.directory / "backfill").iterdir())
 
 
 def test_what_fails_is_tried_again(
