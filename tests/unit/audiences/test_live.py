@@ -9,6 +9,7 @@ import pytest
 from pipeline_driver import SECOND, START, Desk, LogBuilder, Message
 from profilelake.audiences import evaluating, handover, live
 from profilelake.audiences.facts import Drop, Resync
+from profilelake.errors import Invalid
 from profilelake.semantics.definitions import EXTERNAL_IDS
 from profilelake.semantics.times import format_time
 from profilelake.traits.answers import answers
@@ -387,3 +388,23 @@ def test_merging_what_waited_goes_on_where_it_was_cut_short(
     desk.restart()
     desk.settle(START + 20)
     assert [value for (key, _), value in desk.values().items() if key == "n"] == ["6"]
+
+
+def test_what_was_missing_is_looked_for_with_the_next_decision(
+    desk: Desk, log: LogBuilder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk.apply([log.define(START, "odd", "event('Order').count() >= 1")])
+    desk.tick(START)
+
+    def missing(*_: Any) -> Any:
+        raise Invalid("there is no entity 'orders'; define it first")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluating, "answers", missing)
+        desk.apply([log.record(START + 1, [track("u", "Order")])])
+    assert desk.statuses() == {"odd": "failed"}
+    desk.apply([log.define(START + 2, "buyers", "event('Order').count() >= 1")])
+    assert desk.statuses()["odd"] == "backfilling"
+    desk.settle(START + 3)
+    assert desk.statuses() == {"odd": "live", "buyers": "live"}
+    assert len(desk.members("odd")) == 1
