@@ -73,7 +73,7 @@ def compute(
     not what was known then (`as_of` of a profile is). Intermediate files go below `directory`.
 
     Raises:
-        Invalid: a definition is about accounts, or in SQL.
+        Invalid: a definition is about accounts, in SQL, or asks for rows of entities.
         Unavailable: memory or disk is full, or the tables change faster than they are read.
         Corrupt: a file of a table is missing or damaged.
     """
@@ -105,6 +105,11 @@ def slices(
             raise Invalid(
                 f"computing {planned.held.definition.key!r} over the lake: it is about accounts; "
                 "only definitions about users are computed this way"
+            )
+        if planned.entities:
+            raise Invalid(
+                f"computing {planned.held.definition.key!r} over the lake: it asks for rows of {', '.join(sorted(planned.entities))};"
+                " rows of entities are kept with profiles, so only live computing sees them"
             )
     with scratch(directory) as folder:
         reading = Reading(lake, workspace, folder)

@@ -118,6 +118,10 @@ def preview(
             f"previewing {definition.key!r}: only audiences and computed traits of users can be previewed"
         )
     asked = _Asked.of(definition, others)
+    if any(planned.entities for planned in asked.plan):
+        raise Invalid(
+            f"previewing {definition.key!r}: it asks for rows of entities, which are kept with profiles and not in tables"
+        )
     with scratch(directory) as folder:
         reading = Reading(lake, workspace, folder)
         try:

@@ -48,6 +48,7 @@ def add_to(group: typer.Typer, noun: Noun) -> None:
     _add_people(group, noun)
     _add_preview(group, noun)
     _add_deciding(group, noun)
+    _add_explaining(group, noun)
 
 
 def _people(noun: Noun) -> str:
@@ -326,3 +327,47 @@ def _cell(value: object) -> str:
     )
     text = " ".join(text.split())
     return text if len(text) <= QUERY_CHARACTERS_SHOWN else f"{text[: QUERY_CHARACTERS_SHOWN - 1]}…"
+
+
+def _add_explaining(group: typer.Typer, noun: Noun) -> None:
+    what = "is in one or not" if noun == "audience" else "comes by its value"
+
+    @group.command(
+        "explain", help=f"Show how a profile {what}: each condition, what it found, what it asks for."
+    )
+    def explain(
+        key: Key,
+        identifier: Annotated[
+            str, typer.Argument(metavar="TYPE:VALUE", help="such as email:ana@example.org")
+        ],
+        directory: Directory = DEFAULT_DIRECTORY,
+        as_of: Annotated[str | None, typer.Option(help="As it was at this time.")] = None,
+        collection: Annotated[str, typer.Option("--collection", help="users or accounts")] = "users",
+        as_json: Json = False,
+    ) -> None:
+        from profilelake.commands.history import explained_profile
+
+        told = explained_profile(directory, key, identifier, collection, as_of)
+        if as_json:
+            print_json(told)
+            return
+        print(
+            f"{told['definition']} v{told['version']} of {told['profile_id']} at {told['at']}: {_cell(told['value'])}"
+        )
+        if noun == "audience" and not told["has_external_id"]:
+            print("  it has no identifier of a type that members need")
+        announced = told.get("announced")
+        if announced is not None:
+            print(f"  announced: {announced['value']} since {announced['since']}")
+        _print_part(told["explanation"], 1)
+
+
+def _print_part(part: dict[str, Any], level: int) -> None:
+    """Print one condition, and below it those it is made of."""
+    held = {True: "yes", False: "no ", None: "   "}[part.get("holds")]
+    found = f"  -> {_cell(part['value'])}" if "value" in part else ""
+    counted = f"  ({part['counted']} of {part['considered']})" if "considered" in part else ""
+    changes = f"  changes by {part['changes_at']}" if part.get("changes_at") else ""
+    print(f"{'  ' * level}{held} {part['text']}{found}{counted}{changes}")
+    for below in part.get("parts", ()):
+        _print_part(below, level + 1)

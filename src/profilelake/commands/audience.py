@@ -1,4 +1,4 @@
-"""`profilelake audience list|show|members|history|enable|disable|drop|resync|preview`."""
+"""`profilelake audience list|show|members|history|enable|disable|drop|resync|preview|explain`."""
 
 import typer
 

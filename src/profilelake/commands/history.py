@@ -58,6 +58,34 @@ def profile_then(directory: Path, identifier: str, collection: str, as_of: str, 
         return _read(history, f"profile get {identifier!r} --as-of {as_of}", read)
 
 
+def explained_profile(
+    directory: Path, key: str, identifier: str, collection: str, as_of: str | None
+) -> dict[str, Any]:
+    """Return why a definition says what it says of a profile, now or as of a time."""
+    import msgspec
+
+    from profilelake.serve._profile import find
+    from profilelake.serve.as_of import AsOf, Reading, find_then
+    from profilelake.serve.explaining import explained
+
+    chosen = _collection(collection)
+    with _history(layout_of(directory), identifier) as history:
+
+        def read(tx: "Tx") -> dict[str, Any]:
+            key_of, now = history.identifier_key(WORKSPACE), history.now()
+            if as_of is None:
+                found = find(tx, WORKSPACE, chosen, identifier, key_of, history.rules_now(WORKSPACE))
+                return explained(found, key, now, history.past)
+            moment = AsOf.of(_query(as_of=as_of), now)
+            reading = Reading(history.past, key_of, history.rules, history.untrusted())
+            then = find_then(tx, WORKSPACE, chosen, identifier, moment, reading)
+            return explained(then, key, moment.at, history.past, rules_now=False)
+
+        told = _read(history, f"explaining {key} for {identifier!r}", read)
+    shown: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(told))
+    return shown
+
+
 def profile_history(
     identifier: Annotated[str, typer.Argument(metavar="TYPE:VALUE", help="such as email:ana@example.org")],
     directory: Directory = DEFAULT_DIRECTORY,

@@ -1,4 +1,4 @@
-"""`profilelake trait list|show|values|history|enable|disable|drop|resync|preview`."""
+"""`profilelake trait list|show|values|history|enable|disable|drop|resync|preview|explain`."""
 
 import typer
 

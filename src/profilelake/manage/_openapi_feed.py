@@ -35,7 +35,9 @@ _PROBLEM: Final = "application/problem+json"
 def schemas() -> dict[str, Json]:
     """Return the schemas, of bodies as they are decoded."""
     asked = [DestinationAsked, ReplayAsked, ResyncAsked, SecretAsked]
-    _, made = msgspec.json.schema_components(asked, ref_template="#/components/schemas/{name}")
+    _, told = msgspec.json.schema_components(asked, ref_template="#/components/schemas/{name}")
+    # Defaults may be tuples, which are no JSON.
+    made: dict[str, Json] = msgspec.json.decode(msgspec.json.encode(told))
     identifier = closed(type=text(), id=text())
     change = closed(
         definition=text("Key of the computed trait or audience."),

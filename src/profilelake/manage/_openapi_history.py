@@ -116,6 +116,15 @@ def paths() -> dict[str, Json]:
                 ],
             ),
         }
+        found[f"{root}/{{id}}/explain/{{trait}}"] = {
+            "parameters": [*place, profile, path_parameter("trait", "Key of the definition.")],
+            "get": _reading(
+                f"explainDefinition{names}",
+                "Explain why a profile is in an audience, or how a computed trait comes by its value",
+                answer("Each condition, what it found and what it asks for.", {"type": "object"}),
+                [query_parameter("as_of", "A time in the past; now if not given.", text(format="date-time"))],
+            ),
+        }
         found[f"{root}/export"] = {
             "parameters": place,
             "get": _reading(

@@ -87,6 +87,7 @@ def of_management(directory: Path) -> dict[str, set[str]]:
         lambda _: segment_defaults(),
         place,
         lambda *_: 0,
+        lambda: False,
     )
     application = Management(
         workspace=WORKSPACE,
@@ -131,6 +132,7 @@ def of_profiles() -> dict[str, set[str]]:
         found[root] = {"get"}
         found[f"{root}/lookup"] = {"post"}
         found[f"{root}/{{id}}"] = {"get"}
+        found[f"{root}/{{id}}/explain/{{trait}}"] = {"get"}
         found[f"{root}/export"] = found[f"{root}/{{id}}/traits/{{trait}}/history"] = {"get"}
         found |= {f"{root}/{{id}}/{resource}": {"get"} for resource in profile_api._EXPANDED}
     return found
