@@ -273,8 +273,34 @@ def _summary(pipeline: Pipeline, held: "Held") -> dict[str, Any]:
         "managed_by": definition.managed_by,
         "progress": _progress(record),
         "failure": "" if record is None else record.failure,
+        "last_run": _last_run(pipeline, held),
         "query": definition.query,
     }
+
+
+def _last_run(pipeline: Pipeline, held: "Held") -> str:
+    """Return what came of the last run of a definition in SQL, empty of any other, and where none was yet."""
+    from profilelake.pipeline.sql_runs import runs
+    from profilelake.semantics.definitions import SQL_KINDS
+    from profilelake.semantics.times import format_time
+
+    if held.definition.kind not in SQL_KINDS:
+        return ""
+    try:
+        with pipeline.state().read(WORKSPACE) as tx:
+            run = runs(tx, WORKSPACE).get(held.definition.key)
+    except NotFound:
+        return ""
+    if run is None:
+        return ""
+    at = format_time(run.started_at)
+    return (
+        f"{at}: {run.failure}"
+        if run.failure
+        else (
+            f"{at}: {run.rows:,} rows, {run.changed:,} profiles changed, {run.unknown:,} ids that nobody has"
+        )
+    )
 
 
 def _progress(record: Any) -> str:
@@ -330,6 +356,20 @@ def _cell(value: object) -> str:
 
 
 def _add_explaining(group: typer.Typer, noun: Noun) -> None:
+    @group.command("run", help="Have a query run now, not when it is due; the server does it.")
+    def run(key: Key, directory: Directory = DEFAULT_DIRECTORY) -> None:
+        from profilelake.semantics.definitions import SQL_KINDS
+
+        layout = layout_of(directory)
+        held = _one(defined(Pipeline(layout)), noun, key)
+        if held.definition.kind not in SQL_KINDS:
+            raise Invalid(f"running {key}: it is no SQL; conditions are up to date with every event")
+        layout.sql_requests.mkdir(parents=True, exist_ok=True)
+        (layout.sql_requests / key).touch()
+        print(
+            f"{key}: runs within seconds where a server runs, else at its next start; see `{noun} show {key}`"
+        )
+
     what = "is in one or not" if noun == "audience" else "comes by its value"
 
     @group.command(

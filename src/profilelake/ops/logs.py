@@ -52,5 +52,5 @@ def configure(process: str, level: int = logging.INFO) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
-    for noisy in ("pyiceberg", "uvicorn.access", "uvicorn.error", "numba"):
+    for noisy in ("pyiceberg", "uvicorn.access", "uvicorn.error", "numba", "httpx", "httpcore"):
         logging.getLogger(noisy).setLevel(logging.WARNING)

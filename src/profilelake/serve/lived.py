@@ -17,6 +17,7 @@ from profilelake.semantics.rules import Collection
 from profilelake.serve import _past
 from profilelake.serve._past import SET_COLUMN, Past
 from profilelake.serve._profile import Found
+from profilelake.state.computed import definition_records, entity_rows_key
 from profilelake.state.store import Db, Tx
 from profilelake.traits.steps import Plan, planned
 
@@ -95,9 +96,12 @@ class Lives:
         traits |= {name: json.loads(given.value) for name, given in found.computed().items() if given.by_sql}
         if found.collection == "accounts":
             return account(self._users(found), traits)
+        entities = {
+            slug: _linked_rows(found, slug) for slug in sorted({e for one in self.plan for e in one.entities})
+        }
         names = {name for one in self.plan for step in one.steps.values() for name in step.names}
         types = frozenset(type for _, type in found.record.idents)
-        return Subject(tuple(self._events(found, names)), traits, identifier_types=types)
+        return Subject(tuple(self._events(found, names)), traits, entities=entities, identifier_types=types)
 
     def _users(self, found: Found) -> list[Subject]:
         links, more = members_page(found.tx, found.space, "accounts", found.record, b"", USERS_MAX)
@@ -158,3 +162,13 @@ def plan_at(tx: Tx, space: str, at: int | None = None) -> Plan:
 def _object(text: str | None) -> dict[str, Json]:
     found = {} if text is None else json.loads(text)
     return found if isinstance(found, dict) else {}
+
+
+def _linked_rows(found: Found, slug: str) -> list[dict[str, Json]]:
+    """Return the rows of an entity that a profile is linked with, as the last run of its query found them."""
+    known = definition_records(found.tx, found.space).get(slug)
+    if known is None:
+        return []
+    keys = [entity_rows_key(known.number, key) for key in found.record.sets]
+    kept = found.tx.get_many(found.space, Db.ENTITY, keys)
+    return [row for text in kept.values() for row in json.loads(text)]
