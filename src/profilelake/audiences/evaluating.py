@@ -15,7 +15,7 @@ from profilelake.audiences import definitions_now
 from profilelake.audiences.announcing import Announcing, timer_position
 from profilelake.audiences.definitions_now import Known
 from profilelake.audiences.faults import PASSED_ON, Faulty, works
-from profilelake.audiences.life import EVALUATED, RESYNC, WITHDRAWN
+from profilelake.audiences.life import DEFINITION, EVALUATED, RESYNC, WITHDRAWN
 from profilelake.audiences.loading import (
     Elsewhere,
     accounts_of_sets,
@@ -88,10 +88,10 @@ class Why:
             return "identity", self.decided or self.last or timer_position(at, profile)
         if profile in self.due:
             return "timer", timer_position(self.due[profile], profile)
-        if number in self.sweep:
-            return self.sweep[number]
         if self.sweep:
-            return next(iter(self.sweep.values()))
+            cause, position = self.sweep.get(number) or next(iter(self.sweep.values()))
+            # What is told once more changes nothing; whoever folds changes leaves it out.
+            return DEFINITION if cause == RESYNC else cause, position
         return ("event", self.last) if self.last else ("timer", timer_position(at, profile))
 
 
@@ -230,9 +230,9 @@ class Evaluation:
         changes_at: _Times = np.full(len(keys), NEVER, dtype=np.int64)
         touched: set[int] = set()
         told_again = [
-            (planned, self._records[planned.held.definition.key])
-            for planned in plan
-            if why.sweep.get(self._records[planned.held.definition.key].number, ("",))[0] == RESYNC
+            record
+            for record in self._records.values()
+            if why.sweep.get(record.number, ("",))[0] == RESYNC and record.status in EVALUATED
         ]
         same = [set(record.values) for record in columns] if told_again else []
         if plan:
@@ -251,10 +251,10 @@ class Evaluation:
                     if told_again:
                         same[row].discard(self._number(planned))
         touched |= self._withdraw_values(collection, keys, profiles, columns, why)
-        for planned, record in told_again:
+        for record in told_again:
             for row, numbers in enumerate(same):
-                if record.number in numbers:
-                    self._tell_again(planned, keys[row], columns[row], why)
+                if record.number in numbers and record.number in columns[row].values:
+                    self._tell_again(record, collection, keys[row], columns[row], why)
         due = _due(due_before, changes_at, self._at)
         write = sorted(touched | set(np.flatnonzero(due != due_before).tolist()))
         for row in write:
@@ -320,15 +320,16 @@ class Evaluation:
             position=position,
         )
 
-    def _tell_again(self, planned: Planned, key: bytes, record: ComputedRecord, why: Why) -> None:
-        definition, number = planned.held.definition, self._number(planned)
-        value = record.values[number].value
-        cause, position = why.sweep[number]
+    def _tell_again(
+        self, of: DefinitionRecord, collection: Collection, key: bytes, record: ComputedRecord, why: Why
+    ) -> None:
+        value = record.values[of.number].value
+        cause, position = why.sweep[of.number]
         self._announcing.say(
-            definition=definition.key,
-            kind=definition.kind,
-            version=planned.held.version,
-            collection=definition.target,
+            definition=of.key,
+            kind=of.kind,
+            version=of.version,
+            collection=collection,
             profile=key,
             value=value,
             previous=value,

@@ -142,11 +142,12 @@ def _same_values(a: Definition, b: Definition) -> bool:
 
 
 def resync(tx: Tx, workspace: str, key: str, place: bytes) -> None:
-    """Have all values of a definition announced once more."""
+    """Have all values of a definition announced once more; where older events are folded still, after that."""
     record = definitions_now.records(tx, workspace).get(key)
-    if record is None or record.status not in EVALUATED:
+    if record is None or record.status not in (BACKFILLING, *EVALUATED):
         return
-    again = msgspec.structs.replace(record, sweeping=True, swept=b"", cause=RESYNC, caused_by=place)
+    sweeping = record.status in EVALUATED
+    again = msgspec.structs.replace(record, sweeping=sweeping, swept=b"", cause=RESYNC, caused_by=place)
     definitions_now.put_records(tx, workspace, {key: again})
 
 

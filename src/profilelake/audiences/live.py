@@ -22,7 +22,7 @@ from profilelake.audiences.definitions_now import Known
 from profilelake.audiences.evaluating import Evaluation, Why
 from profilelake.audiences.facts import Resync
 from profilelake.audiences.faults import PASSED_ON, Faulty, works
-from profilelake.audiences.life import BACKFILLING, COMPUTING, LIVE, WITHDRAWN, Moment
+from profilelake.audiences.life import BACKFILLING, COMPUTING, LIVE, SQL, WITHDRAWN, Moment
 from profilelake.audiences.publish import fact_rows
 from profilelake.audiences.tables import DEFINITION_FACTS
 from profilelake.errors import Invalid
@@ -279,7 +279,8 @@ class Computing:
         changed: dict[str, DefinitionRecord] = {}
         for record in mine:
             over = end == _LAST
-            status = LIVE if over and record.status == COMPUTING else record.status
+            begun = record.status == COMPUTING and record.kind not in SQL
+            status = LIVE if over and begun else record.status
             changed[record.key] = msgspec.structs.replace(
                 record, status=status, swept=b"" if over else end, sweeping=not over
             )

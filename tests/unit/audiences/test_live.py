@@ -321,6 +321,33 @@ def test_everything_is_told_once_more_where_somebody_asks(desk: Desk, log: LogBu
     assert desk.verify() == []
 
 
+def test_what_is_asked_for_while_older_events_are_folded_is_told_after_it(
+    desk: Desk, log: LogBuilder
+) -> None:
+    desk.apply([log.define(START, "buyers", "event('Order').count() >= 1")])
+    desk.tick(START)
+    desk.apply([log.record(START + 1, [track("u", "Order")])])
+    desk.apply([log.define(START + 2, "buyers", "event('Order').within(1 day).count() >= 1")])
+    assert desk.statuses() == {"buyers": "backfilling"}
+    desk.apply([log.definition(START + 3, Resync(by="test", key="buyers"))])
+    desk.settle(START + 4)
+    assert told(desk) == [("buyers", None, "true", "event"), ("buyers", "true", "true", "resync")]
+
+
+def test_what_comes_in_while_everything_is_told_once_more_is_a_change(desk: Desk, log: LogBuilder) -> None:
+    desk.apply([log.record(START, [track("u", "Order")])])
+    desk.apply([log.define(START + 1, "buyers", "event('Order').count() >= 1")])
+    desk.backfill()
+    desk.apply([log.record(START + 2, [track("v", "Other")])])
+    assert desk.statuses() == {"buyers": "computing"}
+    desk.apply([log.definition(START + 3, Resync(by="test", key="buyers"))])
+    desk.tick(START + 3)
+    assert told(desk) == [("buyers", None, "true", "definition")]
+    assert desk.statuses() == {"buyers": "live"}
+    desk.publish()
+    assert desk.verify() == []
+
+
 def test_a_repeated_event_announces_nothing(desk: Desk, log: LogBuilder) -> None:
     desk.apply([log.define(START, "n", "event('Order').count()", kind="trait")])
     desk.tick(START)
