@@ -242,7 +242,7 @@ class Desk:
             return False
         events = self.events(through)
         reached = self.applied().sequence if through is None else through
-        numbers = handover.begin_attempt(self.state, WORKSPACE, list(steps))
+        numbers = handover.begin_attempt(self.state, WORKSPACE, steps)
         numbered = [Numbered(number, steps[digest].step) for digest, number in numbers.items()]
         for start in range(0, events.num_rows, BACKFILLED_ROWS):
             part = fold(events.slice(start, BACKFILLED_ROWS), numbered)

@@ -9,7 +9,7 @@ anywhere: an attempt is begun anew, a merging that was begun goes on.
 Used by the process of the lake; the one that applies micro-batches only finishes what it left.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import reduce
 from itertools import islice
@@ -55,17 +55,20 @@ def incomplete(tx: Tx, workspace: str) -> dict[bytes, Incomplete]:
     }
 
 
-def begin_attempt(state: State, workspace: str, digests: Collection[bytes]) -> dict[bytes, int]:
+def begin_attempt(state: State, workspace: str, steps: Mapping[bytes, Incomplete]) -> dict[bytes, int]:
     """Return the numbers under which an attempt puts the rows of these steps; earlier attempts are void.
 
-    A step that nobody needs any more, or that is complete, gets none.
+    A step that nobody needs any more, or that is complete, gets none; nor does one that was dropped and asked
+    for again since these were looked at: what came between is kept for nobody, and the lake may not have it.
     """
     with state.write() as tx:
         kept = definitions_now.steps(tx, workspace)
         open_ = {
             digest: record
             for digest, record in kept.items()
-            if digest in digests and not record.complete and not record.reached
+            if digest in steps
+            and record.live_after == steps[digest].live_after
+            and not (record.complete or record.reached)
         }
         begun: dict[bytes, StepRecord] = {}
         # In the order of the numbers they have, which `pending.renumbered` relies on.

@@ -141,7 +141,7 @@ class Backfilling:
     def _filled(
         self, workspace: str, reading: Reading, steps: Mapping[bytes, Incomplete], sequence: int, now: int
     ) -> None:
-        numbers = handover.begin_attempt(self.state, workspace, list(steps))
+        numbers = handover.begin_attempt(self.state, workspace, steps)
         numbered = [Numbered(number, steps[digest].step) for digest, number in numbers.items()]
         if not numbered:
             return

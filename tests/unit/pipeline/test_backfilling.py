@@ -1,12 +1,14 @@
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from backfilling import backfill, backfilling
 from pipeline_driver import START, WORKSPACE, Desk, LogBuilder, Message
 from profilelake.audiences import handover
+from profilelake.audiences.facts import Drop
 from profilelake.audiences.reading import Reading
 from profilelake.errors import Unavailable
 from profilelake.pipeline import backfilling as module
@@ -170,3 +172,27 @@ def _until_empty(failures: list[Unavailable | None], loop: Backfilling) -> bool:
                     return True
         loop.stop.wait(0.01)
     return False
+
+
+def test_a_definition_made_again_at_the_wrong_moment_misses_no_event(
+    desk: Desk, log: LogBuilder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk.apply([log.record(START, [order("u")])])
+    desk.apply([log.define(START + 1, "buyers", ORDERS)])
+    desk.publish()
+    begin = handover.begin_attempt
+
+    def meanwhile(*given: Any) -> dict[bytes, int]:
+        monkeypatch.setattr(handover, "begin_attempt", begin)
+        desk.apply([log.definition(START + 2, Drop(by="test", key="buyers"))])
+        desk.apply([log.record(START + 3, [order("u")])])  # not in the snapshot, and no step waits for it
+        desk.apply([log.define(START + 4, "buyers", ORDERS)])
+        return begin(*given)
+
+    monkeypatch.setattr(handover, "begin_attempt", meanwhile)
+    backfilling(desk).look(WORKSPACE)
+    desk.publish()
+    backfilling(desk).look(WORKSPACE)
+    desk.tick(START + 5)
+    assert len(desk.members("buyers")) == 1
+    assert desk.verify() == []
