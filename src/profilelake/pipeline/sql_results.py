@@ -6,13 +6,15 @@ its own, so that events do not wait for a large result.
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import islice
+from functools import partial
+from itertools import chain, islice, takewhile
 from typing import Final
 
 import msgspec
 
 from profilelake.audiences import definitions_now
 from profilelake.audiences.announcing import Announcing, timer_position
+from profilelake.audiences.life import WITHDRAWN
 from profilelake.audiences.sql_contract import SqlValues
 from profilelake.errors import Conflict
 from profilelake.kernels.one_hash import siphash128
@@ -91,6 +93,29 @@ def apply_result(
         changed += apply(state, workspace, held, part_of, at)
         reach("sql.applied")
     return Applied(len(values.ids), unknown, changed)
+
+
+def forget_rows(state: State, workspace: str) -> bool:
+    """Forget rows of entities that were dropped or disabled, as many as one transaction may; tell whether any went."""
+    with state.read(workspace) as tx:
+        if not tx.count(workspace, Db.ENTITY) or not _rows_over(tx, workspace, 1):
+            return False
+    with state.write() as tx:
+        for key in _rows_over(tx, workspace, PART):
+            tx.delete(workspace, Db.ENTITY, key)
+    return True
+
+
+def _rows_over(tx: Tx, workspace: str, most: int) -> list[bytes]:
+    """Return keys of rows that no definition is worth any more."""
+    over = (r.number for r in definitions_now.records(tx, workspace).values() if r.status in WITHDRAWN)
+    starts = [entity_rows_key(number, b"") for number in over]
+    rows = (takewhile(partial(_begins, start), tx.keys(workspace, Db.ENTITY, start)) for start in starts)
+    return list(islice(chain.from_iterable(rows), most))
+
+
+def _begins(start: bytes, key: bytes) -> bool:
+    return key.startswith(start)
 
 
 def _profiles(
@@ -179,12 +204,13 @@ def _apply_values(state: State, workspace: str, held: Held, part: Mapping[bytes,
         announcing = Announcing(tx, workspace, applied.sequence, now)
         known = tx.profiles(workspace, part)
         computed = tx.decoded(workspace, Db.COMPUTED, part, decode_computed)
-        before = {key: one.due for key, one in computed.items()}
+        before: dict[bytes, int] = {}
         items: dict[bytes, ComputedRecord] = {}
         for key, value in part.items():
-            if value is not None and key not in known:
-                continue  # merged away meanwhile; the next run finds who has the id now
             one = computed.get(key) or ComputedRecord(0, {})
+            if key not in known if value is not None else record.number not in one.values:
+                continue  # merged away meanwhile; the next run finds who has the id now
+            before[key] = one.due
             collection = known[key].collection if key in known else COLLECTIONS.index(definition.target)
             announcing.change(
                 one,
@@ -238,6 +264,6 @@ def _apply_rows(state: State, workspace: str, held: Held, part: Mapping[bytes, s
 
 def _record(tx: Tx, workspace: str, held: Held) -> DefinitionRecord:
     record = definitions_now.records(tx, workspace).get(held.definition.key)
-    if record is None or record.version != held.version:
+    if record is None or record.version != held.version or record.status in WITHDRAWN:
         raise Conflict(f"running the query of {held.definition.key}: it has changed meanwhile; it runs again")
     return record

@@ -20,7 +20,7 @@ from profilelake.audiences.sql_contract import checked, every_seconds
 from profilelake.errors import Conflict, Corrupt, Invalid, ProfilelakeError, Unavailable
 from profilelake.identity.standing import rules_in_force
 from profilelake.ops.clock import Clock
-from profilelake.pipeline.sql_results import apply_result
+from profilelake.pipeline.sql_results import apply_result, forget_rows
 from profilelake.semantics.definitions import Held
 from profilelake.semantics.rules import IdentityRules
 from profilelake.state.store import State, Tx
@@ -84,10 +84,19 @@ class SqlRuns:
     def run(self) -> None:
         """Run what is due until told to stop."""
         while not self.stop.wait(LOOK_SECONDS):
+            self.forget()
             for held in self.due():
                 if self.stop.is_set():
                     return
                 self.run_one(held)
+
+    def forget(self) -> None:
+        """Let go of the rows of entities that are no more."""
+        try:
+            while not self.stop.is_set() and forget_rows(self.state, self.workspace):
+                pass
+        except Unavailable as error:
+            _log.error("rows of entities that are no more not forgotten, trying again: %s", error)
 
     def due(self) -> Iterator[Held]:
         """Yield the definitions whose time has come, or that somebody asks for."""

@@ -10,9 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline_driver import KEY, SECOND, START, WORKSPACE, Desk, LogBuilder, Message
-from profilelake.audiences.facts import Drop
+from profilelake.audiences.facts import Drop, Resync
 from profilelake.errors import Invalid, Unavailable
 from profilelake.pipeline.sql_runs import SqlRun, SqlRuns, runs
+from profilelake.state.store import Db
 
 LOG = "00000000000000aa"
 
@@ -68,6 +69,10 @@ class World:
 
     def told(self) -> list[tuple[str, str | None, str | None]]:
         return [(change.definition, change.previous, change.value) for change in self.desk.changes()]
+
+    def entity_rows(self) -> int:
+        with self.desk.state.read(WORKSPACE) as tx:
+            return tx.count(WORKSPACE, Db.ENTITY)
 
     def values(self, key: str) -> list[str]:
         return sorted(value for (of, _), value in self.desk.values().items() if of == key)
@@ -179,3 +184,42 @@ def test_what_is_dropped_or_disabled_has_no_values_and_does_not_run(made: World)
     made.desk.apply([made.log.definition(made._next(), Drop(by="test", key="tier"))])
     made.desk.settle(made._next())
     assert made.values("tier") == []
+
+
+def test_what_sql_said_is_told_once_more_where_somebody_asks(made: World) -> None:
+    made.define("tier", "tiers", kind="sql_trait", every_seconds=86_400)
+    made.run(tiers={"user_id": ["u1"], "tier": ["gold"]})
+    made.desk.apply([made.log.definition(made._next(), Resync(by="test", key="tier"))])
+    made.desk.settle(made._next())
+    assert made.told() == [("tier", None, '"gold"'), ("tier", '"gold"', '"gold"')]
+    assert made.desk.changes()[-1].cause == "resync"
+
+
+def test_what_did_not_run_yet_is_not_live_for_being_told_once_more(made: World) -> None:
+    made.define("tier", "tiers", kind="sql_trait")
+    made.desk.apply([made.log.definition(made._next(), Resync(by="test", key="tier"))])
+    made.desk.settle(made._next())
+    assert made.desk.statuses() == {"tier": "computing"}
+
+
+@pytest.mark.parametrize("kind", ["sql_trait", "entity"])
+def test_what_is_dropped_while_its_query_runs_gives_nothing(made: World, kind: str) -> None:
+    made.define("tier", "tiers", kind=kind)
+    held = next(iter(made.runner.due()))
+    made.desk.apply([made.log.definition(made._next(), Drop(by="test", key="tier"))])
+    made.desk.settle(made._next())
+    made.results["tiers"] = pa.table({"user_id": ["u1"], "tier": ["gold"]})
+    assert "changed meanwhile" in made.runner.run_one(held).failure
+    made.desk.settle(made._next())
+    assert made.told() == []
+    assert made.entity_rows() == 0
+
+
+def test_rows_of_an_entity_go_with_its_definition(made: World) -> None:
+    made.define("orders", "orders", kind="entity")
+    made.run(orders={"user_id": ["u1", "u1", "u2"], "total": [600, 700, 900]})
+    assert made.entity_rows() == 2
+    made.desk.apply([made.log.definition(made._next(), Drop(by="test", key="orders"))])
+    made.desk.settle(made._next())
+    made.runner.forget()
+    assert made.entity_rows() == 0
