@@ -16,7 +16,7 @@ from profilelake.activate.journal import Journal
 from profilelake.activate.metrics import ActivateMetrics
 from profilelake.activate.sending import Receiver
 from profilelake.activate.worker import Worker
-from profilelake.errors import ProfilelakeError
+from profilelake.errors import Invalid, ProfilelakeError
 from profilelake.ops.clock import Clock
 from profilelake.settings import ActivateSettings
 from profilelake.state.store import Db, State
@@ -93,7 +93,11 @@ class Activating:
             await asyncio.to_thread(self._forget, set(destinations))
         for name, held in active.items():
             if name not in self._running:
-                self._running[name] = self._begun(held)
+                try:
+                    self._running[name] = self._begun(held)
+                except Invalid as error:  # the others are told all the same
+                    self.metrics.faults.labels(name).inc()
+                    _log.error("destination %s is not told of anything: %s", name, error)
 
     def _forget(self, names: set[str]) -> None:
         with Journal.open(self.journal) as journal:
@@ -102,20 +106,21 @@ class Activating:
 
     def _begun(self, held: Held) -> _Running:
         stopping, news = asyncio.Event(), asyncio.Event()
+        receiver = Receiver(
+            held.destination,
+            lambda name: secret_files.read(self.secrets, name, self.environment),
+            allowed=Allowed(self.settings.networks()),
+            resolve=self.resolve,
+            clock=self.clock,
+            connect_seconds=self.settings.connect_seconds,
+            answer_seconds=self.settings.answer_seconds,
+        )
         worker = Worker(
             workspace=self.workspace,
             held=held,
             state=self.state,
             journal=Journal.open(self.journal),
-            receiver=Receiver(
-                held.destination,
-                lambda name: secret_files.read(self.secrets, name, self.environment),
-                allowed=Allowed(self.settings.networks()),
-                resolve=self.resolve,
-                clock=self.clock,
-                connect_seconds=self.settings.connect_seconds,
-                answer_seconds=self.settings.answer_seconds,
-            ),
+            receiver=receiver,
             news=news,
             stopping=stopping,
             clock=self.clock,

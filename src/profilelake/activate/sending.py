@@ -16,7 +16,7 @@ import profilelake
 from profilelake.activate import packing, signing
 from profilelake.activate.addresses import Allowed, Refused, Resolve
 from profilelake.activate.journal import Sent
-from profilelake.errors import NotFound
+from profilelake.errors import Invalid, NotFound
 from profilelake.ops.clock import Clock
 from profilelake.semantics.destinations import Destination
 
@@ -66,7 +66,11 @@ class Receiver:
         connect_seconds: float,
         answer_seconds: float,
     ) -> None:
-        """`secret` gives what a name of a secret stands for."""
+        """`secret` gives what a name of a secret stands for.
+
+        Raises:
+            Invalid: nobody can be reached by this URL.
+        """
         self._destination = destination
         self._secret = secret
         self._allowed = allowed
@@ -77,7 +81,12 @@ class Receiver:
         url = destination.url
         if destination.type == "segment" and urlsplit(url).path in ("", "/"):
             url = url.rstrip("/") + _BATCH_PATH
-        self._url = httpx.URL(url)
+        try:
+            self._url = httpx.URL(url)
+        except httpx.InvalidURL as error:
+            raise Invalid(f"reading the URL of destination {destination.name}: {error}; change it") from error
+        # As it goes over the wire: the readable form of `xn--` is for people, and not every such name has one.
+        self._host = self._url.raw_host.decode("ascii")
         # No proxy and no login of the environment: both would be somebody else's idea of where this goes.
         self._http = httpx.AsyncClient(
             timeout=httpx.Timeout(answer_seconds, connect=connect_seconds),
@@ -138,14 +147,14 @@ class Receiver:
             content=body,
             headers=headers,
             # The certificate must be that of the name, though the connection goes to the address.
-            extensions={"sni_hostname": self._url.host},
+            extensions={"sni_hostname": self._host},
         )
 
     async def _chosen(self) -> str:
         now = self._clock()
         if not self._address or now - self._resolved_at >= RESOLVED_SECONDS * 1_000_000:
             secure = self._url.scheme == "https"
-            addresses = await self._resolve(self._url.host, self._url.port or (443 if secure else 80))
+            addresses = await self._resolve(self._host, self._url.port or (443 if secure else 80))
             self._address, self._resolved_at = self._allowed.choose(addresses, secure=secure), now
         return self._address
 
@@ -185,7 +194,7 @@ def _retry_after(text: str, now: int) -> float:
         return min(float(text[:9]), RETRY_AFTER_SECONDS_MAX)
     try:
         at = parsedate_to_datetime(text)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return 0.0
     at = at.replace(tzinfo=UTC) if at.tzinfo is None else at
     return max(0.0, min(at.timestamp() - now / 1_000_000, RETRY_AFTER_SECONDS_MAX))

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from ipaddress import ip_address
 from typing import Final, Literal, TypeAlias, get_args
 from urllib.parse import urlsplit
 
@@ -28,6 +29,13 @@ TEXT_CHARACTERS_MAX: Final = 2_048
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*", re.ASCII)
 _SECRET: Final = re.compile(r"\$[A-Za-z_][A-Za-z0-9_]*|[A-Za-z0-9][A-Za-z0-9_-]*", re.ASCII)
 _HEADER: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", re.ASCII)
+_HOST: Final = re.compile(
+    r"(?=.{1,253}\Z)(?:[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?\.)*[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.?",
+    re.ASCII,
+)
+_BRACKETED: Final = re.compile(r"\[[0-9a-f:.]+\](?::[0-9]*)?", re.ASCII | re.IGNORECASE)
+_NUMBERED: Final = re.compile(r"(?:.*\.)?[0-9]+\.?", re.ASCII)
+"""A host whose last label is a number: clients take it for an IPv4 address, or refuse it."""
 _OURS: Final = frozenset(
     {
         "authorization",
@@ -162,9 +170,23 @@ def fault_of_url(url: str) -> str | None:
         return "give an https:// URL"
     if parts.username is not None or parts.password is not None or parts.fragment:
         return "leave out user, password and what is behind '#'; secrets are named under `secret`"
+    if not _is_host(host, parts.netloc):
+        return "its host is neither a name nor an address"
     if not url.isascii() or not url.isprintable() or " " in url or len(url) > TEXT_CHARACTERS_MAX:
         return f"it has characters that no URL has, or more than {TEXT_CHARACTERS_MAX:,} of them"
     return None
+
+
+def _is_host(host: str, netloc: str) -> bool:
+    """Tell whether a host is a name or an address as every client understands it."""
+    bracketed = netloc.startswith("[")
+    if bracketed or _NUMBERED.fullmatch(host):
+        try:
+            address = ip_address(host)
+        except ValueError:
+            return False
+        return _BRACKETED.fullmatch(netloc) is not None if bracketed else address.version == 4
+    return _HOST.fullmatch(host) is not None
 
 
 def _identifier_faults(ids: tuple[IdSync, ...]) -> Iterator[tuple[str, str]]:

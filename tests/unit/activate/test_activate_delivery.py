@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import random
 import socket
+import sqlite3
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -362,3 +363,19 @@ def test_a_destination_that_is_removed_is_forgotten(desk: Desk) -> None:
             wait_until(lambda: desk.health("hook") == Health())
             desk.put("hook", receiver.url)
             receiver.wait(2)
+
+
+def test_a_destination_that_nobody_can_reach_hurts_no_other(desk: Desk) -> None:
+    desk.members(2)
+    with receiving() as receiver:
+        desk.put("hook", receiver.url)
+        desk.put("bad", receiver.url)
+        with sqlite3.connect(desk.control_path) as connection:  # as a program wrote it that saw less
+            connection.execute(
+                "UPDATE destinations SET document = json_set(document, '$.url', 'https://1.2.3.999/') WHERE name = 'bad'"
+            )
+        connection.close()
+        with desk.activating():
+            receiver.wait(2)
+            desk.put("bad", receiver.url)
+            receiver.wait(4)

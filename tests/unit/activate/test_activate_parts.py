@@ -60,6 +60,7 @@ def test_what_answers_mean(status: int, verdict: Verdict) -> None:
         ("", 0), ("7", 7), ("0", 0), ("999999999999", RETRY_AFTER_SECONDS_MAX), ("-5", 0), ("soon", 0), ("²", 0),
         ("Sun, 01 Mar 2026 10:00:40 GMT", 30), ("Sun, 01 Mar 2026 09:00:00 GMT", 0), ("Sun, 01 Mar 2027 10:00:00 GMT", 3600),
         ("Sun, 01 Mar 2026 10:00:40", 30), ("Sun, 99 Mar 2026 10:00:40 GMT", 0),
+        ("Sun, 01 Mar 2026 10:00:40 +9999999999999999", 0), ("Sun, 01 Mar 99999999999999999999 10:00:00 GMT", 0),
     ],
 )  # fmt: skip
 def test_retry_after(text: str, seconds: float) -> None:
