@@ -32,6 +32,7 @@ SCAN_MAX: Final = 2_000
 WAIT_SECONDS_MAX: Final = 60.0
 LOOK_SECONDS: Final = 0.05
 HEARTBEAT_SECONDS: Final = 15.0
+"""How often a quiet stream says that it lives, and how long one may go on with a token that is revoked."""
 WAITERS_MAX: Final = 256
 """Requests that may wait in one process."""
 STREAMS_MAX: Final = 64
@@ -219,8 +220,13 @@ class FeedDoor:
         """Yield what follows, a heartbeat where nothing does. Nothing is read ahead of a slow client."""
         loop = asyncio.get_running_loop()
         end_at, beat_at = loop.time() + STREAM_SECONDS_MAX, loop.time() + HEARTBEAT_SECONDS
+        check_at = beat_at
         yield b"retry: 1000\n\n"
         while loop.time() < end_at and not self._stopping():
+            if loop.time() >= check_at:
+                if self._token(request) is None:
+                    return  # it was revoked meanwhile
+                check_at = loop.time() + HEARTBEAT_SECONDS
             try:
                 told, after, more = self._read(asked, after)
             except Gone as error:
@@ -232,8 +238,6 @@ class FeedDoor:
                 yield b"".join(_event(change) for change in told)
                 beat_at = loop.time() + HEARTBEAT_SECONDS
             elif loop.time() >= beat_at:
-                if self._token(request) is None:
-                    return  # it was revoked meanwhile
                 # With the place, so that what was passed over is not gone through again after a reconnect.
                 yield b": alive\nid: " + after.text().encode() + b"\n\n"
                 beat_at = loop.time() + HEARTBEAT_SECONDS

@@ -272,3 +272,21 @@ def test_a_stream_ends_when_the_server_stops(desk: Desk) -> None:
         assert next(lines) == "retry: 1000"
         desk.stopping = True
         assert [line for line in lines if line] == []
+
+
+def test_a_busy_stream_ends_once_its_token_is_revoked(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feed_module, "HEARTBEAT_SECONDS", 0.2)
+    token, secret = desk.control.issue_token(TokenKind.READ, WORKSPACE, now=wall(), scope="feed")
+    headers = {"Authorization": f"Bearer {secret}", "Accept": "text/event-stream"}
+    told = 0
+    with desk.client.stream("GET", "/api/feed?after=now", headers=headers) as answer:
+        lines = answer.iter_lines()
+        assert next(lines) == "retry: 1000"
+        desk.world.change("score", {1: "0"})
+        for line in lines:
+            if line.startswith("data: "):
+                told += 1
+                assert told < 100, "what was revoked still reads"
+                if told == 1:
+                    desk.control.revoke_token(token.id, now=wall())
+                desk.world.change("score", {1: str(told)})
