@@ -159,8 +159,9 @@ class Worker:
                     size = len(batch.records)
                 case Verdict.GONE:
                     self._tried(batch, outcome)
-                    self.stopping.set()
+                    # First this: where it fails, the worker is to go on, and to be told so again.
                     await self.pause(self.name, outcome.reason)
+                    self.stopping.set()
                     raise Stopped
                 case Verdict.LATER:
                     batch = await self._later(batch, len(chunk), outcome)

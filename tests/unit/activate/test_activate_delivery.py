@@ -23,6 +23,7 @@ from profilelake.activate.addresses import resolve
 from profilelake.activate.journal import Health, Journal
 from profilelake.activate.metrics import ActivateMetrics
 from profilelake.activate.run import Activating
+from profilelake.errors import Unavailable
 from profilelake.ops.clock import wall
 from profilelake.semantics.destinations import Destination
 from profilelake.settings import ActivateSettings
@@ -379,3 +380,23 @@ def test_a_destination_that_nobody_can_reach_hurts_no_other(desk: Desk) -> None:
             receiver.wait(2)
             desk.put("bad", receiver.url)
             receiver.wait(4)
+
+
+def test_a_receiver_that_is_gone_is_paused_though_that_fails_at_first(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk.members(1)
+    pause, failed = Activating._pause, []
+
+    async def flaky(self: Activating, name: str, reason: str) -> None:
+        if not failed:
+            failed.append(name)
+            raise Unavailable("changing the control database: it is busy")
+        await pause(self, name, reason)
+
+    monkeypatch.setattr(Activating, "_pause", flaky)
+    with receiving(lambda _request: (410, {})) as receiver:
+        desk.put("hook", receiver.url)
+        with desk.activating():
+            wait_until(lambda: desk.held("hook").paused)
+    assert failed == ["hook"]
