@@ -38,9 +38,9 @@ from profilelake.traits.partials import Numbered, Partials
 
 SWEEP_PROFILES: Final = 2_000
 """Profiles that one micro-batch goes through for new definitions."""
-TIMERS_MAX: Final = 10_000
+TIMERS_MAX: Final = 2_000
 """Profiles whose time has come that one micro-batch evaluates; others follow in the next ones."""
-EVALUATED_MAX: Final = 100_000
+EVALUATED_MAX: Final = 10_000
 """Profiles that one micro-batch evaluates for what happened to them; others follow as if their time had come."""
 
 _PARTIALS: Final = (
