@@ -9,7 +9,7 @@ anywhere: an attempt is begun anew, a merging that was begun goes on.
 Used by the process of the lake; the one that applies micro-batches only finishes what it left.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import reduce
 from itertools import islice
@@ -32,6 +32,8 @@ PART_SETS: Final = 20_000
 """Identifier sets that one transaction of a backfill takes; micro-batches wait meanwhile."""
 PENDING_MAX: Final = 50
 """Micro-batches whose waiting partials one transaction merges."""
+PENDING_BYTES_MAX: Final = 4 << 20
+"""Bytes of these partials it takes: where the pipeline caught up, one micro-batch may have many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,18 +155,26 @@ def merge_waiting(tx: Tx, workspace: str) -> bool:
     merging = {d: record for d, record in kept.items() if record.reached and not record.complete}
     if not merging:
         return False
-    reached = min(record.reached for record in merging.values())
+    merged, reached = min((record.merged, record.reached) for record in merging.values())
     # One attempt after the other: another one may have come further.
-    merging = {d: record for d, record in merging.items() if record.reached == reached}
+    merging = {d: r for d, r in merging.items() if (r.merged, r.reached) == (merged, reached)}
     numbers = {record.number: record.attempt for record in merging.values()}
     known = Known.of(definitions_now.held(tx, workspace))
     needed = frozenset(record.number for record in kept.values() if not record.complete) - numbers.keys()
-    waiting = _holding(tx, workspace, frozenset(numbers))
-    found = list(islice(waiting, PENDING_MAX))
+    # Rows that wait for other steps stay where they are, and are not looked at again.
+    behind = tx.items(workspace, Db.STEP_PENDING, (merged + 1).to_bytes(8, "big"))
+    found: list[tuple[bytes, Partials]] = []
+    bytes_left = PENDING_BYTES_MAX
+    for sequence, held in islice(behind, PENDING_MAX):
+        found.append((sequence, pending.unpacked(held)))
+        bytes_left -= len(held)
+        if bytes_left <= 0:
+            break
     newer = [
-        pending.renumbered(partials, numbers)
+        mine
         for sequence, partials in found
         if int.from_bytes(sequence, "big") > reached
+        and not pending.is_empty(mine := pending.renumbered(partials, numbers))
     ]
     if newer:
         stored.add(tx, workspace, reduce(merge, newer), known.numbered(kept))
@@ -174,7 +184,10 @@ def merge_waiting(tx: Tx, workspace: str) -> bool:
             tx.delete(workspace, Db.STEP_PENDING, sequence)
         else:
             tx.put(workspace, Db.STEP_PENDING, sequence, pending.packed(rest))
-    if len(found) == PENDING_MAX:
+    if len(found) == PENDING_MAX or bytes_left <= 0:
+        last = int.from_bytes(found[-1][0], "big")
+        further = {digest: msgspec.structs.replace(record, merged=last) for digest, record in merging.items()}
+        definitions_now.put_steps(tx, workspace, further)
         return True
     definitions_now.put_steps(
         tx,
@@ -185,15 +198,6 @@ def merge_waiting(tx: Tx, workspace: str) -> bool:
         },
     )
     return any(r.reached and not r.complete for d, r in kept.items() if d not in merging)
-
-
-def _holding(tx: Tx, workspace: str, numbers: frozenset[int]) -> Iterable[tuple[bytes, Partials]]:
-    """Yield what waits of micro-batches that have rows of these steps, in order."""
-    for sequence in list(tx.keys(workspace, Db.STEP_PENDING)):
-        held = tx.get(workspace, Db.STEP_PENDING, sequence)
-        partials = pending.unpacked(held or b"")
-        if not pending.is_empty(pending.of_steps(partials, numbers)):
-            yield sequence, partials
 
 
 def keep_waiting(tx: Tx, workspace: str, sequence: int, partials: Partials) -> None:

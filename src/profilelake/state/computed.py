@@ -57,7 +57,8 @@ class StepRecord(msgspec.Struct, array_like=True, gc=False):
 
     `live_after` is the micro-batch behind which events are folded as they come. `complete` says that older ones
     are in too. While they are not, `attempt` is the number under which a backfill puts them (0: none was begun);
-    once all of them are there, `reached` is the micro-batch through which, and what was folded behind it follows.
+    once all of them are there, `reached` is the micro-batch through which, and what was folded behind it follows,
+    as far as `merged`.
     """
 
     number: int
@@ -65,6 +66,7 @@ class StepRecord(msgspec.Struct, array_like=True, gc=False):
     complete: bool
     attempt: int = 0
     reached: int = 0
+    merged: int = 0
 
 
 class ValueRecord(msgspec.Struct, array_like=True, gc=False):

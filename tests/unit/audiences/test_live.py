@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from pipeline_driver import SECOND, START, Desk, LogBuilder, Message
-from profilelake.audiences import evaluating, handover, live
+from pipeline_driver import SECOND, START, WORKSPACE, Desk, LogBuilder, Message
+from profilelake.audiences import evaluating, handover, live, pending
 from profilelake.audiences.facts import Drop, Resync
 from profilelake.errors import Invalid
 from profilelake.semantics.definitions import EXTERNAL_IDS
@@ -400,10 +400,31 @@ def test_an_attempt_that_was_cut_short_leaves_nothing_behind(desk: Desk, log: Lo
     assert list(desk.values().values()) == ["2"]
 
 
-def test_merging_what_waited_goes_on_where_it_was_cut_short(
+def test_what_waits_for_others_is_looked_at_once(
     desk: Desk, log: LogBuilder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(handover, "PENDING_MAX", 2)
+    desk.apply([log.record(START, [track("u", "Order"), track("u", "Visit")])])
+    desk.apply([log.define(START + 1, "orders", "event('Order').count()", kind="trait")])
+    before = desk.applied().sequence
+    desk.backfill(finish=False)
+    desk.apply([log.define(START + 2, "visits", "event('Visit').count()", kind="trait")])
+    for number in range(10):
+        desk.apply([log.record(START + 3 + number, [track("u", "Order"), track("u", "Visit")])])
+    looked_at: list[bytes] = []
+    unpacked = pending.unpacked
+    monkeypatch.setattr(pending, "unpacked", lambda held: looked_at.append(held) or unpacked(held))
+    handover.finish(desk.state, WORKSPACE, before)
+    assert len(looked_at) == 10
+    desk.settle(START + 20)
+    assert sorted(desk.values().values()) == ["11", "11"]
+
+
+@pytest.mark.parametrize(("limit", "most"), [("PENDING_MAX", 2), ("PENDING_BYTES_MAX", 1)])
+def test_merging_what_waited_goes_on_where_it_was_cut_short(
+    desk: Desk, log: LogBuilder, monkeypatch: pytest.MonkeyPatch, limit: str, most: int
+) -> None:
+    monkeypatch.setattr(handover, limit, most)
     desk.apply([log.define(START, "a", "event('Other').count()", kind="trait")])
     desk.apply([log.record(START + 1, [track("u", "Order")])])
     desk.apply([log.define(START + 2, "n", "event('Order').count()", kind="trait")])
