@@ -7,7 +7,7 @@ from the lake by a process of its own.
 import asyncio
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
@@ -69,7 +69,9 @@ def computed_routes(
     reader = LakeReader(directory)
     found = []
     for noun in _BODIES:
-        answers = _Definitions(noun, guard.workspace, changes, recording, reader, kept)
+        answers = _Definitions(
+            noun, guard.workspace, changes, recording, reader, kept, previewing=LakeReader(directory)
+        )
         base = f"/api/spaces/{{space}}/{noun}"
 
         def route(path: str, **handlers: Handler) -> Route:
@@ -122,6 +124,9 @@ class _Definitions:
     recording: Recording
     reader: LakeReader
     previews: Previews
+    previewing: LakeReader
+    """Reads for previews alone, so that one that takes long holds up no decision."""
+    preview_turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def list(self, request: Request) -> Response:
         self._check_space(request)
@@ -221,7 +226,8 @@ class _Definitions:
 
         async def compute() -> Preview:
             question = LakeQuestion(preview=definition, examples=PREVIEW_RESULTS_MAX)
-            return msgspec.json.decode(await self.reader.ask(question), type=Preview)
+            async with self.preview_turn:
+                return msgspec.json.decode(await self.previewing.ask(question), type=Preview)
 
         try:
             started = self.previews.start(new.audience_type, compute)

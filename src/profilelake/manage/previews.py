@@ -4,6 +4,7 @@ Each is a file below the run folder, so that every HTTP process can answer for a
 """
 
 import asyncio
+import logging
 import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -23,6 +24,8 @@ GONE_SECONDS: Final = 900
 """A preview that has been running for so long is not computed any more: its process has ended."""
 _ID: Final = re.compile(r"pre_[0-9a-f]{24}")
 _MICROSECONDS: Final = 1_000_000
+
+_log = logging.getLogger(__name__)
 
 
 class Preview(msgspec.Struct, rename="camel", omit_defaults=True):
@@ -75,10 +78,21 @@ class Previews:
 
     async def _run(self, preview: Preview, compute: Callable[[], Awaitable[Preview]]) -> None:
         try:
-            done = await compute()
+            async with asyncio.timeout(GONE_SECONDS):
+                done = await compute()
             done = msgspec.structs.replace(done, id=preview.id, started_at=preview.started_at)
         except ProfilelakeError as error:
             done = msgspec.structs.replace(preview, status="FAILED", failure_reason=str(error))
+        except TimeoutError:
+            reason = (
+                f"it took longer than {GONE_SECONDS} seconds; ask the lake with SQL, or define it disabled"
+            )
+            done = msgspec.structs.replace(preview, status="FAILED", failure_reason=reason)
+        except Exception:  # noqa: BLE001 - whatever it is
+            # Left as RUNNING, a fault of ours would take the place of another preview until it is given up.
+            _log.exception("previewing failed")
+            reason = "it could not be computed; the log of the server says why"
+            done = msgspec.structs.replace(preview, status="FAILED", failure_reason=reason)
         self._put(done)
 
     def _put(self, preview: Preview) -> None:

@@ -45,6 +45,10 @@ async def refused() -> Preview:
     raise Invalid("accounts cannot be previewed")
 
 
+async def broken() -> Preview:
+    raise ValueError("a fault of ours, with u1@example.com in it")
+
+
 async def settle() -> None:
     for _ in range(5):
         await asyncio.sleep(0)
@@ -65,6 +69,23 @@ def test_a_preview_is_computed_and_kept(tmp_path: Path) -> None:
     for id in ("pre_none", "../control.sqlite", "", f"pre_{'0' * 23}g"):
         with pytest.raises(NotFound, match="there is none"):
             kept.get(id)
+
+
+def test_a_fault_ends_a_preview_and_makes_room_for_others(tmp_path: Path) -> None:
+    kept = previews(tmp_path, Clock())
+
+    async def main() -> list[Preview]:
+        found = [kept.start("USERS", broken) for _ in range(RUNNING_MAX)]
+        await settle()
+        kept.start("USERS", done)
+        await settle()
+        return [kept.get(one.id) for one in found]
+
+    for one in asyncio.run(main()):
+        assert (one.status, one.failure_reason) == (
+            "FAILED",
+            "it could not be computed; the log of the server says why",
+        )
 
 
 def test_few_run_at_a_time_and_one_that_was_left_alone_counts_no_more(tmp_path: Path) -> None:
