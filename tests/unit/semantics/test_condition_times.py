@@ -18,6 +18,7 @@ from profilelake.semantics.conditions.tree import (
     Window,
     Within,
 )
+from profilelake.semantics.definitions import Json
 from profilelake.semantics.times import format_time, parse_time
 
 NOON = parse_time("2026-02-10T12:00:00Z") or 0
@@ -97,3 +98,33 @@ def test_after_so_many_moments_the_next_is_named() -> None:
     condition = Compare(counted(Within(SPAN)), "at_least", (Constant(1),))
     subject = Subject([Occurred("Order", NOON + early) for early in range(MOMENTS_MAX + 5)])
     assert next_change(condition, subject, NOON + MOMENTS_MAX + 4) == NOON + SPAN + 1 + MOMENTS_MAX
+
+
+def test_what_no_time_can_change_is_not_gone_through() -> None:
+    asked: list[str] = []
+
+    class Watched(dict[str, Json]):
+        def get(self, key: str, default: Json = None) -> Json:  # type: ignore[override]
+            asked.append(key)
+            return super().get(key, default)
+
+    same = Compare(Property(("sku",)), "equals", (Property(("sku",), scope="parent"),))
+    follows = Compare(
+        Reduce(Events("Paid", same, window=Within(SPAN, parent=True)), "count"), "at_least", (Constant(1),)
+    )
+    condition = Compare(Reduce(Events("Order", follows), "count"), "at_least", (Constant(1),))
+    events = [
+        Occurred(name, NOON + step, properties=Watched(sku="a"))
+        for step in range(5)
+        for name in ("Order", "Paid")
+    ]
+    assert holds(condition, Subject(events), NOON + 9)
+    asked.clear()
+    assert next_moment(condition, Subject(events), NOON + 9) is None
+    assert asked == []
+    # One that is still to come is a moment, and so is each that leaves a window of its own.
+    assert next_moment(condition, Subject(events), NOON + 2) == NOON + 3
+    windowed = Compare(
+        Reduce(Events("Order", follows, window=Within(SPAN)), "count"), "at_least", (Constant(1),)
+    )
+    assert next_moment(windowed, Subject(events), NOON + 9) == NOON + SPAN + 1

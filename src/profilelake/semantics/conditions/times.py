@@ -35,6 +35,7 @@ from profilelake.semantics.conditions.tree import (
     Within,
 )
 from profilelake.semantics.conditions.values import canonical, items
+from profilelake.semantics.conditions.visiting import walk
 
 MOMENTS_MAX: Final = 100
 """At how many moments the answer is tried. If it is the same at all of them, the next moment is named."""
@@ -116,7 +117,9 @@ def _of_date(how: Comparison, moment: int, span: int) -> Iterable[int]:
 def _of_reduction(reduce: Reduce, here: Here) -> Iterator[int]:
     of = reduce.of
     events = candidates(of, here)
-    if of.where is not None:
+    later = any(event.timestamp > here.at for event in here.subject.events)
+    # Nothing that follows an event is looked at in vain: there may be as many as events themselves.
+    if of.where is not None and (later or not _stands(of.where)):
         for event in events:
             yield from _of_condition(of.where, here.inside(event))
     if isinstance(of, Entities):
@@ -125,12 +128,25 @@ def _of_reduction(reduce: Reduce, here: Here) -> Iterator[int]:
         # An event of a time to come is one that has not happened yet.
         if event.timestamp > here.at and event.name == of.name:
             yield event.timestamp
+    # After a parent event time stands still: both have happened.
+    if of.window is None or (isinstance(of.window, Within) and of.window.parent):
+        return
     events = [event for event in events if wanted(of, event, here)]
     if isinstance(of.window, Session):
         # The newest event alone decides when a session is over.
         events = in_window(of.window, events, here)[:1]
     for event in events:
         yield from _of_window(of.window, event.timestamp)
+
+
+def _stands(condition: Condition) -> bool:
+    """Tell whether a condition holds at all times alike, once all events it may ask for have happened."""
+    return not any(
+        isinstance(node, Between | Session | Users)
+        or (isinstance(node, Within) and not node.parent)
+        or (isinstance(node, Compare) and node.how in RELATIVE)
+        for node in walk(condition)
+    )
 
 
 def _of_window(window: Window | None, timestamp: int) -> Iterable[int]:
@@ -141,5 +157,4 @@ def _of_window(window: Window | None, timestamp: int) -> Iterable[int]:
         case Between(near=near, far=far):
             return (timestamp + near, timestamp + far + 1)
         case _:
-            # After a parent event time stands still: both have happened.
             return ()
