@@ -136,6 +136,7 @@ def test_what_reads_what(served: Served) -> None:
         ({"name": "x", "definition": {"query": ORDERS}}, "condition"),
         ({"name": "!!", "definition": {"query": f"{ORDERS} > 1"}}, "no key can be made from it"),
         ({"name": "x", "key": "a b", "definition": {"query": f"{ORDERS} > 1"}}, "a key has Latin letters"),
+        ({"name": "x", "key": "..", "definition": {"query": f"{ORDERS} > 1"}}, "a key is part of paths"),
         ({"name": "x", "definition": {"query": f"{ORDERS} > 1"}, "audienceType": "LINKED"}, "LINKED"),
         ({"name": "x", "definition": {"query": f"{ORDERS} > 1"}, "options": {"days": 7}}, "days"),
         ({"name": "x" * 201, "definition": {"query": f"{ORDERS} > 1"}}, "the most is 200"),

@@ -66,7 +66,10 @@ class QueryProcess:
 
 def _told(answer: httpx.Response, *, forgotten: bool = False) -> dict[str, Any]:
     """Return what an answer says of a job; one that is `forgotten` was lost with the process that ran it."""
-    document: dict[str, Any] = answer.json()
+    try:
+        document: dict[str, Any] = answer.json()
+    except ValueError:
+        document = {}  # of a fault there: nobody has put it in words
     if answer.status_code in (httpx.codes.OK, httpx.codes.ACCEPTED):
         data: dict[str, Any] = document.get("data", document)
         return data

@@ -134,6 +134,8 @@ def fault_of_key(key: str) -> str | None:
     """Return what is wrong with a key and what to do, None where nothing is."""
     if not _KEY.fullmatch(key):
         return "a key has Latin letters, digits, `_`, `-` and `.` only; name it otherwise"
+    if key in (".", ".."):
+        return "a key is part of paths, where this leads elsewhere; name it otherwise"
     if len(key) > KEY_CHARACTERS_MAX:
         return f"a key has at most {KEY_CHARACTERS_MAX} characters; name it shorter"
     return None

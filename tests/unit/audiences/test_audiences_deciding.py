@@ -250,3 +250,9 @@ def test_a_definition_nobody_understands_any_more_stops_no_other() -> None:
     decided = world.decide(AskDefine(definition=audience("new")))
     assert [change.key for change in decided.changes] == ["new"]
     assert [change.what for change in world.decide(AskDrop(key="old")).changes] == ["dropped"]
+
+
+@pytest.mark.parametrize("key", [".", ".."])
+def test_a_key_that_leads_to_another_folder_is_refused(key: str) -> None:
+    with pytest.raises(Invalid, match="part of paths"):
+        decide([AskDefine(definition=Definition(key, "audience", "trait('a') = 1"))], Defined({}, {}), "me")
