@@ -24,6 +24,8 @@ PROBLEMS_MAX: Final = 100
 SHOWN_CHARACTERS_MAX: Final = 60
 
 _NUMBER: Final = re.compile(r"0|[1-9][0-9_]{0,17}")
+DIGITS_MAX: Final = 400
+"""Digits of a number; no number that is stored has more."""
 _JSON_NUMBER: Final = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?")
 _TAGS: Final = frozenset(
     f"tag:yaml.org,2002:{name}"
@@ -190,6 +192,9 @@ class Document:
         if items is not None:
             return [self.json(item) for item in items]
         text, kind = str(value.node.value), value.node.tag.rpartition(":")[2]
+        if kind == "int" and len(text) > DIGITS_MAX:
+            self.refuse(value, f"a number has at most {DIGITS_MAX} digits")
+            return None
         if kind == "null":
             return None
         if kind == "bool" and text.lower() in ("true", "false"):

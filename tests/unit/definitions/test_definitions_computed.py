@@ -304,6 +304,7 @@ tests: [{at: 2026-01-02T00:00:00Z, expect: {s: true, no: 1}}]
         ("{at: 2026-01-01, expect: {a: 1}, given: {events: 7}}", "write a list of at most 10,000 events"),
         ("{at: 2026-01-01, expect: {a: 1}, given: {events: [{at: 2026-01-01}]}}", "a name and a time"),
         ("{at: 2026-01-01, expect: {a: 1}, given: {people: 7}}", "unknown key"),
+        (f"{{at: 2026-01-01, expect: {{a: {'1' * 5000}}}}}", "a number has at most 400 digits"),
         ("{at: 2026-01-01, expect: {a: 1}, given: {users: [{users: []}]}}", "unknown key"),
     ],
 )
