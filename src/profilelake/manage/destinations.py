@@ -67,7 +67,17 @@ class DestinationAsked(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     integrations: dict[str, bool] = {}
 
     def destination(self, name: str) -> Destination:
-        """Return it under a name."""
+        """Return it under a name.
+
+        Raises:
+            Invalid: it asks for something of the server's environment, which is not for clients to send anywhere.
+        """
+        for field, secret in (("secret", self.secret), ("previous_secret", self.previous_secret)):
+            if secret.startswith("$"):
+                raise Invalid(
+                    f"destination {name[:80]!r}: {field}: variables of the server's environment are named in"
+                    " destinations.yaml only; give the name of a stored secret"
+                )
         return Destination(
             name=name,
             type=self.type,
