@@ -24,6 +24,8 @@ PLACES = {
     "file": "no-such-file.js",
     "destination": "no-such-destination",
     "secret": "no-such-secret",
+    "preview": "no-such-preview",
+    "event": "no-such-event",
 }
 OPERATIONS = [
     (method, path, operation)

@@ -21,8 +21,8 @@ from profilelake.audiences.loading import (
     accounts_of_sets,
     counts,
     elsewhere,
-    has_more_users,
     subjects,
+    users_seen,
 )
 from profilelake.semantics.rules import COLLECTIONS, Collection
 from profilelake.state.computed import (
@@ -47,6 +47,8 @@ ACCOUNTS_PER_SLICE: Final = 64
 """Accounts that are: each may have many users, whose partials come along."""
 ACCOUNT_USERS_MAX: Final = 10_000
 """An account that was seen with more sets of people is not evaluated with each of their events."""
+USERS_AT_ONCE: Final = 10_000
+"""Sets of people whose accounts one micro-batch evaluates; other accounts follow as if their time had come."""
 ACCOUNT_SECONDS: Final = 60
 """How often such an account is evaluated at most."""
 
@@ -135,6 +137,7 @@ class Evaluation:
         self._by_number = {record.number: record for record in records.values()}
         self._announcing = Announcing(tx, workspace, sequence, at)
         self.evaluated = 0
+        self._users_left = USERS_AT_ONCE
 
     @property
     def changes(self) -> int:
@@ -145,6 +148,19 @@ class Evaluation:
     def asks_accounts(self) -> bool:
         """Whether any definition is about accounts."""
         return bool(self._plans["accounts"])
+
+    def fitting(self, keys: Sequence[bytes]) -> Sequence[bytes]:
+        """Return as many of these profiles, from the first on, as there is room for: accounts have many users."""
+        if not self.asks_accounts:
+            return keys
+        found = self._tx.profiles(self._workspace, keys)
+        left = self._users_left
+        for number, key in enumerate(keys, 1):
+            if key in found and found[key].collection:
+                left -= self._users_seen(found[key])
+                if left <= 0:
+                    return keys[:number]
+        return keys
 
     def run(self, keys: Iterable[bytes], people_of: Iterable[bytes], why: Why) -> None:
         """Evaluate profiles, and the accounts that people are linked with.
@@ -165,9 +181,10 @@ class Evaluation:
                 # Where nothing happened to people, accounts see only what they are worth now.
                 seen = changed if why.sweep else users.keys()
                 sets.update(chain.from_iterable(users[key].sets for key in seen))
+        swept = frozenset(accounts) if why.sweep else frozenset[bytes]()
         linked = accounts_of_sets(self._tx, self._workspace, sets) - accounts.keys() if sets else set()
         accounts |= self._tx.profiles(self._workspace, linked)
-        now = self._put_off_large(accounts, why)
+        now = self._in_turn(accounts, swept, why.due)
         for start in range(0, len(now), ACCOUNTS_PER_SLICE):
             part = now[start : start + ACCOUNTS_PER_SLICE]
             self._evaluate("accounts", {key: accounts[key] for key in part}, why)
@@ -201,19 +218,33 @@ class Evaluation:
 
     # ---- one slice -----------------------------------------------------------------------------
 
-    def _put_off_large(self, accounts: Mapping[bytes, ProfileRecord], why: Why) -> list[bytes]:
-        """Return the accounts to evaluate now; large ones wait for their time, so that they are not all work."""
+    def _in_turn(
+        self, accounts: Mapping[bytes, ProfileRecord], swept: frozenset[bytes], due: Mapping[bytes, int]
+    ) -> list[bytes]:
+        """Return the accounts to evaluate now; large ones, and more than are some work, wait for their time.
+
+        Those that are gone through have been chosen so already; then come those that wait longest.
+        """
         if not self.asks_accounts:
             return sorted(accounts)
-        later = [
-            key
-            for key, record in accounts.items()
-            if key not in why.due
-            and not why.sweep
-            and has_more_users(self._tx, self._workspace, record, ACCOUNT_USERS_MAX)
-        ]
+        now: list[bytes] = []
+        next_: list[bytes] = []
+        later: list[bytes] = []
+        for key in sorted(accounts, key=lambda key: (key not in swept, due.get(key, NEVER), key)):
+            users = self._users_seen(accounts[key])
+            if users > ACCOUNT_USERS_MAX and key not in due and key not in swept:
+                later.append(key)
+            elif key in swept or self._users_left > 0:
+                now.append(key)
+                self._users_left -= users
+            else:
+                next_.append(key)
+        self.put_off(next_, self._at)
         self.put_off(later, self._at + ACCOUNT_SECONDS * 1_000_000)
-        return sorted(accounts.keys() - set(later))
+        return now
+
+    def _users_seen(self, account: ProfileRecord) -> int:
+        return users_seen(self._tx, self._workspace, account, ACCOUNT_USERS_MAX + 1)
 
     def _evaluate(
         self, collection: Collection, profiles: Mapping[bytes, ProfileRecord], why: Why

@@ -271,8 +271,9 @@ class Computing:
         start = min(record.swept for record in sweeping)
         read = frozenset[str]().union(*(planned.reads for planned in self._known.plan))
         gone_only = all(record.status in WITHDRAWN and record.key not in read for record in sweeping)
-        keys = list(islice(self._behind(tx, start, gone_only=gone_only), SWEEP_PROFILES))
-        end = keys[-1] if len(keys) == SWEEP_PROFILES else _LAST
+        following = list(islice(self._behind(tx, start, gone_only=gone_only), SWEEP_PROFILES))
+        keys = evaluation.fitting(following)
+        end = keys[-1] if len(keys) < len(following) or len(keys) == SWEEP_PROFILES else _LAST
         mine = [record for record in sweeping if record.swept <= end]
         why = Why(sweep={record.number: (record.cause, record.caused_by) for record in mine})
         evaluation.run(keys, (), why)

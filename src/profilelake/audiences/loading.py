@@ -128,10 +128,10 @@ def accounts_of_sets(tx: Tx, workspace: str, sets: Iterable[bytes]) -> set[bytes
     return {head.profile for head in heads.values() if head.profile}
 
 
-def has_more_users(tx: Tx, workspace: str, account: ProfileRecord, than: int) -> bool:
-    """Tell whether an account was seen with more sets of people than that."""
+def users_seen(tx: Tx, workspace: str, account: ProfileRecord, most: int) -> int:
+    """Return with how many sets of people an account was seen, counted up to `most`."""
     pairs = (pair for mine in account.sets for pair in _paired(tx, workspace, Db.MEMBERS, mine))
-    return next(islice(pairs, than, None), None) is not None
+    return sum(1 for _ in islice(pairs, most))
 
 
 def _paired(tx: Tx, workspace: str, db: Db, key: bytes) -> Iterator[bytes]:

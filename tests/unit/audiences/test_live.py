@@ -10,6 +10,7 @@ from pipeline_driver import SECOND, START, WORKSPACE, Desk, LogBuilder, Message
 from profilelake.audiences import evaluating, handover, live, pending
 from profilelake.audiences.facts import Drop, Resync
 from profilelake.errors import Invalid
+from profilelake.eventlog import Record
 from profilelake.semantics.definitions import EXTERNAL_IDS
 from profilelake.semantics.times import format_time
 from profilelake.traits.answers import answers
@@ -296,6 +297,41 @@ def test_an_account_with_very_many_users_waits_for_its_turn(
     assert desk.members("active") == set()
     desk.tick(START + 2 + evaluating.ACCOUNT_SECONDS * SECOND)
     assert len(desk.members("active")) == 1
+    assert desk.verify() == []
+
+
+def accounts(log: LogBuilder, at: int, count: int, event: str) -> list[Record]:
+    """Return a record in which two users of each of some accounts do something."""
+    users = [(f"g{group}", f"u{group}{number}") for group in range(count) for number in range(2)]
+    seen = [{"type": "group", "groupId": group, "userId": user, "messageId": user} for group, user in users]
+    return [log.record(at, [*seen, *(track(user, event) for _, user in users)])]
+
+
+def test_accounts_with_many_users_together_follow_one_another(
+    desk: Desk, log: LogBuilder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluating, "USERS_AT_ONCE", 3)
+    desk.apply([log.define(START, "active", "event('Order').count() >= 2", target="accounts")])
+    desk.tick(START)
+    desk.apply(accounts(log, START + 1, 5, "Order"))
+    assert len(desk.members("active")) == 2
+    assert desk.tick(START + 1) == 2
+    assert len(desk.members("active")) == 5
+    assert desk.verify() == []
+
+
+def test_accounts_with_many_users_together_are_gone_through_in_parts(
+    desk: Desk, log: LogBuilder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluating, "USERS_AT_ONCE", 3)
+    desk.apply(accounts(log, START, 5, "Order"))
+    desk.apply([log.define(START + 1, "active", "event('Order').count() >= 2", target="accounts")])
+    desk.backfill()
+    assert desk.batcher.tend_computing(START + 1)
+    assert len(desk.members("active")) == 2
+    desk.tick(START + 1)
+    assert told(desk) == [("active", None, "true", "definition")] * 5
+    assert desk.statuses() == {"active": "live"}
     assert desk.verify() == []
 
 
