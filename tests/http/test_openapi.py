@@ -26,6 +26,7 @@ PLACES = {
     "secret": "no-such-secret",
     "preview": "no-such-preview",
     "event": "no-such-event",
+    "property": "no-such-property",
 }
 OPERATIONS = [
     (method, path, operation)
