@@ -92,6 +92,20 @@ class Server:
         self.process.wait(timeout=60)
 
 
+SECONDS_MAX = 30.0
+DEFINITIONS = (
+    "event('Product Viewed').count() >= {number}",
+    "event('Product Viewed').within({days} days).count() >= 3",
+    "event('Page Viewed').within({days} hours).count() >= 2",
+    "event('Product Viewed').where(property('product_id').starts_with('p-{number}')).count() >= 1",
+    "NOT event('Product Viewed').within({days} days).count() >= 1",
+    "event('Product Viewed').sum(property('price')) > {number}",
+    "trait('plan') = 'pro' AND event('Page Viewed').count() >= {number}",
+    "event('Product Viewed').within({days} days).unique(property('product_id')).count() >= 2",
+)
+"""Most are steps of their own: each has another window or another condition."""
+
+
 def start(directory: Path) -> Server:
     """Start a server on a free port and wait until it is ready and warm."""
     environment = os.environ | {
@@ -150,8 +164,11 @@ def sustained(server: Server, corpus: Corpus, connections: int) -> None:
         print(f"    {stage:<12} {used / events * 1e6:8.2f}")
 
 
-def visible(server: Server, corpus: Corpus, rate: float, probes: int) -> None:
-    """Send at a fixed rate and time probes from their 200 to their trait in the Profile API."""
+def visible(server: Server, corpus: Corpus, rate: float, probes: int, audience: str) -> None:
+    """Send at a fixed rate and time probes from their 200 to what the Profile API shows of them.
+
+    That is their profile, or with an `audience` that they are in it.
+    """
     seconds: list[float] = []
     stop = threading.Event()
 
@@ -160,14 +177,15 @@ def visible(server: Server, corpus: Corpus, rate: float, probes: int) -> None:
             if stop.is_set():
                 return
             user = f"probe-{os.getpid()}-{number}"
-            body = json.dumps({"userId": user, "traits": {"probe": number}}).encode()
-            request = urllib.request.Request(server.url + "/v1/identify", data=body)
+            body = json.dumps({"userId": user, "event": "Probe Sent", "traits": {"probe": number}}).encode()
+            call = "track" if audience else "identify"
+            request = urllib.request.Request(f"{server.url}/v1/{call}", data=body)
             request.add_header(
                 "Authorization", "Basic " + base64.b64encode(f"{WRITE_KEY}:".encode()).decode()
             )
             with urllib.request.urlopen(request, timeout=30):
                 answered_at = time.perf_counter()
-            seconds.append(_until_visible(server, user, answered_at))
+            seconds.append(_until_visible(server, user, answered_at, audience))
 
     thread = threading.Thread(target=probe)
     thread.start()
@@ -181,16 +199,37 @@ def visible(server: Server, corpus: Corpus, rate: float, probes: int) -> None:
     )
 
 
-def _until_visible(server: Server, user: str, answered_at: float) -> float:
+def _until_visible(server: Server, user: str, answered_at: float, audience: str) -> float:
+    path = f"/v1/spaces/default/collections/users/profiles/user_id:{user}/traits"
     while True:
         try:
-            server.get(f"/v1/spaces/default/collections/users/profiles/user_id:{user}/traits", READ_TOKEN)
+            found = server.get(path, READ_TOKEN)["traits"]
         except urllib.error.HTTPError as error:
-            if error.code != 404 or time.perf_counter() - answered_at > 30:
+            if error.code != 404:
                 raise
-            time.sleep(0.005)
-            continue
-        return time.perf_counter() - answered_at
+            found = None
+        seconds = time.perf_counter() - answered_at
+        if found is not None and (not audience or audience in found):
+            return seconds
+        if seconds > SECONDS_MAX:
+            raise TimeoutError(f"{user} is not to be seen after {seconds:.0f} s")
+        time.sleep(0.005)
+
+
+def define(server: Server, count: int) -> str:
+    """Put definitions in force, and one more that probes come into; return its key, empty for none."""
+    if not count:
+        return ""
+    folder = server.directory / "definitions"
+    folder.mkdir()
+    entries = ["  probed: {query: \"event('Probe Sent').count() >= 1\"}"]
+    for number in range(count - 1):
+        text = DEFINITIONS[number % len(DEFINITIONS)].format(days=1 + number, number=number)
+        entries.append(f'  a{number}: {{query: "{text}", external_ids: none}}')
+    (folder / "audiences.yaml").write_text("audiences:\n" + "\n".join(entries) + "\n")
+    command = [sys.executable, "-m", "profilelake", "apply", "--yes", "--yes-many", "--dir"]
+    subprocess.run([*command, str(server.directory)], check=True, stdout=subprocess.DEVNULL)
+    return "probed"
 
 
 def main() -> int:
@@ -202,6 +241,7 @@ def main() -> int:
     parser.add_argument("--warm", type=int, default=200_000, help="events sent before the clock starts")
     parser.add_argument("--rate", type=float, default=5_000, help="events/s while visibility is measured")
     parser.add_argument("--probes", type=int, default=200)
+    parser.add_argument("--definitions", type=int, default=0, help="audiences in force from the beginning")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--scratch", type=Path, default=Path(tempfile.gettempdir()) / "profilelake-bench")
     options = parser.parse_args()
@@ -215,13 +255,14 @@ def main() -> int:
             def corpus(events: int, seed: int) -> Corpus:
                 return Corpus.load(Mix(events=events, profiles=options.profiles, seed=seed), options.scratch)
 
+            audience = define(server, options.definitions)
             if options.warm:
                 run_load(server.url, WRITE_KEY, corpus(options.warm, options.seed + 1))
                 server.committed()
             sustained(server, corpus(options.events, options.seed), options.connections)
             if options.probes:
                 paced = corpus(int(options.rate * 30), options.seed + 2)
-                visible(server, paced, options.rate, options.probes)
+                visible(server, paced, options.rate, options.probes, audience)
         finally:
             server.stop()
     return 0

@@ -323,7 +323,10 @@ class Evaluation:
         for row, record in enumerate(columns):
             for number, value in record.values.items():
                 if number in mine:
-                    values.setdefault(number, [None] * len(columns))[row] = value.value
+                    texts = values.get(number)
+                    if texts is None:
+                        texts = values[number] = [None] * len(columns)
+                    texts[row] = value.value
         return {number: pa.array(texts, pa.string()) for number, texts in values.items()}
 
     def _announce(

@@ -9,6 +9,7 @@ import numpy as np
 
 from profilelake.kernels.siphash import HASH_BYTES, Words, to_bytes
 from profilelake.state.computed import COUNTS, ENTRIES, NUMBERS, VALUES
+from profilelake.traits.merging import starts_of
 from profilelake.traits.partials import CutEvent, Partials, Rows
 
 _LAYOUTS: Final = {"counts": COUNTS, "numbers": NUMBERS, "values": VALUES, "entries": ENTRIES}
@@ -89,7 +90,8 @@ def sets_of(partials: Partials) -> set[bytes]:
     for name in _LAYOUTS:
         sets: Words = getattr(partials, name).sets
         if len(sets):
-            found.update(to_bytes(np.unique(sets, axis=0)))
+            # Rows of a set stand together.
+            found.update(to_bytes(sets[starts_of(*sets.T)]))
     return found
 
 
