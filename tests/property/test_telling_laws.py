@@ -111,7 +111,7 @@ class Desk:
             case ("resync", key):
                 resync.ask(self.world.state, WORKSPACE, self.journal, self.destination, [key], now=0)
             case ("trim",):
-                retention.trim(self.world.state, WORKSPACE, self.world.at + SECOND)
+                retention.trim(self.world.state, WORKSPACE, self.world.at + SECOND, bool)
             case ("rebuilt",):
                 self.world.close()
                 self.live()

@@ -1,6 +1,6 @@
 """What the feed forgets, and what makes destinations look at a profile again; both in transactions of the pipeline."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import islice, takewhile
 from typing import Final
 
@@ -11,7 +11,9 @@ from profilelake.state.store import Db, State, Tx
 from profilelake.state.working import Working
 
 TRIM_MAX: Final = 20_000
-"""Changes one transaction removes at most."""
+"""Changes one transaction removes at most; it takes 50 ms, in which the pipeline waits."""
+TRIMS_MAX: Final = 10
+"""Transactions that follow each other, so that more is forgotten in a while than was ever announced in one."""
 
 
 def note_touched(work: Working, at: int) -> None:
@@ -35,8 +37,26 @@ def put_touched(tx: Tx, workspace: str, sequence: int, profiles: Iterable[bytes]
     tx.put_many(workspace, Db.TOUCHED, [(prefix + key, time) for key in known])
 
 
-def trim(state: State, workspace: str, before: int) -> int:
+def trim(state: State, workspace: str, before: int, rest: Callable[[], object]) -> int:
     """Forget changes from before a time (microseconds of the pipeline); return how many went.
+
+    What is left after some transactions, with a `rest` behind each, goes the next time.
+
+    Raises:
+        Unavailable: the disk or the map is full.
+    """
+    went = 0
+    for _ in range(TRIMS_MAX):
+        changes, touched = trim_some(state, workspace, before)
+        went += changes
+        if max(changes, touched) < TRIM_MAX:
+            break
+        rest()
+    return went
+
+
+def trim_some(state: State, workspace: str, before: int) -> tuple[int, int]:
+    """Forget changes, and profiles to look at again, from before a time; return how many of each went.
 
     Not all at once: a transaction that removes many would hold up the pipeline.
 
@@ -45,7 +65,7 @@ def trim(state: State, workspace: str, before: int) -> int:
     """
     with state.read(workspace) as tx:
         if not (_old(tx, workspace, before, 1) or _old_touched(tx, workspace, before, 1)):
-            return 0
+            return 0, 0
     with state.write() as tx:
         changes = _old(tx, workspace, before, TRIM_MAX)
         touched = _old_touched(tx, workspace, before, TRIM_MAX)
@@ -54,7 +74,7 @@ def trim(state: State, workspace: str, before: int) -> int:
                 tx.delete(workspace, db, key)
             if keys:
                 tx.put_meta(workspace, floor, keys[-1])
-    return len(changes)
+    return len(changes), len(touched)
 
 
 def _old(tx: Tx, workspace: str, before: int, most: int) -> list[bytes]:

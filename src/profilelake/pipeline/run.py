@@ -44,6 +44,7 @@ RETRY_SECONDS: Final = 1.0
 REPLAY_WAIT_SECONDS: Final = 0.005
 """Waited for an answer worked out in the background, so that its thread gets its turn."""
 TEND_SECONDS: Final = 5.0
+TRIM_REST_SECONDS: Final = 0.05
 PUBLISH_SHARE: Final = 0.5
 """Part of its time that each of the two publishing threads works at most, unless somebody waits."""
 LOOK_SECONDS_EACH: Final = 0.001
@@ -376,7 +377,7 @@ class Publishing:
         )
         kept = int(self.settings.feed_retention_hours * 3_600_000_000)
         for setup in self.workspaces:
-            trim(self.state, setup.name, self.clock() - kept)
+            trim(self.state, setup.name, self.clock() - kept, lambda: self._stop.wait(TRIM_REST_SECONDS))
 
     def _flush_mark(self) -> int:
         try:

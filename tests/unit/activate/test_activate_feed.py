@@ -69,6 +69,21 @@ def test_filters_pass_over_and_the_cursor_goes_on(world: World) -> None:
     assert read(world, wanted=Wanted(collections=frozenset(["accounts"]))).changes == []
 
 
+def test_a_flood_of_changes_is_forgotten_as_fast_as_it_came(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retention, "TRIM_MAX", 2)
+    for _ in range(7):
+        world.change("vip", {1: "true"})
+        world.change("vip", {1: None})
+    rests: list[str] = []
+    assert retention.trim(world.state, WORKSPACE, world.at + 1, lambda: rests.append("")) == 14
+    assert len(rests) == 7
+    monkeypatch.setattr(retention, "TRIMS_MAX", 1)
+    world.change("vip", {1: "true", 2: "true", 3: "true"})
+    assert retention.trim(world.state, WORKSPACE, world.at + 1, lambda: rests.append("")) == 2
+
+
 def test_what_is_trimmed_is_gone_and_said_so(world: World) -> None:
     with world.state.read(WORKSPACE) as tx:
         start = feed.start(tx, WORKSPACE)
@@ -77,8 +92,8 @@ def test_what_is_trimmed_is_gone_and_said_so(world: World) -> None:
     world.change("vip", {2: "true"})
     second = read(world).cursor
     world.change("vip", {3: "true"})
-    assert retention.trim(world.state, WORKSPACE, world.at) == 2
-    assert retention.trim(world.state, WORKSPACE, world.at) == 0
+    assert retention.trim(world.state, WORKSPACE, world.at, bool) == 2
+    assert retention.trim(world.state, WORKSPACE, world.at, bool) == 0
     for after in (start, first):
         with pytest.raises(Gone, match="now"):
             read(world, after)

@@ -237,7 +237,7 @@ def test_who_fell_behind_hears_the_differences(desk: Desk) -> None:
     world.change("score", {1: "1", 2: "2", 3: "3"})
     desk.tell(HOOK)
     world.change("score", {1: None, 2: "20", 4: "4"})
-    assert retention.trim(world.state, WORKSPACE, world.at + SECOND) == 6
+    assert retention.trim(world.state, WORKSPACE, world.at + SECOND, bool) == 6
     told = desk.tell(HOOK)
     assert sorted(
         (one["external_ids"][0]["id"], one["value"]) for one in told if one["value"] is not None

@@ -210,7 +210,7 @@ def test_what_is_gone_is_said(desk: Desk) -> None:
     after = desk.get("after=start").json()["cursor"]
     desk.world.change("vip", {1: "true"})
     desk.world.change("vip", {2: "true"})
-    retention.trim(desk.world.state, WORKSPACE, desk.world.at)
+    retention.trim(desk.world.state, WORKSPACE, desk.world.at, bool)
     for accept in ("application/json", "text/event-stream"):
         answer = desk.get(f"after={after}", Accept=accept)
         assert (answer.status_code, answer.json()["code"]) == (410, "gone")
