@@ -48,7 +48,7 @@ SLICE_ROWS: Final = 1 << 17
 """Events, on average, of one part: few enough that what they come to is put in a fraction of a second."""
 RETRY_SECONDS: Final = 1.0
 DAMAGED_SECONDS: Final = 60.0
-"""Before a table that cannot be read is tried again."""
+"""Before a table that cannot be read is tried again, or what failed in a way nobody foresaw."""
 FLUSH_SECONDS: Final = 5.0
 """How often somebody is asked to publish the events that are waited for."""
 
@@ -100,6 +100,9 @@ class Backfilling:
         except (Unavailable, OSError) as error:
             self._wait_until[workspace] = self.monotonic() + RETRY_SECONDS
             _log.error("backfill not finished, beginning again: %s", error)
+        except Exception:  # noqa: BLE001 - publishing, in the same process, must not end for any of them
+            self._wait_until[workspace] = self.monotonic() + DAMAGED_SECONDS
+            _log.exception("backfill failed, beginning again later: this is a fault of the program: tell us")
 
     def look(self, workspace: str) -> bool:
         """Do the backfill that is due in a workspace; tell whether there was one.

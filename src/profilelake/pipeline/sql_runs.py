@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from profilelake.audiences import definitions_now
 from profilelake.audiences.life import COMPUTING, FAILED, LIVE, SQL
 from profilelake.audiences.sql_contract import checked, every_seconds
-from profilelake.errors import Conflict, Corrupt, Invalid, ProfilelakeError, Unavailable
+from profilelake.errors import Conflict, Invalid, ProfilelakeError, Unavailable
 from profilelake.identity.standing import rules_in_force
 from profilelake.ops.clock import Clock
 from profilelake.pipeline.sql_results import apply_result, forget_rows
@@ -174,5 +174,5 @@ class SqlRuns:
 def _read(path: Path) -> pa.Table:
     try:
         return pq.read_table(path)
-    except pa.ArrowInvalid as error:
-        raise Corrupt(f"reading the result of a query in {path}: {error}") from error
+    except pa.ArrowException as error:
+        raise Unavailable(f"reading the result of a query: {error}; it runs again") from error

@@ -22,6 +22,18 @@ def order(user: str) -> Message:
     return {"type": "track", "userId": user, "event": "Order", "properties": {"revenue": 1}}
 
 
+class Stops(threading.Event):
+    """Ends a loop after some looks, without waiting."""
+
+    def __init__(self, looks: int) -> None:
+        super().__init__()
+        self.looks = looks
+
+    def wait(self, timeout: float | None = None) -> bool:  # noqa: ARG002 - as in the class above
+        self.looks -= 1
+        return self.looks < 0
+
+
 @pytest.fixture
 def desk(tmp_path: Path) -> Iterator[Desk]:
     desk = Desk(tmp_path)
@@ -196,3 +208,20 @@ def test_a_definition_made_again_at_the_wrong_moment_misses_no_event(
     desk.tick(START + 5)
     assert len(desk.members("buyers")) == 1
     assert desk.verify() == []
+
+
+def test_a_fault_of_ours_ends_an_attempt_and_no_process(
+    desk: Desk, log: LogBuilder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk.apply([log.record(START, [order("u"), order("u")])])
+    desk.apply([log.define(START + 1, "buyers", ORDERS)])
+    desk.publish()
+    loop = backfilling(desk)
+    loop.stop = Stops(looks=3)
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "fold", lambda *_: 1 / 0)
+        loop.run()
+    assert desk.statuses() == {"buyers": "backfilling"}
+    backfilling(desk).look(WORKSPACE)
+    desk.tick(START + 2)
+    assert len(desk.members("buyers")) == 1

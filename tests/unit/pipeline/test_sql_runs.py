@@ -156,6 +156,13 @@ def test_a_run_that_fails_leaves_what_was_known_and_says_why(made: World) -> Non
     assert made.run(tiers={"user_id": ["u1"], "tier": ["tin"]})["tier"].changed == 1
 
 
+def test_a_result_that_cannot_be_read_ends_a_run_and_no_process(made: World) -> None:
+    made.define("tier", "tiers", kind="sql_trait")
+    made.runner.ask = lambda _query, path, _stopped: path.write_bytes(b"PAR1 and no more PAR1")
+    (run,) = made.run().values()
+    assert ("reading the result" in run.failure, run.again) == (True, True)
+
+
 def test_a_definition_that_never_ran_well_has_failed(made: World) -> None:
     made.define("tier", "tiers", kind="sql_trait")
     made.run(tiers=Invalid("no such table"))
