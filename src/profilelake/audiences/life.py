@@ -156,13 +156,16 @@ def ready(
 ) -> list[str]:
     """Return the definitions whose steps are complete and for which nobody was evaluated yet.
 
-    One that reads another waits for it: without its values everybody might come in, or nobody.
+    One that reads another waits for it, and for the rows of entities: without these everybody might come in, or
+    nobody.
     """
     waiting = {key for key, record in records.items() if record.status == BACKFILLING}
+    unknown = {key for key, r in records.items() if r.kind == "entity" and r.status in (COMPUTING, FAILED)}
     found = []
     for planned in known.plan:
         key = planned.held.definition.key
-        if key in waiting and not (planned.reads & waiting) and complete(list(planned.steps.values()), kept):
+        blocked = planned.reads & waiting or planned.entities & unknown
+        if key in waiting and not blocked and complete(list(planned.steps.values()), kept):
             found.append(key)
             waiting.discard(key)
     return found

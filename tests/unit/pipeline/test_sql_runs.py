@@ -222,6 +222,33 @@ def test_what_is_dropped_while_its_query_runs_gives_nothing(made: World, kind: s
     assert made.entity_rows() == 0
 
 
+def test_who_asks_for_rows_waits_for_them(made: World) -> None:
+    made.define("orders", "orders", kind="entity", every_seconds=86_400)
+    made.define("idle", "entity('orders').where(property('total') > 500).count() = 0")
+    assert made.desk.statuses() == {"orders": "computing", "idle": "backfilling"}
+    made.run(orders=Unavailable("asking: not up yet"))
+    assert (made.desk.statuses()["orders"], made.told()) == ("failed", [])
+    made.later(300)
+    made.run(orders={"user_id": ["u1"], "total": [600]})
+    assert made.desk.statuses() == {"orders": "live", "idle": "live"}
+    assert made.told() == [("idle", None, "true")] * 3
+
+
+def test_a_rebuild_lets_nobody_go_for_rows_that_are_still_to_come(made: World) -> None:
+    made.define("orders", "orders", kind="entity")
+    made.define("spenders", "entity('orders').where(property('total') > 500).count() >= 1")
+    made.run(orders={"user_id": ["u1"], "total": [600]})
+    before = made.desk.members("spenders")
+    made.desk.rebuild()
+    made.desk.settle(made._next())
+    assert made.desk.members("spenders") == before
+    made.runner.state = made.desk.state
+    made.run(orders={"user_id": ["u1"], "total": [600]})
+    assert made.desk.members("spenders") == before
+    assert made.told() == []
+    assert made.desk.statuses() == {"orders": "live", "spenders": "live"}
+
+
 def test_rows_of_an_entity_go_with_its_definition(made: World) -> None:
     made.define("orders", "orders", kind="entity")
     made.run(orders={"user_id": ["u1", "u1", "u2"], "total": [600, 700, 900]})
