@@ -30,6 +30,8 @@ from profilelake.traits.steps import Step
 
 PART_SETS: Final = 20_000
 """Identifier sets that one transaction of a backfill takes; micro-batches wait meanwhile."""
+PART_ROWS: Final = 50_000
+"""Rows of partials it takes, about: a set has some of every step. They take a quarter of a second."""
 PENDING_MAX: Final = 50
 """Micro-batches whose waiting partials one transaction merges."""
 PENDING_BYTES_MAX: Final = 4 << 20
@@ -90,13 +92,19 @@ def put_part(state: State, workspace: str, partials: Partials) -> None:
     Raises:
         Unavailable: disk full or the like.
     """
-    for part in pending.parts(partials, PART_SETS):
+    for part in pending.parts(partials, _sets_at_once(partials)):
         with state.write() as tx:
             known = Known.of(definitions_now.held(tx, workspace))
             kept = definitions_now.steps(tx, workspace)
             live = frozenset(record.attempt for record in kept.values() if record.attempt)
             stored.add(tx, workspace, pending.of_steps(part, live), known.numbered(kept))
         reach("handover.part")
+
+
+def _sets_at_once(partials: Partials) -> int:
+    """Return of how many sets one transaction takes all there is."""
+    rows, sets = pending.size(partials), len(pending.sets_of(partials))
+    return max(1, min(PART_SETS, sets * PART_ROWS // max(rows, 1)))
 
 
 def note_progress(

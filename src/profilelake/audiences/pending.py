@@ -58,6 +58,12 @@ def is_empty(partials: Partials) -> bool:
     return not partials.events and not any(len(getattr(partials, name).rows) for name in _LAYOUTS)
 
 
+def size(partials: Partials) -> int:
+    """Return how many rows and events there are in partials."""
+    rows = sum(len(getattr(partials, name).rows) for name in _LAYOUTS)
+    return rows + sum(map(len, partials.events.values()))
+
+
 def renumbered(partials: Partials, numbers: Mapping[int, int]) -> Partials:
     """Return the rows of the steps that have a new number, under it.
 

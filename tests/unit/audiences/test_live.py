@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+import pipeline_driver
 from pipeline_driver import SECOND, START, WORKSPACE, Desk, LogBuilder, Message
 from profilelake.audiences import evaluating, handover, live, pending
 from profilelake.audiences.facts import Drop, Resync
@@ -13,6 +14,7 @@ from profilelake.errors import Invalid
 from profilelake.eventlog import Record
 from profilelake.semantics.definitions import EXTERNAL_IDS
 from profilelake.semantics.times import format_time
+from profilelake.traits import stored
 from profilelake.traits.answers import answers
 
 LOG = "00000000000000aa"
@@ -434,6 +436,23 @@ def test_an_attempt_that_was_cut_short_leaves_nothing_behind(desk: Desk, log: Lo
     desk.apply([log.record(START + 2, [track("u", "Order")])])
     desk.settle(START + 3)
     assert list(desk.values().values()) == ["2"]
+
+
+def test_older_events_of_many_steps_are_put_in_parts(
+    desk: Desk, log: LogBuilder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(handover, "PART_ROWS", 4)
+    monkeypatch.setattr(pipeline_driver, "BACKFILLED_ROWS", 100)
+    users = [f"u{number}" for number in range(6)]
+    desk.apply([log.record(START, [track(user, name) for user in users for name in ("Order", "Visit")])])
+    for number, name in enumerate(("Order", "Visit")):
+        desk.apply([log.define(START + 1 + number, name.lower(), f"event('{name}').count()", kind="trait")])
+    sizes: list[int] = []
+    add = stored.add
+    monkeypatch.setattr(stored, "add", lambda *given: (sizes.append(pending.size(given[2])), add(*given)))
+    desk.settle(START + 3)
+    assert sizes == [4, 4, 4]
+    assert list(desk.values().values()) == ["1"] * 12
 
 
 def test_what_waits_for_others_is_looked_at_once(
