@@ -27,6 +27,8 @@ from profilelake.state.records import received_at
 from profilelake.state.store import Db, Tx
 from profilelake.workspaces.destinations import Held as Destined
 
+ACCOUNTS_MAX: Final = 50
+"""Accounts of one turn: each comes with the people linked to it, up to a thousand."""
 _ID: Final = 16
 _NO_SWEEPS: Final[Mapping[str, int]] = {}
 _VALUE_BYTES: Final = 8
@@ -143,7 +145,11 @@ def turn(tx: Tx, workspace: str, journal: Journal, destination: Destination, *, 
         raise Internal(f"telling destination {destination.name!r}: it has no place; begin first")
     sweeps = {sweep.definition: sweep for sweep in journal.sweeps(destination.name)}
     wanted = Wanted() if EVERY in destination.definitions else Wanted(frozenset(destination.definitions))
-    page = feed.read(tx, workspace, Cursor(place.epoch, place.cursor), wanted, most)
+    after = Cursor(place.epoch, place.cursor)
+    page = feed.read(tx, workspace, after, wanted, most)
+    accounts = [row for row, (_, change) in enumerate(page.changes) if change.collection == "accounts"]
+    if len(accounts) > ACCOUNTS_MAX:
+        page = feed.read(tx, workspace, after, wanted, accounts[ACCOUNTS_MAX])
     causes = [
         _Cause(
             change.definition,
@@ -162,6 +168,8 @@ def turn(tx: Tx, workspace: str, journal: Journal, destination: Destination, *, 
     ]
     told = Turn(Place(page.cursor.epoch, page.cursor.key, place.touched))
     if page.drained:
+        if _tells_accounts(tx, workspace, destination):
+            most = min(most, ACCOUNTS_MAX)
         touched = list(islice(_touched(tx, workspace, place.touched), most))
         if touched:
             told.place = replace(told.place, touched=touched[-1])
@@ -172,6 +180,14 @@ def turn(tx: Tx, workspace: str, journal: Journal, destination: Destination, *, 
         return None
     _decide(tx, workspace, journal, destination, causes, told)
     return told
+
+
+def _tells_accounts(tx: Tx, workspace: str, destination: Destination) -> bool:
+    """Tell whether a destination may be told of accounts by looking at what holds."""
+    return any(
+        one.definition.target == "accounts" and destination.wants(key)
+        for key, one in definitions_now.held(tx, workspace).items()
+    )
 
 
 def _touched(tx: Tx, workspace: str, after: bytes) -> Iterator[bytes]:

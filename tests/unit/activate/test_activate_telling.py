@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from activate_world import SECOND, START, WORKSPACE, World
-from profilelake.activate import resync, retention, telling
+from profilelake.activate import people, resync, retention, telling
 from profilelake.activate.feed import Gone
 from profilelake.activate.journal import Journal
+from profilelake.activate.people import Person
 from profilelake.semantics.destinations import Destination, IdSync
 from profilelake.workspaces.destinations import Held
 
@@ -355,3 +356,32 @@ def test_a_decision_to_resync_is_taken_up_once(desk: Desk) -> None:
         with world.state.read(WORKSPACE) as tx:
             telling.follow(tx, WORKSPACE, desk.journal, HOOK, START)
         assert len(desk.tell(HOOK)) == count
+
+
+def test_accounts_are_told_a_few_at_a_time(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each comes with its people, who are in memory together with it."""
+    asked: list[int] = []
+
+    def load(*arguments: Any, accounts: frozenset[bytes], **more: Any) -> dict[bytes, Person]:
+        asked.append(len(accounts))
+        return people.load(*arguments, accounts=accounts, **more)
+
+    monkeypatch.setattr(telling, "ACCOUNTS_MAX", 2)
+    monkeypatch.setattr(telling, "load", load)
+    world = desk.world
+    world.define("big", target="accounts")
+    world.define("vip")
+    for number in range(1, 8):
+        world.profile(number, [f"group_id:g{number}"])
+    world.change("big", dict.fromkeys(range(1, 6), "true"))
+    assert len(desk.tell(HOOK)) == 5  # what holds
+    world.profile(9, ["user_id:u9"])
+    world.change("big", {6: "true", 7: "true", 1: None})
+    world.change("vip", {9: "true"})
+    assert [(one["definition"], one["value"]) for one in desk.tell(HOOK)] == [
+        ("big", True),
+        ("big", True),
+        ("big", False),
+        ("vip", True),
+    ]
+    assert max(asked) == 2
