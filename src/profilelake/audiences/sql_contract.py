@@ -9,6 +9,7 @@ from typing import Final
 
 import msgspec
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from profilelake.errors import Invalid
 from profilelake.semantics.definitions import Definition
@@ -25,6 +26,7 @@ ROW_BYTES_MAX: Final = 16 * 1024
 EVERY_SECONDS_DEFAULT: Final = 12 * 3_600
 EVERY_SECONDS_MIN: Final = 60
 _MEMBER: Final = "true"
+_TIME: Final = pa.timestamp("us", tz="UTC")
 
 _encode: Final = msgspec.json.Encoder(order="deterministic").encode
 
@@ -134,11 +136,19 @@ def _ids(column: pa.ChunkedArray, definition: Definition, id_type: str) -> list[
 def _values(columns: pa.Table, definition: Definition, *, always_named: bool = False) -> list[str]:
     """Return the JSON text of each row."""
     for field in columns.schema:
-        if pa.types.is_nested(field.type) or pa.types.is_binary(field.type):
+        if _is_refused(field.type):
             raise _broken(
-                definition, f"column {field.name} is of type {field.type}; give text, numbers or truth values"
+                definition,
+                f"column {field.name} is of type {field.type}; give text, numbers, truth values, dates or timestamps",
             )
-    plain = columns.cast(pa.schema([pa.field(field.name, _plain(field.type)) for field in columns.schema]))
+    # A timestamp without a zone is one in UTC, as all times here are.
+    zoned = columns.cast(pa.schema([pa.field(field.name, _zoned(field.type)) for field in columns.schema]))
+    plain = zoned.cast(pa.schema([pa.field(field.name, _plain(field.type)) for field in zoned.schema]))
+    for field in zoned.schema:
+        if pa.types.is_temporal(field.type) and _has_no_text(plain.column(field.name)):
+            raise _broken(
+                definition, f"column {field.name} has a time that no calendar has, such as infinity"
+            )
     alone = plain.num_columns == 1 and not always_named
     rows = (
         plain.column(0).to_pylist() if alone else plain.to_pylist()
@@ -152,6 +162,21 @@ def _values(columns: pa.Table, definition: Definition, *, always_named: bool = F
     return texts
 
 
+def _is_refused(type: pa.DataType) -> bool:
+    return bool(
+        pa.types.is_nested(type)
+        or pa.types.is_binary(type)
+        or pa.types.is_large_binary(type)
+        or pa.types.is_time(type)
+        or pa.types.is_duration(type)
+        or pa.types.is_interval(type)
+    )
+
+
+def _zoned(type: pa.DataType) -> pa.DataType:
+    return _TIME if pa.types.is_timestamp(type) else type
+
+
 def _plain(type: pa.DataType) -> pa.DataType:
     """Return as what values of a type become JSON: decimals as numbers, times as ISO 8601 texts in UTC."""
     if pa.types.is_decimal(type):
@@ -159,6 +184,11 @@ def _plain(type: pa.DataType) -> pa.DataType:
     if pa.types.is_temporal(type):
         return pa.string()
     return type
+
+
+def _has_no_text(column: pa.ChunkedArray) -> bool:
+    """Tell whether a time of a column is out of the years that ISO 8601 writes: infinity is one of those."""
+    return not pc.all(pc.match_substring_regex(column, "^[0-9]{4}-"), min_count=0).as_py()
 
 
 def _broken(definition: Definition, problem: str) -> Invalid:

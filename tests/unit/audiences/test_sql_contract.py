@@ -1,6 +1,6 @@
 """What the result of a SQL trait, audience or entity has to be."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -25,7 +25,14 @@ def test_one_column_is_the_value_and_several_are_an_object() -> None:
 
 def test_values_become_json() -> None:
     at = datetime(2026, 1, 2, 3, tzinfo=UTC)
-    for value, text in ((True, "true"), (1.5, "1.5"), (at, '"2026-01-02 03:00:00.000000Z"'), ("", '""')):
+    told = '"2026-01-02 03:00:00.000000Z"'
+    for value, text in (
+        (True, "true"),
+        (1.5, "1.5"),
+        (at, told),
+        (at.replace(tzinfo=None), told),
+        ("", '""'),
+    ):
         assert checked(pa.table({"email": ["e"], "x": [value]}), definition()).values == [text]
     # What is no value is a row that is not there.
     for nothing in (None, float("nan"), float("inf")):
@@ -39,7 +46,7 @@ def test_an_audience_is_its_ids() -> None:
 
 
 def test_an_entity_has_rows_whose_order_in_the_result_does_not_matter() -> None:
-    told = {"user_id": ["u1", "u2", "u1"], "order": [2, 3, 1]}
+    told: dict[str, list[Any]] = {"user_id": ["u1", "u2", "u1"], "order": [2, 3, 1]}
     rows = checked(pa.table(told), definition("entity"))
     assert rows == SqlValues("user_id", ["u1", "u2"], ['[{"order":1},{"order":2}]', '[{"order":3}]'])
     turned = checked(pa.table({name: values[::-1] for name, values in told.items()}), definition("entity"))
@@ -60,6 +67,8 @@ def test_an_entity_has_rows_whose_order_in_the_result_does_not_matter() -> None:
         ({"user_id": [1.5], "x": [1]}, "sql_trait", {}, "cast it to text"),
         ({"user_id": ["u"], "x": [[1]]}, "sql_trait", {}, "column x is of type list"),
         ({"user_id": ["u"], "x": [b"1"]}, "sql_trait", {}, "column x is of type binary"),
+        ({"user_id": ["u"], "x": [timedelta(1)]}, "sql_trait", {}, "column x is of type duration"),
+        ({"user_id": ["u"], "x": pa.array([2**62], pa.timestamp("us"))}, "sql_trait", {}, "no calendar has"),
         ({"user_id": ["u"], "x": ["y" * 20_000]}, "sql_trait", {}, "at most 16,384"),
         ({"user_id": ["u"], "x": [1]}, "sql_audience", {}, "leave x out"),
         ({"user_id": ["u"]}, "sql_audience", {"target": "accounts"}, "about accounts"),
