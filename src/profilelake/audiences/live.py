@@ -7,6 +7,7 @@ announced. Where nobody defined anything none of this costs anything.
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from heapq import merge
@@ -140,9 +141,16 @@ class Computing:
         life.settle(tx, self.workspace, before, self._known, b"", moment)
 
     def apply(self, work: Working, brought: Brought, at: int) -> None:
-        """Fold what a micro-batch brought and announce what it changed; `work` is flushed."""
-        if not self.any:
-            return
+        """Fold what a micro-batch brought and announce what it changed; `work` is flushed.
+
+        Raises:
+            Faulty: a fault of this program in computing them; events must not wait for it.
+        """
+        if self.any:
+            with self._blamed():
+                self._apply(work, brought, at)
+
+    def _apply(self, work: Working, brought: Brought, at: int) -> None:
         tx, workspace = work.tx, self.workspace
         records, kept = self._now(tx)
         sets = self._fold(tx, work.sequence, brought.events, kept)
@@ -190,9 +198,29 @@ class Computing:
         )
 
     def tend(self, tx: Tx, sequence: int, at: int) -> None:
-        """Go on, for one micro-batch, with what time and decisions bring: timers, sweeps, what a backfill left."""
-        if not self.any:
-            return
+        """Go on, for one micro-batch, with what time and decisions bring: timers, sweeps, what a backfill left.
+
+        Raises:
+            Faulty: as `apply`.
+        """
+        if self.any:
+            with self._blamed():
+                self._tend(tx, sequence, at)
+
+    @contextmanager
+    def _blamed(self) -> Iterator[None]:
+        """Blame a fault that nobody foresaw on all definitions: which of them it was, only `fold` and `answers` tell."""
+        try:
+            yield
+        except (*PASSED_ON, Faulty):
+            raise
+        except Exception as error:
+            keys = [planned.held.definition.key for planned in self._known.plan]
+            if not keys:
+                raise  # there is nothing left to give up
+            raise Faulty(self.workspace, keys, error) from error
+
+    def _tend(self, tx: Tx, sequence: int, at: int) -> None:
         handover.merge_waiting(tx, self.workspace)
         records, kept = self._now(tx)
         evaluation = Evaluation(tx, self.workspace, sequence, at, self._known, records, kept)

@@ -222,6 +222,23 @@ def test_a_definition_that_cannot_be_read_stops_nobody(desk: Desk, log: LogBuild
     assert desk.members("odd") == desk.members("buyers")
 
 
+@pytest.mark.parametrize("part", ["add", "read"])
+def test_a_fault_anywhere_else_costs_all_definitions_and_no_event(
+    desk: Desk, log: LogBuilder, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    def fails(*_: object) -> None:
+        raise ZeroDivisionError
+
+    desk.apply([log.define(START, "buyers", "event('Order').count() >= 1")])
+    desk.tick(START)
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluating.stored, part, fails)
+        desk.apply([log.record(START + 1, [track("u1", "Order")])])
+    assert desk.statuses() == {"buyers": "failed"}
+    assert desk.applied().totals["in_lake"] == 1
+    assert desk.applied().totals["failed"] == 0
+
+
 def test_a_fault_of_ours_costs_a_definition_and_no_event(
     desk: Desk, log: LogBuilder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
