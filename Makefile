@@ -38,6 +38,8 @@ test-slow-ci: setup ## the part of the slow tests that CI runs, always the same
 		tests/clients/test_browsers_slow.py::TestNobodyElseIsAsked \
 		tests/dbt \
 		tests/faults/test_lake_maintenance_slow.py \
+		tests/faults/test_backfill_kills_slow.py \
+		tests/faults/test_activate_kills_slow.py \
 		tests/faults/test_eventlog_kills_slow.py \
 		tests/faults/test_eventlog_power_slow.py \
 		tests/faults/test_durability_disk_slow.py \
