@@ -18,9 +18,11 @@ import secrets
 import socket
 import tempfile
 import time
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import httpx
 import uvicorn
@@ -62,7 +64,7 @@ class Measured:
         return f"{name:<12} {rate:>10,.0f} records/s   {cost:>7.1f} us CPU per record   {self.seconds:.2f} s"
 
 
-async def _app(scope, receive, send) -> None:  # type: ignore[no-untyped-def]
+async def _app(scope: Any, receive: Any, send: Any) -> None:
     if scope["type"] != "http":
         return
     while (await receive()).get("more_body"):
@@ -151,7 +153,7 @@ def _plain(url: str, bodies: list[bytes], members: int, parallel: int) -> Measur
     return _measured(members, main)
 
 
-def _measured(records: int, main) -> Measured:  # type: ignore[no-untyped-def]
+def _measured(records: int, main: Callable[[], Coroutine[Any, Any, Any]]) -> Measured:
     before, began = _cpu(), time.perf_counter()
     asyncio.run(main())
     return Measured(records, time.perf_counter() - began, _cpu() - before)

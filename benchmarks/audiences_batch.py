@@ -85,7 +85,7 @@ def plan_of(chosen: list[Pair]) -> Plan:
     held = {}
     for number, pair in enumerate(chosen):
         ids = EXTERNAL_IDS if pair.kind == "audience" else ()
-        definition = Definition(pair.key, pair.kind, pair.query, external_ids=ids)  # type: ignore[arg-type]
+        definition = Definition(pair.key, pair.kind, pair.query, external_ids=ids)  # type: ignore[arg-type]  # kinds are written there by hand
         held[pair.key] = Held(definition, 1, number.to_bytes(32, "big"), number.to_bytes(32, "big"))
     return planned(held)
 

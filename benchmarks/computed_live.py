@@ -138,7 +138,7 @@ def run(directory: Path, defined: Sequence[Definition], arguments: argparse.Name
         spent.append(time.process_time() - began)
         done = batcher.computed()
         evaluated, changes = evaluated + done.evaluated, changes + done.changes
-    computed = stages.seconds["computed"]._value.get() - before  # noqa: SLF001
+    computed = stages.seconds["computed"]._value.get() - before  # noqa: SLF001 - as above
     with state.read(WORKSPACE) as tx:
         held = sum(tx.bytes_used(WORKSPACE, db) for db in Db if db.startswith(("step", "computed", "timer")))
     state.close()

@@ -167,7 +167,7 @@ def definitions(count: int) -> tuple[list[Numbered], list[str]]:
         day = ", epoch_us(timestamp) // 86400000000" if "within" in text else ""
         # All parts are written above.
         queries.append(
-            f"SELECT set_id{day}, {value.format(**said)} FROM events"  # noqa: S608
+            f"SELECT set_id{day}, {value.format(**said)} FROM events"  # noqa: S608 - our own words
             f" WHERE event = '{name}'{condition} GROUP BY set_id{day}"
         )
     return list({numbered.step: numbered for numbered in steps}.values()), queries

@@ -293,7 +293,7 @@ class Journal:
         for start in range(0, len(wanted), PARAMETERS_MAX):
             some = wanted[start : start + PARAMETERS_MAX]
             marks = ",".join("?" * len(some))
-            statement = f"SELECT * FROM announced WHERE destination = ? AND profile IN ({marks})"  # noqa: S608
+            statement = f"SELECT * FROM announced WHERE destination = ? AND profile IN ({marks})"  # noqa: S608 - question marks only
             rows = self._rows(statement, destination, *some)
             found |= {(profile, definition): Announced(*told) for _, profile, definition, *told in rows}
         return found

@@ -156,9 +156,9 @@ class _Whole:
             return
         number = f"(hash(profile_id) % {count:d})::INTEGER AS slice"
         people = reading.divide(f"SELECT *, {number} FROM ({profiles})", "profiles", _PROFILES, count)  # noqa: S608 - ours
-        owned = reading.divide(f"SELECT *, {number} FROM ({sets})", "sets", _SETS, count)  # noqa: S608
+        owned = reading.divide(f"SELECT *, {number} FROM ({sets})", "sets", _SETS, count)  # noqa: S608 - ours
         happened = reading.divide(
-            f"SELECT e.*, slice FROM ({events}) AS e JOIN (SELECT set_id, {number} FROM ({sets})) USING (set_id)",  # noqa: S608
+            f"SELECT e.*, slice FROM ({events}) AS e JOIN (SELECT set_id, {number} FROM ({sets})) USING (set_id)",  # noqa: S608 - ours
             "events",
             _EVENTS,
             count,

@@ -138,7 +138,7 @@ def _settled(
 def _same_values(a: Definition, b: Definition) -> bool:
     """Tell whether two versions of a definition are worth the same, whatever else they say."""
     quiet = {"name": "", "description": "", "every_seconds": 0, "managed_by": ""}
-    return replace(a, **quiet) == replace(b, **quiet)  # type: ignore[arg-type]
+    return replace(a, **quiet) == replace(b, **quiet)  # type: ignore[arg-type]  # fields by name have one type to mypy
 
 
 def resync(tx: Tx, workspace: str, key: str, place: bytes) -> None:

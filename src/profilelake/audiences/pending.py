@@ -82,7 +82,7 @@ def renumbered(partials: Partials, numbers: Mapping[int, int]) -> Partials:
     events = {
         (key, numbers[number]): cut for (key, number), cut in partials.events.items() if number in numbers
     }
-    return replace(partials, **rows, events=events)  # type: ignore[arg-type]
+    return replace(partials, **rows, events=events)  # type: ignore[arg-type]  # fields by name have one type to mypy
 
 
 def of_steps(partials: Partials, numbers: frozenset[int]) -> Partials:

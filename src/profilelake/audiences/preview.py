@@ -262,7 +262,7 @@ class _Sample:
             return ()
         reading.connection.register("found_members", pa.table({"profile_id": members}))
         rows = reading.table(
-            f"SELECT definition, count(*) AS n FROM ({known}) SEMI JOIN found_members USING (profile_id) "  # noqa: S608
+            f"SELECT definition, count(*) AS n FROM ({known}) SEMI JOIN found_members USING (profile_id) "  # noqa: S608 - of files we planned
             f"WHERE {self._chosen()} AND definition <> {sql.text(self._asked.key)} "
             f"GROUP BY definition ORDER BY n DESC, definition LIMIT {OVERLAPS_MAX:d}"
         ).to_pydict()

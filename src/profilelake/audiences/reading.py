@@ -193,7 +193,7 @@ class Reading:
     def count(self, select: str) -> int:
         """Return how many rows a SELECT has."""
         with told():
-            rows = self.connection.sql(f"SELECT count(*) FROM ({select})").fetchall()  # noqa: S608
+            rows = self.connection.sql(f"SELECT count(*) FROM ({select})").fetchall()  # noqa: S608 - made here
         return int(rows[0][0])
 
     def table(self, select: str) -> pa.Table:

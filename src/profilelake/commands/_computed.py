@@ -170,7 +170,7 @@ def _tried(pipeline: Pipeline, noun: Noun, key: str | None, query: str | None, t
     known = defined(pipeline)
     if query is not None:
         about = "accounts" if target == "accounts" else "users"
-        made = Definition("preview", noun, query.strip(), target=about)  # type: ignore[arg-type]
+        made = Definition("preview", noun, query.strip(), target=about)  # type: ignore[arg-type]  # checked above
         decide([AskDefine(definition=made)], known, BY)
         return made
     written = load(pipeline.layout.definitions).written.get(str(key))
