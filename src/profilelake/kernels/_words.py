@@ -10,6 +10,8 @@ from numba.extending import intrinsic
 from profilelake.kernels._compiled import compiled
 from profilelake.kernels.json_tape import Bytes
 
+_QUOTE, _BACKSLASH = 34, 92
+_QUOTES, _BACKSLASHES = np.uint64(0x2222222222222222), np.uint64(0x5C5C5C5C5C5C5C5C)
 _ONES, _TOPS = np.uint64(0x0101010101010101), np.uint64(0x8080808080808080)
 
 
@@ -46,3 +48,20 @@ def first_byte(word: np.uint64, one: np.uint64, other: np.uint64) -> int:
     of_one, of_other = word ^ one, word ^ other
     found = ((of_one - _ONES) & ~of_one | (of_other - _ONES) & ~of_other) & _TOPS
     return np.int64(_trailing_zeros(found) >> np.uint64(3))  # type: ignore[return-value]
+
+
+@compiled
+def past_string(text: Bytes, at: int, end: int) -> int:
+    """Return the place behind the string that begins here; beyond `end` where it does not end."""
+    at += 1
+    while True:
+        while at + 8 <= end:
+            place = first_byte(eight_bytes(text, at), _QUOTES, _BACKSLASHES)
+            at += place
+            if place < 8:
+                break
+        if at >= end:
+            return end + 1
+        if text[at] == _QUOTE:
+            return at + 1
+        at += 2 if text[at] == _BACKSLASH else 1

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from profilelake.kernels._compiled import compiled, read_only
-from profilelake.kernels._words import eight_bytes, first_byte
+from profilelake.kernels._words import eight_bytes, first_byte, past_string
 from profilelake.kernels.json_tape import Bytes, borrowing
 
 Longs = npt.NDArray[np.int64]
@@ -29,7 +29,7 @@ DEPTH_MAX: Final = 32
 
 _QUOTE, _BACKSLASH, _COLON, _MINUS, _DOT, _ZERO, _NINE, _COMMA = 34, 92, 58, 45, 46, 48, 57, 44
 _OPEN_OBJECT, _CLOSE_OBJECT, _OPEN_ARRAY, _CLOSE_ARRAY = 123, 125, 91, 93
-_QUOTES, _BACKSLASHES = np.uint64(0x2222222222222222), np.uint64(0x5C5C5C5C5C5C5C5C)
+_BACKSLASHES = np.uint64(0x5C5C5C5C5C5C5C5C)
 _EXACT_MAX = np.uint64(1 << 53)
 _POWER_MAX: Final = 22
 """A whole number below 2**53 and a power of ten up to this are exact doubles, and so is rounding once."""
@@ -195,7 +195,7 @@ def _find(  # noqa: C901 - one loop with one state is how this is best followed
                 at += 1  # a comma, or space
                 continue
             start = at + 1
-            at = _past_string(text, at, end)
+            at = past_string(text, at, end)
             if at > end:
                 break
             node = _child(text, start, at - 1, end, paths, stack[depth])
@@ -323,7 +323,7 @@ def _value(text: Bytes, at: int, end: int, powers: Floats) -> tuple[int, int, fl
     """Return kind, end and double of the value that begins here; the end is beyond `end` where it is none."""
     byte = text[at]
     if byte == _QUOTE:
-        return STRING, _past_string(text, at, end), 0.0
+        return STRING, past_string(text, at, end), 0.0
     if byte == _OPEN_OBJECT:
         return OBJECT, _past_nested(text, at, end), 0.0
     if byte == _OPEN_ARRAY:
@@ -382,29 +382,12 @@ def _past_value(text: Bytes, at: int, end: int) -> int:
     """Return the place behind the value that begins here."""
     byte = text[at]
     if byte == _QUOTE:
-        return _past_string(text, at, end)
+        return past_string(text, at, end)
     if byte in (_OPEN_OBJECT, _OPEN_ARRAY):
         return _past_nested(text, at, end)
     while at < end and text[at] != _COMMA and text[at] != _CLOSE_OBJECT:
         at += 1
     return at
-
-
-@compiled
-def _past_string(text: Bytes, at: int, end: int) -> int:
-    """Return the place behind the string that begins here; beyond `end` where it does not end."""
-    at += 1
-    while True:
-        while at + 8 <= end:
-            place = first_byte(eight_bytes(text, at), _QUOTES, _BACKSLASHES)
-            at += place
-            if place < 8:
-                break
-        if at >= end:
-            return end + 1
-        if text[at] == _QUOTE:
-            return at + 1
-        at += 2 if text[at] == _BACKSLASH else 1
 
 
 @borrowing
@@ -414,7 +397,7 @@ def _past_nested(text: Bytes, at: int, end: int) -> int:
     while at < end:
         byte = text[at]
         if byte == _QUOTE:
-            at = _past_string(text, at, end)
+            at = past_string(text, at, end)
             continue
         at += 1
         if byte in (_OPEN_OBJECT, _OPEN_ARRAY):

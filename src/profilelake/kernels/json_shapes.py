@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from profilelake.kernels._compiled import compiled
-from profilelake.kernels._words import eight_bytes, first_byte
+from profilelake.kernels._words import eight_bytes, past_string
 from profilelake.kernels.json_tape import Bytes, borrowing
 from profilelake.semantics.shapes import DEPTH_MAX, PATH_BYTES_MAX
 
@@ -53,9 +53,8 @@ KEY_END: Final = 0xFF
 _ODD = np.uint64(0x9E3779B97F4A7C15)
 _MIX = np.uint64(0xD6E8FEB86659FD93)
 _UNLISTED = np.uint64(0x6A09E667F3BCC909)
-_QUOTE, _BACKSLASH, _COLON, _MINUS, _DOT, _ZERO, _NINE = 34, 92, 58, 45, 46, 48, 57
+_QUOTE, _COLON, _MINUS, _DOT, _ZERO, _NINE = 34, 58, 45, 46, 48, 57
 _OPEN_OBJECT, _CLOSE_OBJECT, _OPEN_ARRAY, _CLOSE_ARRAY = 123, 125, 91, 93
-_QUOTES, _BACKSLASHES = np.uint64(0x2222222222222222), np.uint64(0x5C5C5C5C5C5C5C5C)
 _LONGEST_INTEGER: Final = 19
 _INTEGER_MAX = np.uint64((1 << 63) - 1)
 _COUNTED, _NOT_LISTED, _NO_ROOM = 0, 1, 2
@@ -238,7 +237,7 @@ def _walk(known: Known, texts: Texts, row: int, place: int, time: int) -> bool: 
             at += 1  # a comma, or space
             continue
         start = at + 1
-        at = _past_string(text, at, end)
+        at = past_string(text, at, end)
         if at > end:
             return True
         hashed = _hashed(stack[depth], text, start, at - 1, end)
@@ -397,7 +396,7 @@ def _past_value(text: Bytes, at: int, end: int) -> tuple[int, int]:
     """Return the type of the value that begins here and the place behind it; of an object, behind its bracket."""
     byte = text[at]
     if byte == _QUOTE:
-        return STRING, _past_string(text, at, end)
+        return STRING, past_string(text, at, end)
     if byte == _OPEN_OBJECT:
         return OBJECT, at + 1
     if byte == _OPEN_ARRAY:
@@ -411,23 +410,6 @@ def _past_value(text: Bytes, at: int, end: int) -> tuple[int, int]:
     return NULL, at + 1  # what follows of `null` is passed over like a comma
 
 
-@compiled
-def _past_string(text: Bytes, at: int, end: int) -> int:
-    """Return the place behind the string that begins here; beyond `end` where it does not end."""
-    at += 1
-    while True:
-        while at + 8 <= end:
-            place = first_byte(eight_bytes(text, at), _QUOTES, _BACKSLASHES)
-            at += place
-            if place < 8:
-                break
-        if at >= end:
-            return end + 1
-        if text[at] == _QUOTE:
-            return at + 1
-        at += 2 if text[at] == _BACKSLASH else 1
-
-
 @borrowing
 def _past_nested(text: Bytes, at: int, end: int) -> int:
     """Return the place behind the brackets that open here, whatever they hold."""
@@ -435,7 +417,7 @@ def _past_nested(text: Bytes, at: int, end: int) -> int:
     while at < end:
         byte = text[at]
         if byte == _QUOTE:
-            at = _past_string(text, at, end)
+            at = past_string(text, at, end)
             continue
         at += 1
         if byte in (_OPEN_OBJECT, _OPEN_ARRAY):
