@@ -34,7 +34,7 @@ from profilelake.settings import Layout
 
 def reference_seconds_per_set(layout: Layout) -> float:
     """Return what the plain reference takes per set, on a sample."""
-    lake = Lake.open(layout.catalog_uri, layout.warehouse)
+    lake = Lake.of(layout)
     with duckdb.connect() as connection:
         attach(connection, lake, "default")
         rows = connection.sql(

@@ -69,7 +69,7 @@ def make(layout: Layout, rows: int) -> None:
     layout.create()
     with Control.open(layout.control, os.urandom) as control:
         control.ensure_default(now=wall(), admin_token="adm_bench", read_token="rk_bench")
-    lake = Lake.open(layout.catalog_uri, layout.warehouse)
+    lake = Lake.of(layout)
     table = lake.table(WORKSPACE, PEOPLE)
     with duckdb.connect() as connection:
         connection.execute("SET TimeZone='UTC'")
@@ -126,7 +126,7 @@ def _ready() -> None:
 def in_process(layout: Layout) -> int:
     """Read everything with DuckDB into Arrow, here."""
     with duckdb.connect() as connection:
-        attach(connection, Lake.open(layout.catalog_uri, layout.warehouse), WORKSPACE)
+        attach(connection, Lake.of(layout), WORKSPACE)
         rows: int = connection.sql(QUERY).to_arrow_table().num_rows
         return rows
 
@@ -183,7 +183,7 @@ def measure(
         "Arrow stream over HTTP": over_http(port, "adm_bench"),
     }
     with duckdb.connect() as connection:
-        attach(connection, Lake.open(layout.catalog_uri, layout.warehouse), WORKSPACE)
+        attach(connection, Lake.of(layout), WORKSPACE)
         megabytes = connection.sql(QUERY).to_arrow_table().nbytes / 1e6
     best: dict[str, tuple[float, float]] = {}
     for _ in range(rounds):

@@ -17,7 +17,7 @@ def values_page(layout: Layout, key: str, *, audience: bool, after: str, rows: i
     """
     if not layout.catalog.exists():
         return []
-    lake = Lake.open(layout.catalog_uri, layout.warehouse)
+    lake = Lake.of(layout)
     with duckdb.connect() as connection, damage_told():
         if TABLES[audience] not in attach(connection, lake, WORKSPACE):
             return []

@@ -174,9 +174,7 @@ def workspace_setup(layout: Layout, policy: Policy | None = None) -> "WorkspaceS
         recent_directory=layout.recent(WORKSPACE),
         dedup_directory=layout.dedup(WORKSPACE),
         tail_directory=layout.tail(WORKSPACE),
-        history=EventHistory(
-            lambda: Lake.open(layout.catalog_uri, layout.warehouse), layout.recent(WORKSPACE)
-        ),
+        history=EventHistory(lambda: Lake.of(layout), layout.recent(WORKSPACE)),
         consent_policy=policy,
         untrusted=partial(untrusted_sources, layout),
     )

@@ -114,7 +114,7 @@ def _told(
 
 
 def _counted(layout: Layout, definition: Definition, others: Mapping[str, Held]) -> Counted:
-    lake = Lake.open(layout.catalog_uri, layout.warehouse)
+    lake = Lake.of(layout)
     enabled = replace(definition, enabled=True)
     return counted(
         lake,

@@ -39,5 +39,5 @@ def _attached(layout: Layout) -> Iterator[duckdb.DuckDBPyConnection | None]:
         yield None
         return
     with duckdb.connect() as connection, damage_told():
-        lake = Lake.open(layout.catalog_uri, layout.warehouse)
+        lake = Lake.of(layout)
         yield connection if SCHEMA.name in attach(connection, lake, WORKSPACE) else None

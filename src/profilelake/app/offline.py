@@ -56,7 +56,7 @@ def plan(layout: Layout, state: "State", asked: "Asked", by: str, examples: int 
     from profilelake.lake.catalog import Lake
     from profilelake.pipeline.effects import plan_document
 
-    lake = Lake.open(layout.catalog_uri, layout.warehouse)
+    lake = Lake.of(layout)
     untrusted = workspace_setup(layout).untrusted()
     return plan_document(
         deciding(layout, lambda: state), lake, asked, by, examples=examples, untrusted=untrusted
@@ -79,7 +79,7 @@ def verify_directory(layout: Layout) -> list[dict[str, str]]:
         state = State.open(layout.state, writable=True)
         state.ensure([WORKSPACE])
         finish_replays(setup, state, "", wall())
-        lake = Lake.open(layout.catalog_uri, layout.warehouse)
+        lake = Lake.of(layout)
         ensure_tables(lake, WORKSPACE)
         check_epoch(state, lake, WORKSPACE)
         Publisher(
@@ -118,7 +118,7 @@ def _rebuild(layout: Layout, report: Callable[[str], None]) -> dict[str, object]
     from profilelake.pipeline.verify import rebuild
 
     try:
-        lake = Lake.open(layout.catalog_uri, layout.warehouse)
+        lake = Lake.of(layout)
         ensure_tables(lake, WORKSPACE)
         gc.disable()  # a record of everything lives until the end: looking for cycles is wasted
         with damage_told():

@@ -89,7 +89,7 @@ def sql_answers(settings: Settings, layout: Layout) -> "SqlAnswers":
     nursery = Nursery()
     if closed is None:
         nursery.start()
-    lake = Lake.open(layout.catalog_uri, layout.warehouse)
+    lake = Lake.of(layout)
     queries = Queries(
         Inputs(lake, WORKSPACE, layout.sql_results),
         nursery,
@@ -127,7 +127,7 @@ def history(layout: Layout, state: "Callable[[], State]", spill: Path) -> "Histo
     return History(
         state=state,
         past=Past(
-            lambda: Lake.open(layout.catalog_uri, layout.warehouse),
+            lambda: Lake.of(layout),
             layout.recent,
             spill,
         ),
@@ -156,7 +156,7 @@ def schema_page(layout: Layout, asked: "SchemaAsked") -> "list[ShapeSeen]":
 
     if not (layout.directory / "catalog.sqlite").exists():
         raise NotFound(f"schema: no tables in {layout.directory} yet; start the server once")
-    lake = Lake.open(layout.catalog_uri, layout.warehouse)
+    lake = Lake.of(layout)
     with duckdb.connect() as connection, damage_told():
         if SCHEMA.name not in attach(connection, lake, WORKSPACE):
             raise NotFound(f"schema: no table of it in {layout.directory} yet; start the server once")
@@ -188,5 +188,5 @@ def ask_lake(layout: Layout, question: "LakeQuestion") -> bytes:
     if question.preview is not None:
         seen = estimating.preview(layout, State.open(layout.state), question.preview, question.examples)
         return msgspec.json.encode(seen)
-    lake = Lake.open(layout.catalog_uri, layout.warehouse)
+    lake = Lake.of(layout)
     return msgspec.json.encode(find_event(lake, WORKSPACE, question.message_id or ""))

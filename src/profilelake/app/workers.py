@@ -76,7 +76,7 @@ def lake_process(settings: Settings, *, parent: int, ready: int) -> int:
     reserve_metric_files(layout.run / METRICS, os.getpid())
     observed.warm()
     gc.set_threshold(*GC_THRESHOLDS)
-    lake = Lake.open(layout.catalog_uri, layout.warehouse)
+    lake = Lake.of(layout)
     ensure_tables(lake, WORKSPACE)
     state = State.open(layout.state, writable=True)
     state.ensure([WORKSPACE])

@@ -107,7 +107,7 @@ def _decide(pipeline: Pipeline, asked: "Asked") -> "Decided":
     layout = pipeline.layout
 
     def find(message_id: str) -> "EventSeen | None":
-        return find_event(Lake.open(layout.catalog_uri, layout.warehouse), WORKSPACE, message_id)
+        return find_event(Lake.of(layout), WORKSPACE, message_id)
 
     return deciding(layout, pipeline.state).decide(asked, BY, find)
 

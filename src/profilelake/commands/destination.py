@@ -208,7 +208,7 @@ def diff(
     after, end = _micros("--from", since), wall() if until is None else _micros("--to", until)
     if not layout.catalog.exists():
         raise NotFound(f"comparing two moments: no tables in {directory} yet; start the server once")
-    lake = Lake.open(layout.catalog_uri, layout.warehouse)
+    lake = Lake.of(layout)
     write_changes(lake, WORKSPACE, definition, after, end, writer("json" if as_json else format, output))
 
 

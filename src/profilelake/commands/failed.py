@@ -196,7 +196,7 @@ def _open(layout: Layout) -> tuple["Lake", "FailedEvents"]:
 
     if not (layout.directory / "catalog.sqlite").exists():
         raise NotFound(f"reading failed events in {layout.directory}: no tables yet; start the server once")
-    lake = Lake.open(layout.catalog_uri, layout.warehouse)
+    lake = Lake.of(layout)
     return lake, FailedEvents(lake, WORKSPACE, str(layout.run / "spill"))
 
 

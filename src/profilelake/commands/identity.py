@@ -212,7 +212,7 @@ def _sets_of_event(layout: Layout, message_id: str) -> list[bytes]:
         ),
     )
     if not sets and (layout.directory / "catalog.sqlite").exists():
-        seen = find_event(Lake.open(layout.catalog_uri, layout.warehouse), WORKSPACE, message_id)
+        seen = find_event(Lake.of(layout), WORKSPACE, message_id)
         sets = [] if seen is None else [key for _, key in seen.sets]
     if not sets:
         raise no_such_event(message_id)

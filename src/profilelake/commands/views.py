@@ -90,4 +90,4 @@ def _lake(directory: Path) -> "Lake":
     layout = layout_of(directory)
     if not (layout.directory / "catalog.sqlite").exists():
         raise NotFound(f"reading the lake in {layout.directory}: no catalog yet; start the server once")
-    return Lake.open(layout.catalog_uri, layout.warehouse)
+    return Lake.of(layout)

@@ -140,7 +140,7 @@ def _guided(options: Options, ends_at: datetime, server: ServerProcess, api: Api
 def _look(server: ServerProcess, api: Api, truth: Truth, accounts: Accounts, probes: Probes) -> Report:
     """Read back what the server made: from the lake as any reader would, and one profile over HTTP."""
     layout = Layout(server.directory)
-    lake = Lake.open(layout.catalog_uri, layout.warehouse)
+    lake = Lake.of(layout)
     with duckdb.connect() as connection:
         attach(connection, lake, SPACE)
         found = score(truth, questions.profiles_of_identifiers(connection))

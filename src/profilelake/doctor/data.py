@@ -94,7 +94,7 @@ def tables(patient: Patient) -> Iterator[Finding]:
     if not patient.layout.catalog.exists():
         yield fine("tables", "none were made yet")
         return
-    lake = Lake.open(patient.layout.catalog_uri, patient.layout.warehouse)
+    lake = Lake.of(patient.layout)
     opened = _open_state(patient)
     try:
         epoch, sequence = _standing(patient, opened)
@@ -240,7 +240,7 @@ def _newest_events(patient: Patient) -> pa.Table | None:
     """Return some of the newest events of the lake, as the de-duplication index wants them."""
     if not patient.layout.catalog.exists():
         return None
-    lake = Lake.open(patient.layout.catalog_uri, patient.layout.warehouse)
+    lake = Lake.of(patient.layout)
     try:
         if "events" not in lake.names(patient.workspace):
             return None

@@ -38,6 +38,7 @@ from profilelake.lake.schema import (
 from profilelake.lake.sql import LiveFile
 from profilelake.lake.table import LakeTable
 from profilelake.lake.tables import Part, TableDef
+from profilelake.settings import Layout
 
 CATALOG_NAME: Final = "profilelake"
 """Part of every row of the catalog: Spark, Trino and others must configure the catalog by this name."""
@@ -197,6 +198,11 @@ class Lake:
             ) from error
         _check_place(catalog, path)
         return cls(catalog, path, clock)
+
+    @classmethod
+    def of(cls, layout: Layout, *, clock: Clock = time.time_ns) -> "Lake":
+        """Open the lake of a data directory, wherever its settings say that it lies. Raises as `open`."""
+        return cls.open(layout.catalog_uri, layout.warehouse, clock=clock)
 
     def close(self) -> None:
         """Give up the connections to the catalog."""

@@ -19,6 +19,7 @@ from profilelake.errors import Conflict, Internal, Unavailable
 from profilelake.lake import sql
 from profilelake.lake.commit import Change
 from profilelake.lake.files import keep_young, remove_files
+from profilelake.lake.handover import HandedFile
 from profilelake.lake.progress import PREFIX, Progress
 from profilelake.lake.schema import BUCKET_WIDTH, bucket_of, checked
 from profilelake.lake.sql import LiveFile
@@ -198,6 +199,18 @@ class CurrentTable:
             remove_files(f.file_path for f in written)
             raise
         return self._replace(lambda: written, progress, written)
+
+    def replace_with(self, files: Sequence[HandedFile], progress: Progress) -> bool:
+        """Do what `replace` does with files that others wrote (`LakeTable.files_elsewhere`).
+
+        Whoever wrote them answers for it that each key is there once. Where just this replacement was made
+        already, the files are nobody's, and the sweep's.
+
+        Raises:
+            Conflict: as for `replace`.
+        """
+        written = [file.data_file() for file in files]
+        return self._replace(lambda: written, progress)
 
     def _replace(
         self, write: Callable[[], list[DataFile]], progress: Progress, written: Sequence[DataFile] = ()

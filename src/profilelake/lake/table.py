@@ -39,6 +39,7 @@ from profilelake.lake.compaction import (
     sorted_parts,
 )
 from profilelake.lake.files import local_path, remove_files, write_data_files, write_in_order
+from profilelake.lake.handover import TableFiles
 from profilelake.lake.maintenance import Swept
 from profilelake.lake.progress import Progress
 from profilelake.lake.schema import ARROW_PER_PARQUET, FILE_BYTES_TARGET, checked, partitions
@@ -321,6 +322,10 @@ class LakeTable:
             raise Unavailable(
                 f"writing files of {self.name}: {error}; nothing was committed, free space and retry"
             ) from error
+
+    def files_elsewhere(self) -> TableFiles:
+        """Return what writes files of this table in other processes, for `commit` to take."""
+        return TableFiles(self.definition, self._table.metadata.model_dump_json())
 
     def carried(self) -> dict[str, str]:
         """Return the summary properties that repeat the progress in a commit that brings none."""

@@ -101,7 +101,7 @@ def _interruptible(
 def _lake(layout: Layout) -> Lake:
     if not (layout.directory / "catalog.sqlite").exists():
         raise NotFound(f"reading the lake in {layout.directory}: no catalog yet; start the server once")
-    return Lake.open(layout.catalog_uri, layout.warehouse)
+    return Lake.of(layout)
 
 
 def writer(format: str, output: Path | None) -> Callable[[duckdb.DuckDBPyRelation | pa.Table], None]:

@@ -362,9 +362,7 @@ def test_a_moment_in_which_tables_moved_is_not_taken(
         return pointers(self) | ({("ws_default", "moving"): str(looks[0])} if looks[0] < 6 else {})
 
     monkeypatch.setattr(Lake, "pointers", moving)
-    assert len(capture_of(layout, tmp_path).tables) == len(
-        pointers(Lake.open(layout.catalog_uri, layout.warehouse))
-    )
+    assert len(capture_of(layout, tmp_path).tables) == len(pointers(Lake.of(layout)))
     assert looks[0] >= 7
     monkeypatch.setattr(Lake, "pointers", lambda _: {("a", str(looks.append(0) or len(looks))): ""})
     monkeypatch.setattr(capture, "MOMENT_TRIES_MAX", 3)

@@ -37,7 +37,7 @@ def events(number: int) -> pa.Table:
 def layout(tmp_path: Path) -> Layout:
     """A stopped directory whose events came in three commits."""
     made = stopped_directory(tmp_path / "data")
-    lake = Lake.open(made.catalog_uri, made.warehouse)
+    lake = Lake.of(made)
     table = lake.table("default", EVENTS)
     lake.table("default", FAILED_EVENTS)
     for number in (1, 2, 3):
@@ -124,7 +124,7 @@ def test_a_directory_that_is_in_use_by_no_server_is_left_alone(
 
 
 def test_verify_finds_what_is_damaged(layout: Layout) -> None:
-    opened = Lake.open(layout.catalog_uri, layout.warehouse)
+    opened = Lake.of(layout)
     files = opened.load("default", "events").files
     opened.close()
     path = local_path(files[0].location)
@@ -152,7 +152,7 @@ def test_verify_finds_what_is_damaged(layout: Layout) -> None:
 
 
 def test_verify_holds_rows_against_what_is_accounted_for(layout: Layout) -> None:
-    opened = Lake.open(layout.catalog_uri, layout.warehouse)
+    opened = Lake.of(layout)
     table = opened.table("default", EVENTS)
     table.append(events(3), Progress("e", 4, {"aa": (4, 4)}, {"in_lake": 3}))
     table.append(events(5), Progress("e", 5, {"aa": (3, 3)}, {"in_lake": 5}))

@@ -153,7 +153,7 @@ def test_revenue_by_week(connection: duckdb.DuckDBPyConnection) -> None:
 
 def test_the_duckdb_lines_read_the_tables_without_profilelake(tmp_path: Path) -> None:
     layout = Layout(tmp_path)
-    lake = Lake.open(layout.catalog_uri, layout.warehouse)
+    lake = Lake.of(layout)
     lake.table("default", EVENTS).append(rows(EVENTS, *ROWS[EVENTS]), Progress(epoch="1", sequence=1))
     lake.close()
     lines = duckdb_lines(layout)

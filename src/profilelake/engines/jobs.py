@@ -1,0 +1,71 @@
+"""What a long job has done so far, so that a driver that died goes on where it was.
+
+A job is named by what goes into it: the same command on the same tables is the same job. The answers of
+each finished step lie beside the files of its tasks, on the storage of the lake.
+"""
+
+import hashlib
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from profilelake.lake.storage import Storage
+from profilelake.ops.failpoints import reach
+
+FOLDER: Final = "_jobs"
+"""Below the root of the warehouse; the names of namespaces begin with `ws_`."""
+
+
+class Step(msgspec.Struct, frozen=True):
+    """A finished step: what its tasks answered, by unit or part, and what it took."""
+
+    answers: list[tuple[int, bytes]]
+    seconds: float
+
+
+class Job:
+    """One run of a plan over tables as they were at its beginning."""
+
+    def __init__(
+        self, storage: Storage, kind: str, inputs: Any, report: Callable[[str], None] = lambda _: None
+    ) -> None:
+        """Begin a job, or go on with it. `inputs` (anything msgspec writes) decide what it computes."""
+        self.storage = storage
+        said = msgspec.json.encode([kind, inputs], order="deterministic")
+        self.id = f"{kind}-{hashlib.sha256(said).hexdigest()[:20]}"
+        self._folder = f"{storage.root}/{FOLDER}/{self.id}"
+        self._report = report
+        self.seconds: dict[str, float] = {}
+        """What each step took, also where an earlier run did it."""
+        storage.create(f"{self._folder}/job.json", said)
+
+    def folder(self, step: str) -> str:
+        """Return where the tasks of a step put their files."""
+        return f"{self._folder}/{step}"
+
+    def step(self, name: str, run: Callable[[], Sequence[bytes] | dict[int, bytes]]) -> dict[int, bytes]:
+        """Return the answers of a step by unit or part: those that were remembered, else those of `run`."""
+        place = f"{self._folder}/{name}/done.msgpack"
+        if self.storage.size(place) is not None:
+            done = msgspec.msgpack.decode(self.storage.read(place), type=Step)
+            self._report(f"{name}: done before")
+        else:
+            began = time.monotonic()
+            found = run()
+            answers = found.items() if isinstance(found, dict) else enumerate(found)
+            done = Step(sorted(answers), round(time.monotonic() - began, 3))
+            reach(f"job.{name}.ran")
+            self.storage.write(place, msgspec.msgpack.encode(done))
+            self._report(f"{name}: {done.seconds:.1f} s")
+            reach(f"job.{name}.done")
+        self.seconds[name] = done.seconds
+        return dict(done.answers)
+
+    def finish(self) -> None:
+        """Remove all files of the job: what it made is committed."""
+        # The record of a step goes before its files, so that nothing remembered is missing.
+        files = [file.location for file in self.storage.list(self._folder)]
+        self.storage.remove([file for file in files if file.endswith("/done.msgpack")])
+        self.storage.remove(files)
