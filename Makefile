@@ -6,6 +6,7 @@ EVENTS ?= 100000
 SEED ?= 1
 DIR ?= profilelake-demo
 ONCE ?=
+EXTRAS := --extra demo --extra dev --extra s3 --extra postgres
 
 .DEFAULT_GOAL := help
 .PHONY: help setup run test test-all test-slow-ci check lint types imports format lock bench clean
@@ -65,8 +66,10 @@ format: setup ## bring files into the common format
 
 lock: setup ## resolve the dependencies anew
 	$(BIN)/python -m pip install --quiet uv
-	$(BIN)/uv pip compile --universal --python-version 3.11 --all-extras --generate-hashes --no-header --upgrade \
+	$(BIN)/uv pip compile --universal --python-version 3.11 $(EXTRAS) --generate-hashes --no-header --upgrade \
 		--quiet pyproject.toml -o requirements.lock
+	$(BIN)/uv pip compile --universal --python-version 3.11 --all-extras --generate-hashes --no-header \
+		--constraint requirements.lock --quiet pyproject.toml -o requirements-cluster.lock
 
 bench: setup ## the end-to-end figures of the README
 	$(BIN)/python benchmarks/pipeline.py
