@@ -81,7 +81,8 @@ def remembered(
     for call in world.calls:
         stored.add(tx, WORKSPACE, fold(events_table([call]), steps), steps)
     sets = [set_id(place) for person in world.people for place in person.sets]
-    return answered(made, world, at, stored.read(tx, WORKSPACE, sets, at, steps))
+    newest = all(call.timestamp <= at for call in world.calls)
+    return answered(made, world, at, stored.read(tx, WORKSPACE, sets, at, steps, newest=newest))
 
 
 def answered(

@@ -268,7 +268,8 @@ class Evaluation:
         same = [set(record.values) for record in columns] if told_again else []
         if plan:
             whole, sets = subjects(tx, workspace, profiles, plan, collection, self._others, held)
-            partials = stored.read(tx, workspace, sets, self._at, self._steps[collection])
+            # No event is dated after its receipt, and the pipeline's time is at least that of what it received.
+            partials = stored.read(tx, workspace, sets, self._at, self._steps[collection], newest=True)
             found = self._answered(plan, partials, whole)
             befores = self._befores(plan, columns)
             for planned in plan:

@@ -43,7 +43,7 @@ def packed(partials: Partials) -> bytes:
 def unpacked(packed: bytes) -> Partials:
     """Return what `packed` was made of."""
     held = _decode(packed)
-    rows = {
+    rows: dict[str, Any] = {
         name: Rows(
             np.frombuffer(sets, dtype=np.uint64).reshape(-1, 2), np.frombuffer(values, dtype=_LAYOUTS[name])
         )
@@ -113,7 +113,9 @@ def parts(partials: Partials, sets_max: int) -> Iterator[Partials]:
     for start in range(0, len(keys), sets_max):
         mine = ordered[start : start + sets_max]
         chosen = {name: np.isin(places[name], mine) for name in rows}
-        cut = {name: Rows(part.sets[chosen[name]], part.rows[chosen[name]]) for name, part in rows.items()}
+        cut: dict[str, Any] = {
+            name: Rows(part.sets[chosen[name]], part.rows[chosen[name]]) for name, part in rows.items()
+        }
         named = set(keys[start : start + sets_max])
         events = {place: events for place, events in partials.events.items() if place[0] in named}
         yield Partials(**cut, events=events, texts=_texts(partials, cut))

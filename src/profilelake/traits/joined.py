@@ -1,7 +1,7 @@
 """Partials of steps by subject, cut to what counts at a time.
 
-Buckets count where their whole day lies in the window; of a day that an edge of the window (or the present)
-cuts, the single events count. So answers are exact to the microsecond, and most events are never looked at.
+Buckets count where their whole day lies in the window; of a day that an edge of the window (or the present, unless
+nothing is newer) cuts, the single events count. So answers are exact to the microsecond, and most events are never looked at.
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from profilelake.errors import Invalid
 from profilelake.semantics.conditions.tree import Between, Window, Within
-from profilelake.traits.columns import Bools, Int64s, never
+from profilelake.traits.columns import NEVER, Bools, Int64s, never
 from profilelake.traits.ownership import Kept, Ownership, Runs
 from profilelake.traits.partials import CutEvent, Rows
 from profilelake.traits.steps import DAY_MICROS, FOREVER
@@ -104,7 +104,9 @@ class Joined:
         if span is None:
             none = Owned(self._ownership.partials.entries.rows[:0], np.zeros(0, dtype=np.int64))
             return Counting(rows, none, never(self._count), never(self._count))
-        return _cut(rows, self._by_step("entries").of(number), span, at, self._count)
+        until = self._ownership.partials.until
+        ends = NEVER if until is not None and until <= span.last else span.last
+        return _cut(rows, self._by_step("entries").of(number), span, ends, at, self._count)
 
     def events_of(self, number: int) -> tuple[list[list[CutEvent]], Int64s]:
         """Return the events of a step, those of a set together, and the subject of each such list."""
@@ -146,24 +148,24 @@ def _dense(steps: npt.NDArray[np.uint32], numbers: Int64s) -> npt.NDArray[np.uin
     return table.take(np.minimum(steps, past))
 
 
-def _cut(rows: Owned, entries: Owned, span: Span, at: int, count: int) -> Counting:
-    """Return what of a step with a window counts at a time.
+def _cut(rows: Owned, entries: Owned, span: Span, ends: int, at: int, count: int) -> Counting:
+    """Return what of a step with a window counts at a time; `ends` is when the window does, as far as it matters.
 
     A bucket of all time holds what was found to be in the window already: nothing is known of when it leaves.
     """
     days = rows.rows["bucket"].astype(np.int64)
     starts = days * DAY_MICROS
     forever = days == FOREVER
-    inside = forever | ((starts >= span.first) & (starts + DAY_MICROS - 1 <= span.last))
+    inside = forever | ((starts >= span.first) & (starts + DAY_MICROS - 1 <= ends))
     times = entries.rows["at"]
     entry_starts = times // DAY_MICROS * DAY_MICROS
-    cut = (entry_starts < span.first) | (entry_starts + DAY_MICROS - 1 > span.last)
-    within = cut & (times >= span.first) & (times <= span.last)
+    cut = (entry_starts < span.first) | (entry_starts + DAY_MICROS - 1 > ends)
+    within = cut & (times >= span.first) & (times <= ends)
     buckets, singles = rows.where(inside), entries.where(within)
     leaves, arrives = never(count), never(count)
     np.minimum.at(leaves, buckets.owners, _leaving(buckets, span, at))
     np.minimum.at(leaves, singles.owners, singles.rows["at"] + span.far + 1)
-    later, later_entries = starts > span.last, times > span.last
+    later, later_entries = starts > ends, times > ends
     np.minimum.at(arrives, rows.owners[later], starts[later] + span.near)
     np.minimum.at(arrives, entries.owners[later_entries], times[later_entries] + span.near)
     return Counting(buckets, singles, np.maximum(leaves, at + 1), np.maximum(arrives, at + 1))

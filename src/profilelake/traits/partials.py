@@ -62,6 +62,7 @@ class Partials:
 
     `entries` are single events of steps with a window, sorted by set and time. `events` are those of steps that
     keep whole events, by set and number of the step. `texts` spells out the values of `values` and `entries`.
+    `until` says that nothing happened after that time: of the day it lies in all counts that does then.
     """
 
     counts: Rows = field(default_factory=lambda: Rows.none(COUNTS))
@@ -70,3 +71,4 @@ class Partials:
     entries: Rows = field(default_factory=lambda: Rows.none(ENTRIES))
     events: Mapping[tuple[bytes, int], list[CutEvent]] = field(default_factory=dict)
     texts: Mapping[bytes, str] = field(default_factory=dict)
+    until: int | None = None

@@ -1,7 +1,7 @@
 """Partials in the online state: added to what a set has, and read for the sets of profiles.
 
-A set has one record of rows, and one per day of single events. Records of many sets are read, joined and written
-back as columns. What nobody asks for any more goes when its record is written anyway: rows of steps that are not
+A set has one record of rows, and per day a few of single events, so that one that has had many today does not write
+them all again with each. Records of many sets are read, joined and written back as columns. What nobody asks for any more goes when its record is written anyway: rows of steps that are not
 live, and days that lie behind every window.
 """
 
@@ -27,6 +27,9 @@ PARTS: Final = ("counts", "numbers", "values")
 """What of `Partials` lies in the one record of a set."""
 _LAYOUTS: Final = {Db.STEP_ROWS: (COUNTS, NUMBERS, VALUES), Db.STEP_ENTRY: (ENTRIES,)}
 _FIRST_DAY: Final = -(1 << 31)
+LEVELS: Final = (4 << 10, 64 << 10, 1 << 20)
+"""Bytes of the records of a day's single events, all but the last, which holds the rest: what outgrows one goes on to
+the next. So an event is written some eight times in each, however many its day has."""
 
 
 def add(tx: Tx, workspace: str, partials: Partials, steps: Sequence[Numbered]) -> None:
@@ -43,23 +46,33 @@ def add(tx: Tx, workspace: str, partials: Partials, steps: Sequence[Numbered]) -
     add_events(tx, workspace, partials.events, steps)
 
 
-def read(tx: Tx, workspace: str, sets: Iterable[bytes], at: int, steps: Sequence[Numbered]) -> Partials:
+def read(
+    tx: Tx,
+    workspace: str,
+    sets: Iterable[bytes],
+    at: int,
+    steps: Sequence[Numbered],
+    *,
+    newest: bool = False,
+) -> Partials:
     """Return what sets have of steps, as far as it counts at a time, or later with no new event.
 
     Of steps with a window these are the days from the one on in which it begins, and single events of the days in
-    which it begins and ends.
+    which it begins and ends. `newest` promises that nothing happened after that time: then a window that ends
+    now asks for no single events of the present day, which are most that are kept of who is busy.
     """
     live = _Live(steps)
     keys = sorted(sets)
     rows, texts = _read(tx, workspace, Db.STEP_ROWS, keys)
     parts = dict(zip(PARTS, (live.counting(part, at) for part in rows), strict=True))
-    edges = {key for part in parts.values() for key in live.edge_days(part, at)}
-    (entries,), more = _read(tx, workspace, Db.STEP_ENTRY, sorted(edges))
+    edges = {key for part in parts.values() for key in live.edge_days(part, at, newest=newest)}
+    entries, more = _read_days(tx, workspace, sorted(edges))
     return Partials(
         **parts,
         entries=live.only(entries),
         events=read_events(tx, workspace, keys, at, steps),
         texts={key: text.decode() for key, text in (*texts.items(), *more.items())},
+        until=at if newest else None,
     )
 
 
@@ -73,6 +86,9 @@ class _Live:
             for number, step in steps
             if step.horizon is not None and step.family is not Family.EVENTS
         }
+        self._end_now = np.array(
+            [self._windows.get(number, (0, 1))[1] == 0 for number in self._numbers.tolist()], dtype=np.bool_
+        )
 
     def has(self, rows: Rows) -> Bools:
         """Return which rows are of these steps."""
@@ -95,9 +111,14 @@ class _Live:
         first, _ = self._edges(at)
         return rows.chosen(rows.rows["bucket"] >= first[self._places(rows)])
 
-    def edge_days(self, rows: Rows, at: int) -> list[bytes]:
-        """Return the keys of the days, among those of rows, in which a window of theirs begins or ends."""
+    def edge_days(self, rows: Rows, at: int, *, newest: bool) -> list[bytes]:
+        """Return the keys of the days, among those of rows, in which a window of theirs begins or ends.
+
+        Where nothing is newer, a window that ends now does not cut the present day.
+        """
         first, last = self._edges(at)
+        if newest:
+            last = np.where(self._end_now, _FIRST_DAY, last)
         places, days = self._places(rows), rows.rows["bucket"]
         edge = (days == first[places]) | (days == last[places])
         return _keys(rows.sets[edge], days[edge])
@@ -132,7 +153,7 @@ def _add_rows(tx: Tx, workspace: str, partials: Partials, live: _Live, oldest: i
     sets, places = ranked(np.concatenate([part.sets for part in parts]))
     bounds = np.cumsum([len(part.rows) for part in parts])[:-1]
     placed = [Placed(p, part.rows) for p, part in zip(np.split(places, bounds), parts, strict=True)]
-    _write(tx, workspace, Db.STEP_ROWS, keys, _keys(sets), placed, texts, partials.texts)
+    _write(tx, workspace, keys, _keys(sets), placed, texts, partials.texts)
     return stale
 
 
@@ -140,18 +161,60 @@ def _add_entries(
     tx: Tx, workspace: str, partials: Partials, stale: set[bytes], live: _Live, oldest: int
 ) -> None:
     """Add single events to those of their days, and drop from `stale` days what nobody asks for."""
-    added = partials.entries
-    days = added.rows["at"] // DAY_MICROS
-    starts = starts_of(*added.sets.T, days)
-    keys = sorted(stale.union(_keys(added.sets[starts], days[starts])))
-    (before,), texts = _read(tx, workspace, Db.STEP_ENTRY, keys)
-    rows = live.only(joined([before, added]))
+    left, texts = _read_days(tx, workspace, sorted(stale))
+    for day in stale:
+        for key in _of_levels(day):
+            tx.delete(workspace, Db.STEP_ENTRY, key)
+    rows = live.only(joined([left, partials.entries]))
     rows = rows.chosen(rows.rows["at"] >= oldest * DAY_MICROS)
-    days = rows.rows["at"] // DAY_MICROS
-    starts = starts_of(*rows.sets.T, days)
-    places = np.repeat(np.arange(len(starts)), sizes_of(starts, len(days)))
-    written = _keys(rows.sets[starts], days[starts])
-    _write(tx, workspace, Db.STEP_ENTRY, keys, written, [Placed(places, rows.rows)], texts, partials.texts)
+    known = dict(texts)
+
+    def spelt(digest: bytes) -> bytes:
+        text = known.get(digest)
+        return partials.texts[digest].encode() if text is None else text
+
+    for level, most in enumerate((*LEVELS, None)):
+        if not len(rows.rows):
+            return
+        days = rows.rows["at"] // DAY_MICROS
+        starts = starts_of(*rows.sets.T, days)
+        keys = [_of_level(key, level) for key in _keys(rows.sets[starts], days[starts])]
+        (before,), texts = _read(tx, workspace, Db.STEP_ENTRY, keys)
+        known.update(texts)
+        rows = joined([live.only(before), rows])
+        days = rows.rows["at"] // DAY_MICROS
+        starts = starts_of(*rows.sets.T, days)
+        places = np.repeat(np.arange(len(starts)), sizes_of(starts, len(days)))
+        records = packed(len(keys), [Placed(places, rows.rows)], spelt)
+        grown = np.array([most is not None and len(record) > most for record in records], dtype=np.bool_)
+        written = zip(keys, records, strict=True)
+        tx.put_many(
+            workspace, Db.STEP_ENTRY, [one for one, on in zip(written, grown.tolist(), strict=True) if not on]
+        )
+        for place in np.flatnonzero(grown).tolist():
+            tx.delete(workspace, Db.STEP_ENTRY, keys[place])
+        rows = Rows(rows.sets[grown[places]], rows.rows[grown[places]])
+
+
+def _read_days(tx: Tx, workspace: str, days: Sequence[bytes]) -> tuple[Rows, Mapping[bytes, bytes]]:
+    """Return the single events of days of sets, and the texts of their values."""
+    parts = [Rows.none(ENTRIES)]
+    texts: dict[bytes, bytes] = {}
+    if days:
+        for level in range(len(LEVELS) + 1):
+            (rows,), more = _read(tx, workspace, Db.STEP_ENTRY, [_of_level(key, level) for key in days])
+            parts.append(rows)
+            texts.update(more)
+    return joined(parts), texts
+
+
+def _of_levels(day: bytes) -> list[bytes]:
+    return [_of_level(day, level) for level in range(len(LEVELS) + 1)]
+
+
+def _of_level(day: bytes, level: int) -> bytes:
+    """Return the key of a record of a set's day; the last one has that of the day itself."""
+    return day if level == len(LEVELS) else day + bytes([level])
 
 
 def _read(tx: Tx, workspace: str, db: Db, keys: Sequence[bytes]) -> tuple[list[Rows], Mapping[bytes, bytes]]:
@@ -166,23 +229,22 @@ def _read(tx: Tx, workspace: str, db: Db, keys: Sequence[bytes]) -> tuple[list[R
 def _write(
     tx: Tx,
     workspace: str,
-    db: Db,
     before: Sequence[bytes],
     keys: Sequence[bytes],
     parts: Sequence[Placed],
     kept: Mapping[bytes, bytes],
     new: Mapping[bytes, str],
 ) -> None:
-    """Write the records of keys; those that were there before and have no rows any more go."""
+    """Write the rows of sets; of those that were there before and have no rows any more the record goes."""
 
     def spelt(digest: bytes) -> bytes:
         known = kept.get(digest)
         return new[digest].encode() if known is None else known
 
-    tx.put_many(workspace, db, zip(keys, packed(len(keys), parts, spelt), strict=True))
+    tx.put_many(workspace, Db.STEP_ROWS, zip(keys, packed(len(keys), parts, spelt), strict=True))
     if len(keys) < len(before):
         for key in set(before).difference(keys):
-            tx.delete(workspace, db, key)
+            tx.delete(workspace, Db.STEP_ROWS, key)
 
 
 def _keys(sets: Words, days: npt.NDArray[np.generic] | None = None) -> list[bytes]:

@@ -1,6 +1,6 @@
 """Partials in the state: what is kept, read again, and dropped."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -67,6 +67,54 @@ def test_only_days_at_the_edges_of_windows_are_read_event_by_event(tx: Tx) -> No
     partials = read(tx, steps)
     assert [row["bucket"] for row in rows_of(partials.counts, set_id(1), 7)] == [TODAY - 2, TODAY - 1, TODAY]
     assert [row["at"] for row in rows_of(partials.entries, set_id(1), 7)] == [NOW - 2 * DAY_MICROS, NOW]
+
+
+def test_events_of_a_busy_day_are_not_all_written_again_with_each(
+    tx: Tx, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stored, "LEVELS", (256, 2048))
+    steps = [numbered(7, RECENT), numbered(8, SUM)]
+    written = []
+    put_many = Tx.put_many
+
+    def watched(self: Tx, workspace: str, db: Db, items: Iterable[tuple[bytes, bytes]]) -> None:
+        items = list(items)
+        written.extend(len(value) for _, value in items if db is Db.STEP_ENTRY)
+        put_many(self, workspace, db, items)
+
+    monkeypatch.setattr(Tx, "put_many", watched)
+    for second in range(300):
+        add(tx, steps, order(1, NOW + second, second))
+    kept = sum(len(value) for _, value in tx.items(WORKSPACE, Db.STEP_ENTRY))
+    assert sum(written) < 20 * kept  # 150 times, were all of them written each time
+    assert tx.count(WORKSPACE, Db.STEP_ENTRY) <= 3
+    partials = read(tx, steps, NOW + 300)
+    said = [worth(partials, step, step.step.reduce, set_id(1), NOW + 300) for step in steps]
+    assert said == [300, sum(range(300))]
+
+
+def test_events_of_any_size_of_day_go_when_no_window_asks_for_them(
+    tx: Tx, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stored, "LEVELS", (256, 2048))
+    steps = [numbered(7, RECENT), numbered(8, COUNT)]
+    for second in range(100):
+        add(tx, steps, order(1, NOW + second))
+    add(tx, steps, order(1, NOW + 9 * DAY_MICROS))
+    days = {key[16:20] for key in tx.keys(WORKSPACE, Db.STEP_ENTRY)}
+    assert len(days) == 1
+    assert worth(read(tx, steps), steps[1], steps[1].step.reduce, set_id(1), NOW) == 101
+
+
+def test_of_the_present_day_no_single_events_are_read_where_nothing_is_newer(tx: Tx) -> None:
+    steps = [numbered(7, RECENT), numbered(8, "event('Order').within(2 hours).count() > 0")]
+    add(tx, [steps[0]], *(order(1, NOW - day * DAY_MICROS) for day in range(4)))
+    sets = [set_id(1)]
+    partials = stored.read(tx, WORKSPACE, sets, NOW, [steps[0]], newest=True)
+    assert [row["at"] for row in rows_of(partials.entries, set_id(1), 7)] == [NOW - 2 * DAY_MICROS]
+    add(tx, steps, order(2, NOW))
+    shorter = stored.read(tx, WORKSPACE, [set_id(2)], NOW, steps, newest=True)
+    assert [row["at"] for row in rows_of(shorter.entries, set_id(2), 8)] == [NOW]
 
 
 def test_days_behind_every_window_go_when_a_set_is_written_again(tx: Tx) -> None:
