@@ -23,6 +23,10 @@ UNKNOWN_KEY: Final = ("reject", "accept_and_drop")
 """What may become of events whose write key is not good."""
 JAIL: Final = ("required", "off")
 """Whether SQL over HTTP needs a jail to run in."""
+ADDRESSING: Final = ("auto", "path", "virtual")
+"""Where requests to an object store name the bucket."""
+PLAIN_HTTP: Final = ("refused", "allowed")
+"""Whether an object store may be spoken to without TLS."""
 REGION_BYTES_MAX: Final = 64
 """Bytes of a region's name; it is written into every log segment."""
 
@@ -134,6 +138,40 @@ class LakeSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class StorageOptions:
+    """How an object store is spoken to, where the warehouse lies on one. Holds no credentials.
+
+    Those come from the environment or the role of the machine, as its provider's tools find them
+    (`AWS_ACCESS_KEY_ID`, web identity, container and instance roles), or from the file named here.
+    """
+
+    endpoint: str = ""
+    """URL of the server, such as `https://s3.example.org:9000`; empty takes that of Amazon."""
+    region: str = ""
+    """Region of the bucket; empty takes what the environment says, or `us-east-1`."""
+    addressing: str = "auto"
+    """Where requests name the bucket: in the `path`, or in the name of a `virtual` host. `auto` takes the
+    path with an endpoint of your own and the host without."""
+    plain_http: str = "refused"
+    """Whether an endpoint without TLS is spoken to: `allowed` or `refused`."""
+    credentials: str = ""
+    """File with credentials in the format of Amazon's tools (section `default`), seen from the data
+    directory; it is read again when it changes. Empty takes them from the environment or the machine's role."""
+    connect_seconds: float = 5.0
+    """How long connecting may take."""
+    request_seconds: float = 30.0
+    """How long one request may take, from the first byte sent to the last one read."""
+    retry_seconds: float = 120.0
+    """How long a request is tried again that a busy or broken server did not answer."""
+    retries_max: int = 10
+    """How often one is tried again in that time, with growing pauses of random length between."""
+    requests_max: int = 16
+    """Requests under way at a time for one upload, or ahead of one reader."""
+    cache_bytes: int = 4 * 1024 * 1024 * 1024
+    """Bytes of the folder of this machine in which files of the warehouse lie that SQL over HTTP has read."""
+
+
+@dataclass(frozen=True, slots=True)
 class ActivateSettings:
     """How changes are delivered to destinations."""
 
@@ -163,6 +201,7 @@ class Settings:
     sql: SqlSettings = field(default_factory=SqlSettings)
     lake: LakeSettings = field(default_factory=LakeSettings)
     activate: ActivateSettings = field(default_factory=ActivateSettings)
+    storage: StorageOptions = field(default_factory=StorageOptions)
 
     @classmethod
     def load(cls, directory: Path, environment: Mapping[str, str], **overrides: dict[str, Any]) -> Self:
@@ -182,6 +221,7 @@ class Settings:
             "sql": SqlSettings(),
             "lake": LakeSettings(),
             "activate": ActivateSettings(),
+            "storage": StorageOptions(),
         }
         for name in sorted(document.keys() - sections.keys()):
             raise Invalid(
@@ -208,6 +248,7 @@ class Settings:
         _check_unknown_key(sections["http"].unknown_key)
         _check_jail(sections["sql"].jail)
         _check_policy(sections["pipeline"].consent_policy)
+        sections["storage"] = _checked_storage(sections["storage"], directory)
         return cls(directory=directory, region=region, **sections)
 
 
@@ -238,6 +279,11 @@ _RANGES: Final[dict[str, tuple[float, float]]] = {
     "connect_seconds": (0.1, 300),
     "answer_seconds": (0.1, 600),
     "orphan_minutes": (10, 60 * 24 * 30),
+    "request_seconds": (1, 3_600),
+    "retry_seconds": (0, 3_600),
+    "retries_max": (0, 100),
+    "requests_max": (1, 256),
+    "cache_bytes": (64 * 1024 * 1024, 1 << 50),
 }
 """Least and greatest value of each number."""
 
@@ -246,6 +292,9 @@ _PUBLIC_URL: Final = re.compile(
     r"https?://(?:[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?(?:/[A-Za-z0-9._~-]+)*/?",
     re.ASCII,
 )
+
+
+_ENDPOINT: Final = re.compile(r"https?://(?:[A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?/?", re.ASCII)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -294,6 +343,30 @@ def _check_jail(text: str) -> None:
 def _check_policy(text: str) -> None:
     if text not in POLICIES:
         raise Invalid(f"setting pipeline.consent_policy = {text!r}: give one of {', '.join(POLICIES)}")
+
+
+def _checked_storage(options: StorageOptions, directory: Path) -> StorageOptions:
+    if options.addressing not in ADDRESSING:
+        raise Invalid(
+            f"setting storage.addressing = {options.addressing!r}: give one of {', '.join(ADDRESSING)}"
+        )
+    if options.plain_http not in PLAIN_HTTP:
+        raise Invalid(
+            f"setting storage.plain_http = {options.plain_http!r}: give one of {', '.join(PLAIN_HTTP)}"
+        )
+    if options.endpoint and not _ENDPOINT.fullmatch(options.endpoint):
+        # Not repeated: a URL may hold a password.
+        raise Invalid(
+            "setting storage.endpoint: give a URL such as https://s3.example.org:9000, without user or password"
+        )
+    if options.endpoint.startswith("http:") and options.plain_http != "allowed":
+        raise Invalid(
+            f"setting storage.endpoint = {options.endpoint!r}: that is without TLS; "
+            'write plain_http = "allowed" beside it where the network is trusted'
+        )
+    if not options.credentials:
+        return options
+    return replace(options, credentials=str((directory / options.credentials).absolute()))
 
 
 def _with_values(section: Any, name: str, values: Mapping[str, Any]) -> Any:
