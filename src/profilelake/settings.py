@@ -21,6 +21,10 @@ __all__ = ["FORMAT", "HttpSettings", "Layout", "LogSettings", "PipelineSettings"
 
 UNKNOWN_KEY: Final = ("reject", "accept_and_drop")
 """What may become of events whose write key is not good."""
+CATALOG_AUTH: Final = ("oauth", "bearer", "sigv4", "none")
+"""How a REST catalog may know us."""
+TABLE_LOCATIONS: Final = ("warehouse", "catalog")
+"""Who may choose the folders of tables."""
 JAIL: Final = ("required", "off")
 """Whether SQL over HTTP needs a jail to run in."""
 ADDRESSING: Final = ("auto", "path", "virtual")
@@ -126,8 +130,27 @@ class SqlSettings:
 
 @dataclass(frozen=True, slots=True)
 class LakeSettings:
-    """How the tables are tended."""
+    """Where the tables lie, and how they are tended."""
 
+    catalog: str = ""
+    """Which Iceberg catalog knows the tables: `sqlite:////path/of/a/file`, `postgresql://user@host/database`, or
+    the `https://` address of a REST catalog; empty takes `catalog.sqlite` in the data directory. Never with a
+    password."""
+    warehouse: str = ""
+    """Where the files of the tables lie: a folder, or `s3://bucket/prefix`; empty takes `lake` in the data
+    directory."""
+    catalog_secret_file: str = ""
+    """File that holds the password of the catalog, a token, or `key:secret` for a token, in one line. The
+    variable PROFILELAKE_CATALOG_SECRET wins over it; PostgreSQL reads `~/.pgpass` where there is neither."""
+    catalog_auth: str = "oauth"
+    """How a REST catalog knows us: `oauth` gets tokens for the secret `key:secret`, `bearer` shows the secret,
+    `sigv4` signs with the keys of AWS, `none` says nothing."""
+    catalog_options: str = ""
+    """More properties for a REST catalog, as `name=value` separated by commas, such as `warehouse=name`,
+    `scope=PRINCIPAL_ROLE:ALL`, `oauth2-server-uri=https://...`, `rest.signing-region=eu-west-1`."""
+    table_locations: str = "warehouse"
+    """Who chooses the folders of new tables: `warehouse` puts them below the warehouse, `catalog` leaves it to a
+    REST catalog that allows nothing else."""
     maintenance_share: float = 0.2
     """Part of the time that compaction and clean-up may take of one processor core."""
     snapshot_hours: float = 24.0
@@ -249,6 +272,8 @@ class Settings:
         _check_jail(sections["sql"].jail)
         _check_policy(sections["pipeline"].consent_policy)
         sections["storage"] = _checked_storage(sections["storage"], directory)
+        _check_one_of("lake.catalog_auth", sections["lake"].catalog_auth, CATALOG_AUTH)
+        _check_one_of("lake.table_locations", sections["lake"].table_locations, TABLE_LOCATIONS)
         return cls(directory=directory, region=region, **sections)
 
 
@@ -369,6 +394,11 @@ def _checked_storage(options: StorageOptions, directory: Path) -> StorageOptions
     return replace(options, credentials=str((directory / options.credentials).absolute()))
 
 
+def _check_one_of(name: str, text: str, choices: tuple[str, ...]) -> None:
+    if text not in choices:
+        raise Invalid(f"setting {name} = {text!r}: give one of {', '.join(choices)}")
+
+
 def _with_values(section: Any, name: str, values: Mapping[str, Any]) -> Any:
     known = {known.name: type(getattr(section, known.name)) for known in fields(section)}
     for key in sorted(values.keys() - known.keys()):
@@ -414,18 +444,28 @@ class Layout:
 
     @property
     def warehouse(self) -> Path:
-        """Iceberg tables."""
+        """Iceberg tables, where no setting says otherwise."""
         return self.directory / "lake"
 
     @property
     def catalog(self) -> Path:
-        """File of the Iceberg catalog."""
+        """File of the Iceberg catalog, where no setting says otherwise."""
         return self.directory / "catalog.sqlite"
 
     @property
     def catalog_uri(self) -> str:
-        """Iceberg catalog."""
+        """Iceberg catalog, where no setting says otherwise."""
         return f"sqlite:///{self.catalog.absolute()}"
+
+    @property
+    def lake_record(self) -> Path:
+        """Where the lake lies, once that is not in this directory."""
+        return self.directory / "lake.json"
+
+    @property
+    def has_lake(self) -> bool:
+        """Whether tables were ever made, here or elsewhere."""
+        return self.catalog.exists() or self.lake_record.exists()
 
     @property
     def control(self) -> Path:

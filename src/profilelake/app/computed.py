@@ -15,7 +15,7 @@ def values_page(layout: Layout, key: str, *, audience: bool, after: str, rows: i
     Raises:
         Corrupt: a file of a table is missing or damaged.
     """
-    if not layout.catalog.exists():
+    if not layout.has_lake:
         return []
     lake = Lake.of(layout)
     with duckdb.connect() as connection, damage_told():

@@ -35,7 +35,7 @@ def _attached(layout: Layout) -> Iterator[duckdb.DuckDBPyConnection | None]:
     Raises:
         Corrupt: a file of a table is missing or damaged.
     """
-    if not layout.catalog.exists():
+    if not layout.has_lake:
         yield None
         return
     with duckdb.connect() as connection, damage_told():

@@ -154,7 +154,7 @@ def schema_page(layout: Layout, asked: "SchemaAsked") -> "list[ShapeSeen]":
     from profilelake.shapes.listing import listed
     from profilelake.shapes.tables import SCHEMA
 
-    if not (layout.directory / "catalog.sqlite").exists():
+    if not layout.has_lake:
         raise NotFound(f"schema: no tables in {layout.directory} yet; start the server once")
     lake = Lake.of(layout)
     with duckdb.connect() as connection, damage_told():

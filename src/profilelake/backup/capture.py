@@ -224,7 +224,7 @@ Pointers = dict[tuple[str, str], str]
 @contextmanager
 def _moment(layout: Layout, workspaces: Sequence[str]) -> Iterator[tuple[Tx | None, Pointers]]:
     """Give a view of the state and the tables of the same moment; without a state there are no tables."""
-    lake = Lake.of(layout) if layout.catalog.exists() else None
+    lake = Lake.of(layout) if layout.has_lake else None
     state = _state(layout, workspaces)
     try:
         if state is not None:

@@ -206,7 +206,7 @@ def diff(
 
     layout = layout_of(directory)
     after, end = _micros("--from", since), wall() if until is None else _micros("--to", until)
-    if not layout.catalog.exists():
+    if not layout.has_lake:
         raise NotFound(f"comparing two moments: no tables in {directory} yet; start the server once")
     lake = Lake.of(layout)
     write_changes(lake, WORKSPACE, definition, after, end, writer("json" if as_json else format, output))

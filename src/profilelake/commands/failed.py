@@ -194,7 +194,7 @@ def _open(layout: Layout) -> tuple["Lake", "FailedEvents"]:
     from profilelake.failed.find import FailedEvents
     from profilelake.lake.catalog import Lake
 
-    if not (layout.directory / "catalog.sqlite").exists():
+    if not layout.has_lake:
         raise NotFound(f"reading failed events in {layout.directory}: no tables yet; start the server once")
     lake = Lake.of(layout)
     return lake, FailedEvents(lake, WORKSPACE, str(layout.run / "spill"))

@@ -211,7 +211,7 @@ def _sets_of_event(layout: Layout, message_id: str) -> list[bytes]:
             layout.recent(WORKSPACE), recent.load(view.tx, view.workspace), message_id
         ),
     )
-    if not sets and (layout.directory / "catalog.sqlite").exists():
+    if not sets and layout.has_lake:
         seen = find_event(Lake.of(layout), WORKSPACE, message_id)
         sets = [] if seen is None else [key for _, key in seen.sets]
     if not sets:

@@ -198,7 +198,7 @@ def _lake(directory: "Directory") -> "Lake":
     from profilelake.lake.catalog import Lake
 
     layout = layout_of(directory)
-    if not (layout.directory / "catalog.sqlite").exists():
+    if not layout.has_lake:
         raise NotFound(f"reading the lake in {layout.directory}: no catalog yet; start the server once")
     return Lake.of(layout)
 

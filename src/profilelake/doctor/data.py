@@ -91,7 +91,7 @@ def state(patient: Patient) -> Iterator[Finding]:
 
 def tables(patient: Patient) -> Iterator[Finding]:
     """Can the tables be read, do they belong to the state, and are their files there?"""
-    if not patient.layout.catalog.exists():
+    if not patient.layout.has_lake:
         yield fine("tables", "none were made yet")
         return
     lake = Lake.of(patient.layout)
@@ -238,7 +238,7 @@ def _standing(patient: Patient, state: State | None) -> tuple[str, int]:
 
 def _newest_events(patient: Patient) -> pa.Table | None:
     """Return some of the newest events of the lake, as the de-duplication index wants them."""
-    if not patient.layout.catalog.exists():
+    if not patient.layout.has_lake:
         return None
     lake = Lake.of(patient.layout)
     try:

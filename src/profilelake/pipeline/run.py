@@ -21,6 +21,7 @@ from profilelake.errors import Unavailable
 from profilelake.eventlog import LogEnd
 from profilelake.eventlog.embedded import Limits, LogReader, prune
 from profilelake.lake.catalog import Lake
+from profilelake.lake.files import local_path
 from profilelake.ops.clock import Clock
 from profilelake.ops.failpoints import reach
 from profilelake.pipeline.backfilling import Backfilling
@@ -252,7 +253,8 @@ class Publishing:
 
     def _tending(self, publishers: list[Publisher], metrics: LakeMetrics) -> Tending:
         record = Record(
-            self.maintenance_record or self.lake.warehouse.parent / "maintenance.jsonl", self.clock
+            self.maintenance_record or local_path(self.lake.warehouse).parent / "maintenance.jsonl",
+            self.clock,
         )
         return Tending(
             publishers=publishers,

@@ -16,7 +16,7 @@ from typing import Any, Final
 from profilelake.errors import Conflict, NotFound
 from profilelake.lake.catalog import Lake
 from profilelake.lake.compaction import Compacted, next_step
-from profilelake.lake.files import remove_files, sync_directory
+from profilelake.lake.files import local_path, remove_files, sync_directory
 from profilelake.lake.maintenance import Swept
 from profilelake.lake.schema import FILE_BYTES_TARGET, KIND
 from profilelake.lake.table import DEFAULT_POLICY, LakeTable
@@ -144,7 +144,7 @@ class Upkeep:
                 table.name,
                 files=len(gone),
                 bytes=sum(f.bytes for f in gone),
-                removed=[os.path.relpath(f.location, self.lake.warehouse) for f in gone],
+                removed=[os.path.relpath(f.location, local_path(self.lake.warehouse)) for f in gone],
             )
             reach("sweep.recorded")
             remove_files(f.location for f in gone)

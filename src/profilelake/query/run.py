@@ -99,7 +99,7 @@ def _interruptible(
 
 
 def _lake(layout: Layout) -> Lake:
-    if not (layout.directory / "catalog.sqlite").exists():
+    if not layout.has_lake:
         raise NotFound(f"reading the lake in {layout.directory}: no catalog yet; start the server once")
     return Lake.of(layout)
 

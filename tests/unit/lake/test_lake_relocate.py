@@ -134,13 +134,15 @@ def test_a_file_outside_of_the_table_is_refused(tmp_path: Path) -> None:
         relocate(table.metadata_file, "file:///elsewhere", "file:///there", table.snapshots)
 
 
-def test_a_table_is_registered_once(tmp_path: Path) -> None:
+def test_a_table_is_registered_once_at_a_place(tmp_path: Path) -> None:
     lake = lived_in(tmp_path / "here")
     moved = copy(lake, tmp_path / "there")
     uri = f"sqlite:///{tmp_path}/there/catalog.db"
-    register_tables(uri, tmp_path / "there" / "warehouse", moved)
-    with pytest.raises(Conflict):
+    for _ in range(2):  # the second time after a crash, say
         register_tables(uri, tmp_path / "there" / "warehouse", moved)
+    elsewhere = [(namespace, name, f"{location}.other") for namespace, name, location in moved]
+    with pytest.raises(Conflict):
+        register_tables(uri, tmp_path / "there" / "warehouse", elsewhere)
 
 
 def test_an_empty_table_moves_too(tmp_path: Path) -> None:
