@@ -135,6 +135,20 @@ def select_current(base: str, newest: str, key: str, names: Sequence[str]) -> st
     )
 
 
+def select_upserts(newest: str, names: Sequence[str]) -> str:
+    """Return a SELECT of the rows that the last change of each key left: that part of `select_current`."""
+    return f"SELECT {columns(names)} FROM ({newest}) WHERE op = 'upsert'"  # noqa: S608
+
+
+def select_unchanged(base: str, changes: str, key: str, merged_through: int) -> str:
+    """Return a SELECT of the base rows that no change replaces: the other part of `select_current`."""
+    return (
+        f"SELECT base.* FROM ({base}) AS base "  # noqa: S608
+        f"ANTI JOIN (SELECT {identifier(key)} FROM ({changes}) WHERE seq > {merged_through:d}) AS newer "
+        f"ON base.{identifier(key)} = newer.{identifier(key)}"
+    )
+
+
 def connect(memory_limit: str, temp_directory: str) -> duckdb.DuckDBPyConnection:
     """Open a DuckDB for our own plans: bounded memory, spill in one place, times in UTC."""
     connection = duckdb.connect(

@@ -124,9 +124,6 @@ WINDOWS: Final = pa.schema(
 OWNED: Final = pa.schema(
     [
         ("ident_id", ID),
-        ("collection", pa.string()),
-        ("type", pa.string()),
-        ("value", pa.string()),
         ("profile", ID),
         ("linked_at", TIME),
         ("position", POSITION),
@@ -134,7 +131,7 @@ OWNED: Final = pa.schema(
         ("source_id", pa.string()),
     ]
 )
-"""What was decided of each identifier, with the sighting that showed it first.
+"""What was decided of each identifier, with the sighting that showed it first; VALUES say which it is.
 
 `profile` is null where it was refused everywhere or may link nothing. Of an identifier that may link nothing
 there may be a row for each part of components it was seen in; the one of the least position holds.
@@ -142,3 +139,17 @@ there may be a row for each part of components it was seen in; the one of the le
 
 FOUNDED: Final = pa.schema([("profile", ID), ("collection", pa.string()), ("merges", pa.int64())])
 """Each profile that lives, and how many it took in."""
+
+QUARANTINE: Final = pa.schema(
+    [
+        ("ident_id", ID),
+        ("collection", pa.string()),
+        ("type", pa.string()),
+        ("degree", pa.int64()),
+        ("position", pa.binary()),
+        ("active", pa.bool_()),
+        ("again_at", pa.int64()),
+        ("extra", pa.int64()),
+    ]
+)
+"""What the state must know of identifiers that came near the limit of degrees (`QuarantineRecord`), each once."""
