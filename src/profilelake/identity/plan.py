@@ -8,6 +8,9 @@ IDENTITY__SETS: Final = "SELECT set_id, collection, identifiers FROM identifier_
 IDENTITY__IDENTIFIERS: Final = "SELECT ident_id, type, value FROM identifiers"
 """Every identifier once, in no order."""
 
+IDENTITY__VALUES: Final = "SELECT ident_id, collection, type, value FROM identifiers"
+"""The same with their collections."""
+
 IDENTITY__SIGHTINGS: Final = """
     SELECT set_id, first_position, first_message_id, first_source_id,
            last_position, last_message_id, last_source_id, events

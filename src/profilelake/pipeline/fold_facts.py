@@ -99,18 +99,39 @@ class Facts:
         return self.first_sighting[set_of[self.first_rows]]
 
 
+@dataclass(frozen=True)
+class FactTables:
+    """What facts are read from, with the columns of the queries that read them, each column in one piece.
+
+    `sightings` are all that may count: where sightings of a set were retracted, its single events among them.
+    """
+
+    known: pa.Table
+    sightings: pa.Table
+    identifiers: pa.Table
+    writes: pa.Table
+    statements: pa.Table
+    links: pa.Table
+
+
 def read(connection: duckdb.DuckDBPyConnection, held: Standing) -> list[Facts]:
     """Return the facts of each collection; sightings at retracted positions do not count."""
-    known = connection.sql(IDENTITY__SETS).to_arrow_table().combine_chunks()
     sightings = connection.sql(IDENTITY__SIGHTINGS).to_arrow_table()
     if held.retracted:
         sightings = pa.concat_tables([sightings, _shown(connection, held)])
-    sightings = sightings.combine_chunks()
-    writes = connection.sql(PROFILES__TRAIT_WRITES).to_arrow_table().combine_chunks()
-    statements = connection.sql(PROFILES__STATEMENTS).to_arrow_table().combine_chunks()
+    queries = (IDENTITY__SETS, IDENTITY__IDENTIFIERS, PROFILES__TRAIT_WRITES, PROFILES__STATEMENTS)
+    known, identifiers, writes, statements = (
+        connection.sql(query).to_arrow_table().combine_chunks() for query in queries
+    )
     links = connection.sql(PROFILES__LINKS).to_arrow_table().combine_chunks()
-    identifiers = connection.sql(IDENTITY__IDENTIFIERS).to_arrow_table().combine_chunks()
+    return facts_of(
+        FactTables(known, sightings.combine_chunks(), identifiers, writes, statements, links), held
+    )
 
+
+def facts_of(tables: FactTables, held: Standing) -> list[Facts]:
+    """Return the facts of each collection that these rows tell, as `read` does."""
+    known, sightings, writes, statements = tables.known, tables.sightings, tables.writes, tables.statements
     counts = _counting(sightings, held)
     order = in_order(sightings.column("first_position"))
     # Those that count before all others, so that the first of a set counts if any of it does.
@@ -142,7 +163,7 @@ def read(connection: duckdb.DuckDBPyConnection, held: Standing) -> list[Facts]:
         known=known,
         known_row=place[:sets],
         sightings=sightings,
-        identifiers=identifiers,
+        identifiers=tables.identifiers,
         writes=writes,
         written=written,
         statements=statements,
@@ -173,7 +194,7 @@ def read(connection: duckdb.DuckDBPyConnection, held: Standing) -> list[Facts]:
                 events=events[mine].astype(np.int64),
                 traits=everything.traits(row_of),
                 statements=everything.statements_of(row_of),
-                links=links if collection == "users" else links.slice(0, 0),
+                links=tables.links if collection == "users" else tables.links.slice(0, 0),
             )
         )
     return found

@@ -132,11 +132,24 @@ def fold_facts(
     known: Facts, held: Standing, untrusted: frozenset[str], policy: Policy = DEFAULT_POLICY
 ) -> Fold:
     """Return the fold of one collection's facts, read with the retractions of `held`."""
-    identifiers = known.identifiers
-    types = pa.array(sorted(pc.unique(identifiers.types).to_pylist()), pa.string())
-    degrees = _degrees(known, types, untrusted, held.rules)
-    met = identifiers.ids[degrees.ident]
+    types = pa.array(sorted(pc.unique(known.identifiers.types).to_pylist()), pa.string())
+    degrees = degrees_of(known, types, untrusted, held.rules)
+    met = known.identifiers.ids[degrees.ident]
     beyond = met[np.isin(degrees.ident, degrees.beyond(held.rules.degree_max))]
+    apart = np.concatenate([beyond[~is_among(beyond, _words(held.released))], _words(held.quarantined)])
+    return fold_apart(known, held, apart, types, degrees, policy)
+
+
+def fold_apart(
+    known: Facts,
+    held: Standing,
+    apart: siphash.Words,
+    types: pa.Array,
+    degrees: Degrees,
+    policy: Policy = DEFAULT_POLICY,
+) -> Fold:
+    """Return the fold where it is known which identifiers are `apart`, by degree or decision: they link nobody."""
+    identifiers = known.identifiers
     by_identifier = numbered_problem(
         known.offsets,
         known.numbers,
@@ -145,9 +158,7 @@ def fold_facts(
         known.collection,
         set_time=np.empty(0, dtype=np.int64),
         unlinks=_words(ident for one in held.unlinks for ident in _pairs(held, one)),
-        quarantined=np.concatenate(
-            [beyond[~is_among(beyond, _words(held.released))], _words(held.quarantined)]
-        ),
+        quarantined=apart,
     )
     window = common_window(held.rules, known.collection)
     entries = _entries(known, window)
@@ -176,10 +187,10 @@ def fold_facts(
 # ---- decisions ---------------------------------------------------------------------------------
 
 
-def _degrees(known: Facts, types: pa.Array, untrusted: frozenset[str], rules: IdentityRules) -> Degrees:
+def degrees_of(known: Facts, types: pa.Array, untrusted: frozenset[str], rules: IdentityRules) -> Degrees:
     """Return the degrees in the sets that count of the identifiers that may be past the limit."""
     codes = pc.index_in(known.identifiers.types, value_set=types).to_numpy(zero_copy_only=False)
-    offsets, numbers, trusted = known.offsets, known.numbers, _trusted(known, untrusted)
+    offsets, numbers, trusted = known.offsets, known.numbers, trusted_sets(known, untrusted)
     if not known.counts.all():
         sizes = np.diff(offsets)
         offsets = np.append(0, np.cumsum(sizes[known.counts]))
@@ -187,7 +198,7 @@ def _degrees(known: Facts, types: pa.Array, untrusted: frozenset[str], rules: Id
     return high_degrees(offsets, codes.astype(np.int32), numbers, trusted, rules.degree_max)
 
 
-def _trusted(known: Facts, untrusted: frozenset[str]) -> Bools:
+def trusted_sets(known: Facts, untrusted: frozenset[str]) -> Bools:
     """Return which sets were first seen in an event of a source that strangers cannot write to."""
     if not untrusted:
         return np.ones(len(known.set_ids), dtype=np.bool_)
