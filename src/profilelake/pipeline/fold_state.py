@@ -11,9 +11,9 @@ from profilelake.identity.poison import NEVER
 from profilelake.identity.problem import CAUSES, rules_by_strength
 from profilelake.kernels import siphash
 from profilelake.pipeline.fold_facts import received_at
+from profilelake.pipeline.fold_profiles import last_writes
 from profilelake.pipeline.fold_spells import memberships
 from profilelake.pipeline.fold_statements import last_statements
-from profilelake.pipeline.fold_tables import last_writes
 from profilelake.pipeline.rebuild import Fold
 from profilelake.semantics.identity import common_window
 from profilelake.semantics.rules import COLLECTIONS
