@@ -1,6 +1,6 @@
 """Which small files become larger ones, and the rows of these in the order of their table.
 
-Here it is decided and read; `LakeTable` writes and commits. Only append-only tables are compacted: the
+Here it is decided and read; `gathering` writes, `LakeTable` commits. Only append-only tables are compacted: the
 base of a current table is written anew by its merges, and its log is cut.
 """
 
@@ -82,6 +82,20 @@ def next_step(files: Sequence[LiveFile], open_from: int | None, policy: Policy) 
     return []
 
 
+def steps(files: Sequence[LiveFile], open_from: int | None, policy: Policy) -> list[list[LiveFile]]:
+    """Return all steps that have no file in common, in the order in which `next_step` would take them.
+
+    What they make may be worth further steps.
+    """
+    found = []
+    left = {file.location: file for file in files}
+    while group := next_step(list(left.values()), open_from, policy):
+        found.append(group)
+        for file in group:
+            del left[file.location]
+    return found
+
+
 def _of_closed(files: Sequence[LiveFile], policy: Policy) -> list[LiveFile]:
     small = [f for f in files if f.bytes < policy.file_bytes // 2]
     # The smallest first: a step then takes as many as it may.
@@ -154,15 +168,16 @@ def sorted_parts(
     connection: duckdb.DuckDBPyConnection,
     definition: TableDef,
     schema: Schema,
-    files: Sequence[LiveFile],
+    locations: Sequence[str],
     stopping: Callable[[], bool],
+    place: Callable[[str], str] = sql.local_place,
 ) -> Iterator[pa.Table]:
     """Yield the rows of these files in the order of their table, `BATCH_ROWS` at a time.
 
     Raises:
         Stopped: `stopping` said so.
     """
-    query = sql.select_files(schema, files)
+    query = sql.select_locations(schema, locations, place)
     if definition.sort:
         query = f"SELECT * FROM ({query}) ORDER BY {sql.columns(definition.sort)}"  # noqa: S608
     wanted = definition.schema()
@@ -173,14 +188,17 @@ def sorted_parts(
 
 
 def digest(
-    connection: duckdb.DuckDBPyConnection, schema: Schema, locations: Sequence[str]
+    connection: duckdb.DuckDBPyConnection,
+    schema: Schema,
+    locations: Sequence[str],
+    place: Callable[[str], str] = sql.local_place,
 ) -> tuple[int, int]:
     """Return how many rows files have and the sum of their hashes: the same rows in any order, the same sum.
 
     Every value of every row is decoded for it.
     """
     names = sql.columns(f.name for f in schema.fields)
-    rows = sql.select_locations(schema, locations)
+    rows = sql.select_locations(schema, locations, place)
     query = f"SELECT count(*), coalesce(sum(hash({names})::HUGEINT), 0) FROM ({rows})"  # noqa: S608
     count, total = connection.sql(query).fetchall()[0]
     return int(count), int(total)

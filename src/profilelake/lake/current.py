@@ -19,7 +19,7 @@ from profilelake.errors import Conflict, Internal, Unavailable
 from profilelake.lake import sql
 from profilelake.lake.commit import Change
 from profilelake.lake.files import keep_young, remove_files
-from profilelake.lake.handover import HandedFile
+from profilelake.lake.handover import HandedFile, TableFiles
 from profilelake.lake.progress import PREFIX, Progress
 from profilelake.lake.schema import BUCKET_WIDTH, bucket_of, checked
 from profilelake.lake.sql import LiveFile
@@ -70,6 +70,31 @@ class Generation:
 
     def __str__(self) -> str:
         return f"{self.files_through}/{self.through}"
+
+
+@dataclass(frozen=True, slots=True)
+class Merging:
+    """What a merge takes: changes in these files of the log, and for each bucket the files of the base.
+
+    A value that passes between processes; made by `CurrentTable.merging`, for `commit_merged`.
+    """
+
+    definition: TableDef
+    base: TableFiles
+    log: TableFiles
+    base_files: Mapping[int | None, Sequence[str]]
+    pending: Sequence[str]
+    generation: Generation
+    through: int
+    brought: Progress | None
+    """How far the base will have come."""
+
+    def rows(self, connection: duckdb.DuckDBPyConnection, base: str, newest: str) -> pa.Table:
+        """Return the current rows, in their order, of a SELECT of base rows and one of their newest changes."""
+        names = [column.name for column in self.definition.columns]
+        merged = sql.select_current(base, newest, str(self.definition.key), names)
+        rows = connection.sql(merged).to_arrow_table().cast(self.definition.schema())
+        return in_key_order(self.definition, rows)
 
 
 class CurrentTable:
@@ -129,28 +154,74 @@ class CurrentTable:
         return merged
 
     def _merge(self, progress: Progress | None) -> bool:
-        generation = Generation.of_base(self.base.properties())
-        # Read before the log's files, so that it speaks of no change they lack.
-        brought = progress or self.log.progress()
-        pending = self._pending(generation)
-        if not pending:
+        merging = self.merging(progress)
+        if merging is None:
             return False
         # The new base is made while changes go on; only the swap locks the table.
         with tempfile.TemporaryDirectory(prefix="profilelake-merge-") as spill:
             connection = sql.connect(MERGE_MEMORY_LIMIT, spill)
             try:
-                change = self._merged(connection, generation, pending, brought)
+                buckets, added = self._merged(connection, merging)
             except (duckdb.OutOfMemoryException, duckdb.IOException) as error:
                 raise Unavailable(
                     f"merging {self.base.name}: {error}; nothing was changed, free memory or disk and retry"
                 ) from error
             finally:
                 connection.close()
+        return self._commit_merged(merging, buckets, added)
+
+    def merging(self, progress: Progress | None = None) -> Merging | None:
+        """Return what a merge would take now; None where the log has nothing new."""
+        generation = Generation.of_base(self.base.properties())
+        # Read before the log's files, so that it speaks of no change they lack.
+        brought = progress or self.log.progress()
+        pending = self._pending(generation)
+        if not pending:
+            return None
+        seq = self.log.field_id("seq")
+        base_files: dict[int | None, list[str]] = {}
+        for file in self.base.files():
+            base_files.setdefault(file.partition, []).append(file.location)
+        return Merging(
+            definition=self.definition,
+            base=self.base.files_elsewhere(),
+            log=self.log.files_elsewhere(),
+            base_files=base_files,
+            pending=[file.location for file in pending],
+            generation=generation,
+            through=max(_highest(file, seq) for file in pending),
+            brought=brought,
+        )
+
+    def commit_merged(
+        self, merging: Merging, buckets: Iterable[int | None], files: Sequence[HandedFile]
+    ) -> bool:
+        """Put what others merged, bucket by bucket, in the place of the base, then cut the log as `merge` does.
+
+        `buckets` are all those with changes. False where somebody has replaced or merged the base meanwhile.
+        """
+        merged = self._commit_merged(merging, buckets, [file.data_file() for file in files])
+        self._cut()
+        return merged
+
+    def _commit_merged(
+        self, merging: Merging, buckets: Iterable[int | None], added: Sequence[DataFile]
+    ) -> bool:
         reach("merge.written")
+        change = Change(
+            Operation.OVERWRITE,
+            added=added,
+            removed=frozenset(file for bucket in buckets for file in merging.base_files.get(bucket, ())),
+            summary=(merging.brought.properties() if merging.brought else {})
+            | {MERGED_THROUGH: str(merging.through)},
+            properties=self._properties(
+                Generation(merging.generation.files_through, merging.through), merging.generation
+            ),
+        )
 
         def plan() -> Change | None:
             # Otherwise somebody has replaced the base meanwhile.
-            return change if Generation.of_base(self.base.properties()) == generation else None
+            return change if Generation.of_base(self.base.properties()) == merging.generation else None
 
         return self.base.commit(plan, change.added)
 
@@ -164,7 +235,7 @@ class CurrentTable:
             Conflict: the table is further on than `progress`, or in a later epoch.
             Internal: rows are not those of the definition, or two have one key.
         """
-        rows = self._sorted(checked(self.definition, rows))
+        rows = in_key_order(self.definition, checked(self.definition, rows))
         if self._repeated(rows):
             raise Internal(f"replacing {self.base.name}: two rows have the same {self._key}")
         return self._replace(lambda: self.base.write(rows), progress)
@@ -292,49 +363,29 @@ class CurrentTable:
         ]
 
     def _merged(
-        self,
-        connection: duckdb.DuckDBPyConnection,
-        generation: Generation,
-        pending: list[LiveFile],
-        progress: Progress | None,
-    ) -> Change:
-        names = [c.name for c in self.definition.columns]
-        seq = self.log.field_id("seq")
-        through = max(_highest(f, seq) for f in pending)
-        changes = sql.select_files(self.log.schema(), pending)
+        self, connection: duckdb.DuckDBPyConnection, merging: Merging
+    ) -> tuple[list[int | None], list[DataFile]]:
+        changes = sql.select_locations(self.log.schema(), merging.pending)
         connection.execute(
-            f"CREATE TEMP TABLE newest AS {sql.select_newest(changes, self._key, generation.through)}"
+            f"CREATE TEMP TABLE newest AS {sql.select_newest(changes, self._key, merging.generation.through)}"
         )
         buckets: list[int | None] = [None]
         if self.definition.slot is not None:
             slots = connection.sql(f"SELECT DISTINCT {sql.identifier(self.definition.slot)} FROM newest")  # noqa: S608
             buckets = pc.unique(bucket_of(slots.to_arrow_table().column(0))).to_pylist()
-        base_files = self.base.files()
         added: list[DataFile] = []
-        removed: list[str] = []
         try:
             for bucket in buckets:
-                files = [f for f in base_files if f.partition == bucket]
                 newest = "SELECT * FROM newest"
                 if self.definition.slot is not None and bucket is not None:
                     slot = sql.identifier(self.definition.slot)
                     newest = f"{newest} WHERE {slot} & {-BUCKET_WIDTH:d} = {bucket:d}"
-                rows = self._typed(
-                    connection,
-                    sql.select_current(sql.select_files(self.base.schema(), files), newest, self._key, names),
-                )
-                added.extend(self.base.write(self._sorted(rows)))
-                removed.extend(f.location for f in files)
+                base = sql.select_locations(self.base.schema(), merging.base_files.get(bucket, ()))
+                added.extend(self.base.write(merging.rows(connection, base, newest)))
         except BaseException:
             remove_files(f.file_path for f in added)
             raise
-        return Change(
-            Operation.OVERWRITE,
-            added=added,
-            removed=frozenset(removed),
-            summary=(progress.properties() if progress else {}) | {MERGED_THROUGH: str(through)},
-            properties=self._properties(Generation(generation.files_through, through), generation),
-        )
+        return buckets, added
 
     def _typed(self, connection: duckdb.DuckDBPyConnection, query: str) -> pa.Table:
         schema = self.definition.schema()
@@ -347,10 +398,6 @@ class CurrentTable:
             return bool(pc.count_distinct(keys, mode="all").as_py() != rows.num_rows)
         # A key has one slot, so equal keys are neighbours; counting distinct ones costs as much as the rest.
         return bool(pc.any(pc.equal(keys[1:], keys[:-1]), min_count=0).as_py())
-
-    def _sorted(self, rows: pa.Table) -> pa.Table:
-        order = self.definition.sort or tuple(c for c in (self.definition.slot, self._key) if c)
-        return rows.sort_by([(name, "ascending") for name in order])
 
     @staticmethod
     def _properties(after: Generation, previous: Generation) -> dict[str, str]:
@@ -378,6 +425,12 @@ class CurrentTable:
             )
 
         self.log.commit(plan)
+
+
+def in_key_order(definition: TableDef, rows: pa.Table) -> pa.Table:
+    """Return rows of a current table in the order in which a base has them."""
+    order = definition.sort or tuple(c for c in (definition.slot, definition.key) if c)
+    return rows.sort_by([(name, "ascending") for name in order])
 
 
 def _mark(progress: Progress) -> str:

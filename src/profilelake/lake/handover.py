@@ -4,15 +4,17 @@ A task on another machine gets a `TableFiles` (a value), writes rows with it, an
 the files as bytes; the committer takes these into a snapshot. Files nobody commits are found by the sweep.
 """
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import msgspec
 import pyarrow as pa
 from pyiceberg.manifest import DataFile, DataFileContent, FileFormat
+from pyiceberg.schema import Schema
 from pyiceberg.table.metadata import TableMetadata, TableMetadataUtil
 from pyiceberg.typedef import Record
 
-from profilelake.lake.files import write_data_files
+from profilelake.lake.files import write_data_files, write_in_order
 from profilelake.lake.schema import ARROW_PER_PARQUET, FILE_BYTES_TARGET, checked, partitions
 from profilelake.lake.tables import TableDef
 
@@ -91,7 +93,25 @@ class TableFiles:
             OSError: the storage is full or does not answer; nothing is left behind.
         """
         rows = checked(self.definition, rows)
-        metadata: TableMetadata = TableMetadataUtil.parse_raw(self.metadata)
+        metadata = self._parsed()
         target = ARROW_PER_PARQUET * FILE_BYTES_TARGET
         files = write_data_files(metadata, partitions(self.definition, rows), target)
         return [HandedFile.of(file) for file in files]
+
+    def write_in_order(
+        self, partition: Sequence[int | None], parts: Iterable[pa.Table], rows_per_file: int
+    ) -> list[HandedFile]:
+        """Write parts of one partition, in their order, into files of about `rows_per_file` rows.
+
+        Raises:
+            OSError: as `write`.
+        """
+        files = write_in_order(self._parsed(), Record(*partition), parts, rows_per_file)
+        return [HandedFile.of(file) for file in files]
+
+    def schema(self) -> Schema:
+        """Return the Iceberg schema, for reading files of the table."""
+        return self._parsed().schema()
+
+    def _parsed(self) -> TableMetadata:
+        return TableMetadataUtil.parse_raw(self.metadata)

@@ -15,9 +15,8 @@ from pyiceberg.schema import Schema
 from pyiceberg.table import Table
 from pyiceberg.table.snapshots import Operation
 from pyiceberg.table.update import TableRequirement, TableUpdate
-from pyiceberg.typedef import Record
 
-from profilelake.errors import Conflict, Corrupt, Internal, Unavailable
+from profilelake.errors import Conflict, Internal, Unavailable
 from profilelake.lake import maintenance
 from profilelake.lake.commit import (
     Change,
@@ -29,21 +28,15 @@ from profilelake.lake.commit import (
     stage,
     unmoved,
 )
-from profilelake.lake.compaction import (
-    Compacted,
-    Policy,
-    digest,
-    files_wanted,
-    next_step,
-    reading,
-    sorted_parts,
-)
-from profilelake.lake.files import local_path, remove_files, write_data_files, write_in_order
+from profilelake.lake.compaction import Compacted, Policy, next_step, steps
+from profilelake.lake.files import local_path, remove_files, write_data_files
+from profilelake.lake.gathering import Gathered, Group, gather, group_of
 from profilelake.lake.handover import TableFiles
 from profilelake.lake.maintenance import Swept
 from profilelake.lake.progress import Progress
 from profilelake.lake.schema import ARROW_PER_PARQUET, FILE_BYTES_TARGET, checked, partitions
 from profilelake.lake.sql import LiveFile
+from profilelake.lake.storage import LocalStorage
 from profilelake.lake.tables import TableDef
 from profilelake.ops.failpoints import reach
 
@@ -277,36 +270,29 @@ class LakeTable:
             Corrupt: the rows read back are not those that were there; nothing was changed.
             Unavailable: stopped, memory or disk full; nothing was changed.
         """
-        group = next_step(self.files(), open_from, policy)
-        if not group:
+        files = next_step(self.files(), open_from, policy)
+        if not files:
             return None
-        gone = frozenset(f.location for f in group)
-        rows = sum(f.rows for f in group)
-        rows_per_file = -(-rows // files_wanted(group, policy))
-        schema = self.schema()
-        partition = Record(group[0].partition) if self._table.spec().fields else Record()
-        added: list[DataFile] = []
-        try:
-            with reading() as connection:
-                parts = sorted_parts(connection, self.definition, schema, group, stopping)
-                added = write_in_order(self._table.metadata, partition, parts, rows_per_file)
-                reach("compact.written")
-                before = digest(connection, schema, sorted(gone))
-                after = digest(connection, schema, [f.file_path for f in added])
-        except OSError as error:
-            raise Unavailable(f"compacting {self.name}: {error}; nothing was changed, free space") from error
-        if before != after or before[0] != rows:
-            remove_files(f.file_path for f in added)
-            raise Corrupt(
-                f"compacting {self.name}: {rows} rows by the manifests, {before[0]} in the files, {after[0]} read "
-                f"back{'' if before[1] == after[1] else ' with other values'}; nothing was changed. Run: "
-                "profilelake lake verify"
-            )
-        reach("compact.verified")
-        self._replace_files(Operation.REPLACE, gone, added)
+        storage = LocalStorage(self.location())
+        done = gather(self.files_elsewhere(), storage, group_of(files, policy), stopping)
+        self.commit_gathered([done])
+        return done.compacted()
+
+    def groups(self, open_from: int | None, policy: Policy = DEFAULT_POLICY) -> list[Group]:
+        """Return what `compact` would do step by step and several processes may do at once, for `gather`."""
+        return [group_of(files, policy) for files in steps(self.files(), open_from, policy)]
+
+    def commit_gathered(self, done: Sequence[Gathered]) -> bool:
+        """Put what was gathered in the place of the groups, all in one snapshot.
+
+        Raises:
+            Conflict: a file of a group is no part of the table any more; plan again.
+        """
+        gone = frozenset(location for one in done for location in one.group.locations)
+        added = [file.data_file() for one in done for file in one.files]
+        swapped = bool(gone) and self._replace_files(Operation.REPLACE, gone, added)
         reach("compact.committed")
-        sizes = [sum(f.bytes for f in group), sum(f.file_size_in_bytes for f in added)]
-        return Compacted(len(group), len(added), rows, *sizes)
+        return swapped
 
     def write(self, rows: pa.Table) -> list[DataFile]:
         """Write rows into data files that no snapshot names yet.

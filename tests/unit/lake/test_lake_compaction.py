@@ -119,7 +119,7 @@ def test_values_that_changed_on_disk_stop_a_compaction(
         rows, total = digest(*asked)  # type: ignore[arg-type]
         return rows, total + len(list(asked[2]))  # type: ignore[call-overload]
 
-    monkeypatch.setattr("profilelake.lake.table.digest", other)
+    monkeypatch.setattr("profilelake.lake.gathering.digest", other)
     with pytest.raises(Corrupt, match="with other values"):
         table.compact(None)
     assert [f.location for f in table.files()] == before
