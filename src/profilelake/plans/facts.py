@@ -25,9 +25,9 @@ from profilelake.lake.pinned import PinnedFile, PinnedTable, Shape, Share
 from profilelake.lake.storage import Storage
 from profilelake.landing.tables import EVENT_COPIES, EVENTS
 from profilelake.pipeline.fold_facts import Rows, in_order, received_at, words
+from profilelake.pipeline.fold_profiles import last_writes
 from profilelake.pipeline.fold_spells import first_of_spells
 from profilelake.pipeline.fold_statements import last_statements
-from profilelake.pipeline.fold_tables import last_writes
 from profilelake.plans._answers import Answer, kept_answer, together
 from profilelake.plans.members import Members
 from profilelake.plans.rows import KNOWN, LINKS, SEEN, STATEMENTS, WRITES

@@ -27,8 +27,8 @@ from profilelake.lake.storage import Storage
 from profilelake.pipeline.fold_facts import Rows, facts_of, one, words
 from profilelake.pipeline.rebuild import Fold, fold_apart
 from profilelake.plans._answers import Answer, kept_answer, together, whole
-from profilelake.plans.components import Found, FoundFile, components_of
 from profilelake.plans.facts import SetFiles
+from profilelake.plans.found import Found, FoundFile, components_of
 from profilelake.plans.members import Members, ids_of, sets_only
 from profilelake.plans.parts import PartOf
 from profilelake.plans.rows import FOUNDED, ID, KNOWN, OWNED, REFUSED, SEEN, SETS, VALUES, WINDOWS

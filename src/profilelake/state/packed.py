@@ -57,7 +57,7 @@ def binaries(values: pa.Array | pa.ChunkedArray) -> Packed:
 def record(*fields: Packed) -> Packed:
     """Return a record of these fields in each row."""
     head = pa.scalar(bytes([0x90 | len(fields)]), pa.large_binary())
-    if len(fields) > 15:  # noqa: PLR2004 - what the short form of an array holds
+    if len(fields) > 15:
         raise Internal(f"packing records: {len(fields)} fields are more than the short form has room for")
     return pc.binary_join_element_wise(head, *fields, _NOTHING)
 

@@ -1,5 +1,6 @@
 """Columns of MessagePack have the bytes that the encoder writes value by value."""
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -46,7 +47,7 @@ def test_texts_bytes_lists_and_maps_at_the_edges_of_their_forms() -> None:
     )
     starts = np.append(0, np.cumsum(SIZES))
     numbers = np.arange(starts[-1])
-    rows = [numbers[start:stop].tolist() for start, stop in zip(starts[:-1], starts[1:], strict=True)]
+    rows = [numbers[start:stop].tolist() for start, stop in itertools.pairwise(starts)]
     items = packed.integers(numbers)
     assert told(packed.lists(items, starts)) == written(rows)
     assert told(packed.maps(items, items, starts)) == written(
