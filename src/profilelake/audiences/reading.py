@@ -123,7 +123,7 @@ class Reading:
         self._sets = reading.select(lake, workspace, SET_MAP.name)
         self._profiles = reading.select(lake, workspace, PROFILES.name)
         self.directory = directory
-        self.connection = sql.connect(memory_limit, str(directory))
+        self.connection = sql.connect(memory_limit, str(directory), lake.storage)
         self.connection.execute(f"SET threads = {THREADS:d}")
         self.connection.execute("SET preserve_insertion_order = false")
 

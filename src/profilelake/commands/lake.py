@@ -111,14 +111,15 @@ def diff(
     from profilelake.lake import showing
     from profilelake.lake.reading import damage_told
 
-    shown = showing.table_of(_lake(directory), WORKSPACE, table)
+    lake = _lake(directory)
+    shown = showing.table_of(lake, WORKSPACE, table)
     if before is None:
         before, after = showing.parent_of(shown, None)
     elif after is None:
         after = shown.published.table.metadata.current_snapshot_id
     if before is None or after is None:
         raise NotFound(f"comparing snapshots of {table}: it has none yet")
-    with _connection() as connection, damage_told():
+    with _connection(lake) as connection, damage_told():
         result = showing.diff(connection, shown, before, after, counted=count)
     _show(result, as_json, format)
 
@@ -177,7 +178,7 @@ def verify(
     from profilelake.lake.checking import check_tables
 
     lake = _lake(directory)
-    with _connection() as connection:
+    with _connection(lake) as connection:
         problems = [
             {"table": problem.table, "what": problem.what, "detail": problem.detail}
             for problem in check_tables(lake, WORKSPACE, connection, quick=quick)
@@ -204,11 +205,11 @@ def _lake(directory: "Directory") -> "Lake":
 
 
 @contextmanager
-def _connection() -> "Iterator[duckdb.DuckDBPyConnection]":
+def _connection(lake: "Lake") -> "Iterator[duckdb.DuckDBPyConnection]":
     from profilelake.lake import sql
 
     with tempfile.TemporaryDirectory(prefix="profilelake-lake-") as spill:
-        connection = sql.connect(MEMORY_LIMIT, spill)
+        connection = sql.connect(MEMORY_LIMIT, spill, lake.storage)
         try:
             yield connection
         finally:

@@ -13,7 +13,6 @@ from profilelake.doctor.findings import Finding, Patient, fine, problem, warning
 from profilelake.errors import Corrupt, Internal, NotFound
 from profilelake.eventlog.embedded import log_bytes, log_trouble
 from profilelake.lake.catalog import Lake
-from profilelake.lake.files import local_path
 from profilelake.lake.schema import KIND
 from profilelake.landing.dedup import DedupIndex, Entries, Verdict
 from profilelake.landing.land import CONTENT_COLUMNS, dedup_entries
@@ -109,7 +108,7 @@ def tables(patient: Patient) -> Iterator[Finding]:
             # A copy that was made by command says of what it is a copy, which may be long ago.
             if table.progress is not None and table.table.properties.get(KIND) != "replaced":
                 epochs.add(table.progress.epoch)
-            missing += [f.location for f in table.files if not local_path(f.location).exists()]
+            missing += table.missing()
             swept = table.unreachable(round(time.time()) - ORPHAN_AGE_SECONDS)
             orphans += len(swept)
             orphan_bytes += sum(file.bytes for file in swept)
@@ -244,15 +243,15 @@ def _newest_events(patient: Patient) -> pa.Table | None:
     try:
         if "events" not in lake.names(patient.workspace):
             return None
-        files = lake.load(patient.workspace, "events").files
+        events = lake.load(patient.workspace, "events")
     finally:
         lake.close()
-    if not files:
+    if not events.files:
         return None
-    newest = max(files, key=lambda file: file.sequence)
+    newest = max(events.files, key=lambda file: file.sequence)
     columns = ["message_id", "position", *CONTENT_COLUMNS]
-    source = pq.ParquetFile(local_path(newest.location))
-    batch = next(source.iter_batches(batch_size=SAMPLE_EVENTS, columns=columns))
+    with events.storage.input(newest.location) as source, pq.ParquetFile(source) as opened:
+        batch = next(opened.iter_batches(batch_size=SAMPLE_EVENTS, columns=columns))
     rows = pa.Table.from_batches([batch])
     place = rows.schema.get_field_index("position")
     return rows.set_column(place, "position", rows.column(place).cast(pa.binary(POSITION_BYTES)))

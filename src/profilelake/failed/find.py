@@ -77,10 +77,11 @@ class FailedEvents:
         missing = [f"NULL AS {sql.identifier(name)}" for name in ("request", "batch") if name not in known]
         self._failed = f"SELECT {', '.join(['*', *missing])} FROM ({files})"  # noqa: S608 - names are ours
         self._spill_directory = spill_directory
+        self._storage = lake.storage
 
     @cached_property
     def _connection(self) -> duckdb.DuckDBPyConnection:
-        return sql.connect(MEMORY_LIMIT, self._spill_directory)
+        return sql.connect(MEMORY_LIMIT, self._spill_directory, self._storage)
 
     def counts(self, wanted: Wanted) -> dict[str, int]:
         """Return how many there are by reason, the most frequent first."""

@@ -26,6 +26,7 @@ from profilelake.lake.catalogs import (
 )
 from profilelake.lake.commit import live_entries, manifests_of
 from profilelake.lake.current import CurrentTable
+from profilelake.lake.file_io import storage_behind
 from profilelake.lake.maintenance import Swept
 from profilelake.lake.place import LakePlace, note_first, refuse_another
 from profilelake.lake.progress import Progress
@@ -39,9 +40,10 @@ from profilelake.lake.schema import (
     table_properties,
 )
 from profilelake.lake.sql import LiveFile
+from profilelake.lake.storage import Storage
 from profilelake.lake.table import LakeTable
 from profilelake.lake.tables import Part, TableDef
-from profilelake.settings import Layout
+from profilelake.settings import Layout, StorageOptions
 
 __all__ = ["CATALOG_NAME", "Lake", "PublishedTable", "namespace_of", "register_tables"]
 
@@ -81,6 +83,23 @@ class PublishedTable:
         bearer = maintenance.bearer(self.table.metadata)
         return None if bearer is None or bearer.summary is None else Progress.from_properties(bearer.summary)
 
+    @property
+    def storage(self) -> Storage:
+        """Where its files lie."""
+        return storage_behind(self.table)
+
+    def missing(self) -> list[str]:
+        """Return the data files of the newest snapshot that are not there, or not of their size."""
+        # One listing costs less than a question for each file.
+        storage = self.storage
+        held = {storage.place(file.location): file.bytes for file in storage.list(self.table.location())}
+        return [
+            file.location
+            for file in self.files
+            if held.get(storage.place(file.location)) != file.bytes
+            and storage.size(file.location) != file.bytes
+        ]
+
     def unreachable(self, modified_before: int) -> list[Swept]:
         """Return the files in the table's folder that no live snapshot reaches, older than a second since 1970."""
         return [found for found in maintenance.unreachable(self.table) if found.modified_at < modified_before]
@@ -99,6 +118,8 @@ class Lake:
         self._published: dict[tuple[str, str], PublishedTable] = {}
         self._opening = threading.Lock()
         self.place = place
+        self.storage = place.opened()
+        """Where the files of all tables lie."""
 
     @property
     def warehouse(self) -> str:
@@ -106,9 +127,19 @@ class Lake:
         return self.place.warehouse
 
     @classmethod
-    def open(cls, catalog_uri: str, warehouse: Path | str, *, clock: Clock = time.time_ns) -> "Lake":
-        """Open the lake of a catalog (`sqlite:////abs/path.db`, `postgresql://…`, `https://…`). Raises as `at`."""
-        return cls.at(LakePlace.at(catalog_uri, warehouse), clock=clock)
+    def open(
+        cls,
+        catalog_uri: str,
+        warehouse: Path | str,
+        *,
+        storage: StorageOptions | None = None,
+        clock: Clock = time.time_ns,
+    ) -> "Lake":
+        """Open the lake of a catalog (`sqlite:////abs/path.db`, `postgresql://…`, `https://…`). Raises as `at`.
+
+        `storage` says how an object store is spoken to, where the warehouse lies on one.
+        """
+        return cls.at(LakePlace.at(catalog_uri, warehouse, storage), clock=clock)
 
     @classmethod
     def at(cls, place: LakePlace, *, clock: Clock = time.time_ns) -> "Lake":

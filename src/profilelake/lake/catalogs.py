@@ -7,7 +7,8 @@ from pyiceberg.exceptions import NamespaceAlreadyExistsError
 from sqlalchemy.exc import IntegrityError
 
 from profilelake.errors import Conflict, Corrupt
-from profilelake.lake.files import DurableFileIO, local_path
+from profilelake.lake.file_io import properties_of
+from profilelake.lake.files import local_path
 from profilelake.lake.place import LakePlace
 from profilelake.lake.rest_catalog import ServedCatalog, open_rest_catalog
 from profilelake.lake.sql_catalog import TableRowsCatalog, open_sql_catalog
@@ -30,7 +31,7 @@ def open_catalog(place: LakePlace) -> LakeCatalog:
     """
     if place.warehouse.startswith("file://"):
         local_path(place.warehouse).mkdir(parents=True, exist_ok=True)
-    properties = {"py-io-impl": f"{DurableFileIO.__module__}.{DurableFileIO.__qualname__}"}
+    properties = properties_of(place.warehouse, place.storage)
     if place.kind == "rest":
         return open_rest_catalog(CATALOG_NAME, place, NAMESPACES_PREFIX, properties)
     return open_sql_catalog(CATALOG_NAME, place, properties | {"warehouse": place.warehouse})

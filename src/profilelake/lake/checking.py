@@ -19,11 +19,11 @@ from profilelake.lake import sql
 from profilelake.lake.catalog import Lake, PublishedTable
 from profilelake.lake.commit import live_entries, manifests_of
 from profilelake.lake.current import MERGED_THROUGH, Generation
-from profilelake.lake.files import local_path
 from profilelake.lake.progress import Progress
 from profilelake.lake.schema import KEY, KIND
 from profilelake.lake.showing import Shown, all_tables, progress_of
 from profilelake.lake.sql import LiveFile
+from profilelake.lake.storage import Storage
 
 UNREADABLE: Final = (ValueError, ValidationError, OSError, ProfilelakeError, EOFError, KeyError)
 """What the library says of metadata and manifests that are not what they should be."""
@@ -58,27 +58,32 @@ def check_tables(
 def _check(
     lake: Lake, workspace: str, shown: Shown, connection: duckdb.DuckDBPyConnection, quick: bool
 ) -> Iterator[Problem]:
-    yield from _check_snapshots(lake, workspace, shown)
+    storage = shown.published.storage
+    location = shown.published.table.location()
+    # One listing costs less than a question for each file.
+    there = {storage.place(file.location): file.bytes for file in storage.list(location)}
+    yield from _check_snapshots(lake, workspace, shown, there)
     yield from _check_progress(shown)
     for file in shown.published.files:
-        found = _check_file(file, quick)
+        found = _check_file(storage, file, there, quick)
         if found is not None and _still_there(lake, workspace, shown, file):
             yield Problem(shown.name, *found)
     if shown.published.table.properties.get(KIND) == "current":
         yield from _check_base(lake, workspace, shown, connection, quick)
 
 
-def _check_snapshots(lake: Lake, workspace: str, shown: Shown) -> Iterator[Problem]:
+def _check_snapshots(lake: Lake, workspace: str, shown: Shown, there: Mapping[str, int]) -> Iterator[Problem]:
     """Every snapshot that is kept can be read, and says what its manifests say."""
     for snapshot in shown.published.table.metadata.snapshots:
-        problems = list(_check_snapshot(shown, snapshot))
+        problems = list(_check_snapshot(shown, snapshot, there))
         newest = lake.load(workspace, shown.bare, shown.part) if problems else shown.published
         # One that was forgotten while we looked may have lost its files by now.
         if newest.table.snapshot_by_id(snapshot.snapshot_id) is not None:
             yield from problems
 
 
-def _check_snapshot(shown: Shown, snapshot: Snapshot) -> Iterator[Problem]:
+def _check_snapshot(shown: Shown, snapshot: Snapshot, there: Mapping[str, int]) -> Iterator[Problem]:
+    storage = shown.published.storage
     table, name = shown.published.table, f"snapshot {snapshot.snapshot_id}"
     try:
         entries = live_entries(table, manifests_of(table, snapshot))
@@ -94,8 +99,9 @@ def _check_snapshot(shown: Shown, snapshot: Snapshot) -> Iterator[Problem]:
         if what in said and int(said[what]) != count:
             yield Problem(shown.name, "manifests", f"{name}: {what} {said[what]}, its manifests {count}")
     for entry in entries:
-        if not local_path(entry.data_file.file_path).exists():
-            yield Problem(shown.name, "files", f"{name}: {entry.data_file.file_path} is missing")
+        location = entry.data_file.file_path
+        if _bytes(storage, location, there) is None:
+            yield Problem(shown.name, "files", f"{name}: {location} is missing")
 
 
 def _check_progress(shown: Shown) -> Iterator[Problem]:
@@ -132,15 +138,28 @@ def _less(before: Mapping[str, int], after: Mapping[str, int]) -> str:
     return ""
 
 
-def _check_file(file: LiveFile, quick: bool) -> tuple[str, str] | None:
-    path = local_path(file.location)
+def _bytes(storage: Storage, location: str, there: Mapping[str, int]) -> int | None:
+    """Return the size of a file as it was listed; of one that came since, as it is."""
+    held = there.get(storage.place(location))
+    return storage.size(location) if held is None else held
+
+
+def _check_file(
+    storage: Storage, file: LiveFile, there: Mapping[str, int], quick: bool
+) -> tuple[str, str] | None:
+    path = storage.place(file.location)
     try:
-        size = path.stat().st_size
+        size = _bytes(storage, file.location, there)
+        if size is None:
+            return "files", f"{path} is missing"
         if size != file.bytes:
             return "files", f"{path} has {size} bytes, its manifest says {file.bytes}"
         if quick:
             return None
-        with pq.ParquetFile(path, page_checksum_verification=True) as opened:
+        with (
+            storage.input(file.location) as source,
+            pq.ParquetFile(source, page_checksum_verification=True) as opened,
+        ):
             rows = sum(
                 opened.read_row_group(group).num_rows for group in range(opened.metadata.num_row_groups)
             )

@@ -18,6 +18,7 @@ from profilelake.errors import Corrupt, Unavailable
 from profilelake.lake import sql
 from profilelake.lake.schema import FILE_BYTES_TARGET
 from profilelake.lake.sql import LiveFile
+from profilelake.lake.storage import Storage
 from profilelake.lake.tables import TableDef
 
 MEMORY_LIMIT: Final = "512MB"
@@ -140,7 +141,7 @@ def files_wanted(group: Sequence[LiveFile], policy: Policy) -> int:
 
 
 @contextmanager
-def reading() -> Iterator[duckdb.DuckDBPyConnection]:
+def reading(storage: Storage) -> Iterator[duckdb.DuckDBPyConnection]:
     """Give a connection for one step: bounded memory, one thread.
 
     Raises:
@@ -148,7 +149,7 @@ def reading() -> Iterator[duckdb.DuckDBPyConnection]:
         Corrupt: a file is missing or not what it should be; nothing was changed.
     """
     with tempfile.TemporaryDirectory(prefix="profilelake-compact-") as spill:
-        connection = sql.connect(MEMORY_LIMIT, spill)
+        connection = sql.connect(MEMORY_LIMIT, spill, storage)
         try:
             connection.execute(f"SET threads = {THREADS:d}")
             yield connection
@@ -160,6 +161,15 @@ def reading() -> Iterator[duckdb.DuckDBPyConnection]:
             raise Corrupt(
                 f"compacting: {error}; nothing was changed. Run: profilelake lake verify"
             ) from error
+        except duckdb.Error as error:
+            fault = sql.storage_fault(error)
+            if fault is None:
+                raise
+            if isinstance(fault, OSError):
+                raise Corrupt(
+                    f"compacting: {fault}; nothing was changed. Run: profilelake lake verify"
+                ) from error
+            raise fault from error
         finally:
             connection.close()
 

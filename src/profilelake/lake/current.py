@@ -18,7 +18,7 @@ from pyiceberg.table.snapshots import Operation
 from profilelake.errors import Conflict, Internal, Unavailable
 from profilelake.lake import sql
 from profilelake.lake.commit import Change
-from profilelake.lake.files import keep_young, remove_files
+from profilelake.lake.data_files import keep_young
 from profilelake.lake.handover import HandedFile, TableFiles
 from profilelake.lake.progress import PREFIX, Progress
 from profilelake.lake.schema import BUCKET_WIDTH, bucket_of, checked
@@ -159,13 +159,18 @@ class CurrentTable:
             return False
         # The new base is made while changes go on; only the swap locks the table.
         with tempfile.TemporaryDirectory(prefix="profilelake-merge-") as spill:
-            connection = sql.connect(MERGE_MEMORY_LIMIT, spill)
+            connection = sql.connect(MERGE_MEMORY_LIMIT, spill, self.base.storage)
             try:
                 buckets, added = self._merged(connection, merging)
             except (duckdb.OutOfMemoryException, duckdb.IOException) as error:
                 raise Unavailable(
                     f"merging {self.base.name}: {error}; nothing was changed, free memory or disk and retry"
                 ) from error
+            except duckdb.Error as error:
+                fault = sql.storage_fault(error)
+                if fault is None:
+                    raise
+                raise Unavailable(f"merging {self.base.name}: {fault}; nothing was changed") from error
             finally:
                 connection.close()
         return self._commit_merged(merging, buckets, added)
@@ -264,10 +269,10 @@ class CurrentTable:
                 if not ascending or (last is not None and not pc.less(last, keys[0]).as_py()):
                     raise Internal(f"replacing {self.base.name}: {self._key} does not ascend from row to row")
                 last = keys[-1]
-                keep_young(written)
+                keep_young(self.base.storage, written)
                 written += self.base.write(rows)
         except BaseException:
-            remove_files(f.file_path for f in written)
+            self.base.storage.remove(f.file_path for f in written)
             raise
         return self._replace(lambda: written, progress, written)
 
@@ -325,7 +330,7 @@ class CurrentTable:
         generation = Generation.of_base(self.base.properties())
         names = [c.name for c in self.definition.columns]
         with tempfile.TemporaryDirectory(prefix="profilelake-scan-") as spill:
-            connection = sql.connect(MERGE_MEMORY_LIMIT, spill)
+            connection = sql.connect(MERGE_MEMORY_LIMIT, spill, self.base.storage)
             try:
                 newest = sql.select_newest(
                     sql.select_files(self.log.schema(), self._pending(generation)),
@@ -383,7 +388,7 @@ class CurrentTable:
                 base = sql.select_locations(self.base.schema(), merging.base_files.get(bucket, ()))
                 added.extend(self.base.write(merging.rows(connection, base, newest)))
         except BaseException:
-            remove_files(f.file_path for f in added)
+            self.base.storage.remove(f.file_path for f in added)
             raise
         return buckets, added
 

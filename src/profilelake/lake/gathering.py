@@ -63,8 +63,7 @@ def gather(
     name, schema = files.definition.name, files.schema()
     made: list[HandedFile] = []
     try:
-        with reading() as connection:
-            storage.attach(connection)
+        with reading(storage) as connection:
             parts = sorted_parts(
                 connection, files.definition, schema, group.locations, stopping, storage.place
             )

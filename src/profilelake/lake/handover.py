@@ -14,8 +14,9 @@ from pyiceberg.schema import Schema
 from pyiceberg.table.metadata import TableMetadata, TableMetadataUtil
 from pyiceberg.typedef import Record
 
-from profilelake.lake.files import write_data_files, write_in_order
+from profilelake.lake.data_files import write_data_files, write_in_order
 from profilelake.lake.schema import ARROW_PER_PARQUET, FILE_BYTES_TARGET, checked, partitions
+from profilelake.lake.storage import Storage
 from profilelake.lake.tables import TableDef
 
 
@@ -84,18 +85,19 @@ class TableFiles:
     definition: TableDef
     metadata: str
     """The table's Iceberg metadata as JSON: where it lies and how it is partitioned."""
+    storage: Storage
 
     def write(self, rows: pa.Table) -> list[HandedFile]:
         """Write rows, in the order they have, into files that no snapshot names yet.
 
         Raises:
             Internal: the rows are not those of the definition.
-            OSError: the storage is full or does not answer; nothing is left behind.
+            OSError, Unavailable: the storage is full or does not answer; nothing is left behind.
         """
         rows = checked(self.definition, rows)
         metadata = self._parsed()
         target = ARROW_PER_PARQUET * FILE_BYTES_TARGET
-        files = write_data_files(metadata, partitions(self.definition, rows), target)
+        files = write_data_files(self.storage, metadata, partitions(self.definition, rows), target)
         return [HandedFile.of(file) for file in files]
 
     def write_in_order(
@@ -104,9 +106,9 @@ class TableFiles:
         """Write parts of one partition, in their order, into files of about `rows_per_file` rows.
 
         Raises:
-            OSError: as `write`.
+            OSError, Unavailable: as `write`.
         """
-        files = write_in_order(self._parsed(), Record(*partition), parts, rows_per_file)
+        files = write_in_order(self.storage, self._parsed(), Record(*partition), parts, rows_per_file)
         return [HandedFile.of(file) for file in files]
 
     def schema(self) -> Schema:

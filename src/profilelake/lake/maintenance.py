@@ -4,7 +4,6 @@ The library's expiry edits metadata only and deletes no file, so an erased row w
 Both are ours; `LakeTable` commits what is decided here.
 """
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
@@ -13,7 +12,7 @@ from pyiceberg.table import Table
 from pyiceberg.table.metadata import TableMetadata
 from pyiceberg.table.snapshots import Snapshot
 
-from profilelake.lake.files import local_path
+from profilelake.lake.file_io import storage_behind
 from profilelake.lake.progress import Progress
 
 EXPIRE_AT_SNAPSHOTS: Final = 25
@@ -96,21 +95,13 @@ def unreachable(table: Table) -> list[Swept]:
     Files are listed before the metadata is read: one that is committed in between is then seen as
     reachable. One written but not committed yet is here, so whoever removes files must go by their age.
     """
-    found = list(_files_under(table.location()))
+    storage = storage_behind(table)
+    found = list(storage.list(table.location()))
     # A table of its own: the one given belongs to a committer that may be at work.
-    reachable = _reachable(table.catalog.load_table(table.name()))
-    return [f for f in found if str(local_path(f.location)) not in reachable]
-
-
-def _files_under(location: str) -> Iterator[Swept]:
-    for folder, _, names in os.walk(local_path(location)):
-        for name in names:
-            path = os.path.join(folder, name)  # noqa: PTH118 - one stat a file is cost enough
-            try:
-                status = os.stat(path)  # noqa: PTH116
-            except FileNotFoundError:
-                continue
-            yield Swept(location=path, bytes=status.st_size, modified_at=int(status.st_mtime))
+    reachable = {storage.place(location) for location in _reachable(table.catalog.load_table(table.name()))}
+    return [
+        Swept(f.location, f.bytes, f.modified_at) for f in found if storage.place(f.location) not in reachable
+    ]
 
 
 def _reachable(table: Table) -> set[str]:
@@ -126,4 +117,4 @@ def _reachable(table: Table) -> set[str]:
         locations.add(path)
         entries = manifest.fetch_manifest_entry(table.io, discard_deleted=True)
         locations.update(e.data_file.file_path for e in entries)
-    return {str(local_path(location)) for location in locations}
+    return locations

@@ -8,13 +8,14 @@ import json
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Final, Self
 from urllib.parse import parse_qsl, urlsplit
 
 from profilelake.errors import Conflict, Corrupt, Invalid
-from profilelake.settings import Layout, Settings
+from profilelake.lake.storage import Storage, storage_of
+from profilelake.settings import Layout, Settings, StorageOptions
 
 SECRET_VARIABLE: Final = "PROFILELAKE_CATALOG_SECRET"  # noqa: S105 - the name of it
 SECRET_BYTES_MAX: Final = 64 * 1024
@@ -38,6 +39,8 @@ class LakePlace:
     auth: str = "oauth"
     options: str = ""
     table_locations: str = "warehouse"
+    storage: StorageOptions = field(default_factory=StorageOptions)
+    """How an object store is spoken to, where the warehouse lies on one."""
 
     @classmethod
     def of(cls, layout: Layout, environment: Mapping[str, str]) -> Self:
@@ -46,7 +49,8 @@ class LakePlace:
         Raises:
             Invalid: a setting cannot be read, or is no such place.
         """
-        chosen = Settings.load(layout.directory, environment).lake
+        settings = Settings.load(layout.directory, environment)
+        chosen = settings.lake
         folder = Path(os.path.abspath(layout.directory))  # noqa: PTH100 - a link stays a link in published paths
         return cls(
             catalog=_catalog(chosen.catalog or f"sqlite:///{folder / layout.catalog.name}", folder),
@@ -55,13 +59,22 @@ class LakePlace:
             auth=chosen.catalog_auth,
             options=chosen.catalog_options,
             table_locations=chosen.table_locations,
+            storage=settings.storage,
         )
 
     @classmethod
-    def at(cls, catalog: str, warehouse: Path | str) -> Self:
+    def at(cls, catalog: str, warehouse: Path | str, storage: StorageOptions | None = None) -> Self:
         """Return the place of a lake by its two addresses; paths are seen from here. Raises Invalid as `of`."""
         here = Path.cwd()
-        return cls(catalog=_catalog(catalog, here), warehouse=_warehouse(str(warehouse), here))
+        return cls(
+            catalog=_catalog(catalog, here),
+            warehouse=_warehouse(str(warehouse), here),
+            storage=storage or StorageOptions(),
+        )
+
+    def opened(self) -> Storage:
+        """Return what reads and writes the files of the warehouse. Raises Invalid where there is no such thing."""
+        return storage_of(self.warehouse, self.storage)
 
     @property
     def kind(self) -> str:
@@ -155,9 +168,8 @@ def noted_place(layout: Layout) -> LakePlace | None:
     """
     try:
         document = json.loads(layout.lake_record.read_text(encoding="utf-8"))
-        names = {field.name for field in fields(LakePlace)}
-        noted = {name: str(value) for name, value in document.items() if name in names}
-        return LakePlace(**asdict(default_place(layout)) | noted)
+        usual = _said(default_place(layout))
+        return LakePlace(**usual | {name: str(value) for name, value in document.items() if name in usual})
     except FileNotFoundError:
         return default_place(layout) if layout.catalog.exists() else None
     except (ValueError, TypeError, AttributeError) as error:
@@ -170,8 +182,8 @@ def noted_place(layout: Layout) -> LakePlace | None:
 def note(layout: Layout, place: LakePlace) -> None:
     """Write down where the lake of a directory lies."""
     # What lies in the directory is not written: it goes with it when that is moved.
-    usual = asdict(default_place(layout))
-    noted = {name: value for name, value in asdict(place).items() if value != usual[name]}
+    usual = _said(default_place(layout))
+    noted = {name: text for name, text in _said(place).items() if text != usual[name]}
     unfinished = layout.lake_record.with_name(f".{layout.lake_record.name}.{os.getpid()}.new")
     with unfinished.open("w", encoding="utf-8") as sink:
         json.dump(noted, sink, indent=2)
@@ -184,6 +196,11 @@ def note(layout: Layout, place: LakePlace) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _said(place: LakePlace) -> dict[str, str]:
+    # How an object store is spoken to may change; where the lake is may not.
+    return {name: text for name, text in asdict(place).items() if name != "storage"}
 
 
 def _catalog(text: str, folder: Path) -> str:

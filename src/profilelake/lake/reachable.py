@@ -11,7 +11,8 @@ from pyiceberg.serializers import FromInputFile
 
 from profilelake.errors import Corrupt, Unavailable
 from profilelake.lake import maintenance
-from profilelake.lake.files import DurableFileIO, local_path
+from profilelake.lake.file_io import StorageFileIO
+from profilelake.lake.files import local_path
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +33,7 @@ def reachable(metadata_location: str) -> Reachable:
         Unavailable: a file is gone: the table has moved on long since. Begin again from the catalog.
         Corrupt: a file is not what it should be.
     """
-    io = DurableFileIO()
+    io = StorageFileIO()
     try:
         metadata = FromInputFile.table_metadata(io.new_input(metadata_location))
         kept = maintenance.needed(metadata)

@@ -35,11 +35,19 @@ def damage_told() -> Iterator[None]:
 
     Raises:
         Corrupt: a file of a table is missing or not what it should be.
+        Unavailable: where the files lie there is no answer.
     """
     try:
         yield
     except (duckdb.IOException, duckdb.InvalidInputException, FileNotFoundError) as error:
         raise Corrupt(f"reading the tables: {error}; restore the file from backup") from error
+    except duckdb.Error as error:
+        fault = sql.storage_fault(error)
+        if fault is None:
+            raise
+        if isinstance(fault, OSError):
+            raise Corrupt(f"reading the tables: {fault}; restore the file from backup") from error
+        raise fault from error
 
 
 def attach(connection: duckdb.DuckDBPyConnection, lake: Lake, workspace: str) -> list[str]:
@@ -58,6 +66,7 @@ def attach(connection: duckdb.DuckDBPyConnection, lake: Lake, workspace: str) ->
         Corrupt: the metadata of a table cannot be read.
     """
     connection.execute("SET TimeZone='UTC'")
+    lake.storage.attach(connection)
     names = lake.names(workspace)
     for name in names:
         _show(connection, sql.identifier(name), lake, workspace, name)

@@ -6,7 +6,6 @@ lost that another engine has written into them.
 """
 
 import json
-import os
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Final
@@ -17,7 +16,7 @@ from pyiceberg.io import OutputFile
 from pyiceberg.typedef import Record
 
 from profilelake.errors import Corrupt
-from profilelake.lake.files import DurableFileIO, local_path
+from profilelake.lake.file_io import StorageFileIO
 
 RECORDS_PER_BLOCK: Final = 1_000
 _DROPPED: Final = ("metadata-log", "statistics", "partition-statistics")
@@ -35,7 +34,7 @@ def relocate(metadata_file: Path, location: str, new_location: str, snapshots: C
     Raises:
         Corrupt: a file is missing or not what it should be, or names one outside the table.
     """
-    io = DurableFileIO()
+    io = StorageFileIO()
 
     def moved(old: str) -> str:
         if not old.startswith(location + "/"):
@@ -66,7 +65,7 @@ def relocate(metadata_file: Path, location: str, new_location: str, snapshots: C
     return place
 
 
-def _move_manifests(io: DurableFileIO, manifest_list: str, moved: Locate, seen: set[str]) -> None:
+def _move_manifests(io: StorageFileIO, manifest_list: str, moved: Locate, seen: set[str]) -> None:
     """Rewrite a manifest list and what it lists, the manifests first: the list has their lengths."""
 
     def move(manifest: Record, places: dict[str, int]) -> None:
@@ -75,7 +74,7 @@ def _move_manifests(io: DurableFileIO, manifest_list: str, moved: Locate, seen: 
             seen.add(place)
             _rewrite(io, place, lambda entry, names: _move_data_file(entry, names, moved))
         manifest[places["manifest_path"]] = place
-        manifest[places["manifest_length"]] = local_path(place).stat().st_size
+        manifest[places["manifest_length"]] = len(io.new_input(place))
 
     _rewrite(io, manifest_list, move)
 
@@ -86,7 +85,7 @@ def _move_data_file(entry: Record, places: dict[str, int], moved: Locate) -> Non
     data_file[places["data_file.file_path"]] = moved(data_file[places["data_file.file_path"]])
 
 
-def _rewrite(io: DurableFileIO, place: str, change: Callable[[Record, dict[str, int]], None]) -> None:
+def _rewrite(io: StorageFileIO, place: str, change: Callable[[Record, dict[str, int]], None]) -> None:
     """Write an Avro file again with each record changed; `change` is told where which field stands."""
     with AvroFile[Record](io.new_input(place)) as source:
         places = {field.name: number for number, field in enumerate(source.schema.fields)}
@@ -96,11 +95,10 @@ def _rewrite(io: DurableFileIO, place: str, change: Callable[[Record, dict[str, 
         records = list(source)
         for record in records:
             change(record, places)
-        target = local_path(place).with_suffix(".moving")
-        with _SameHeader(io.new_output(f"file://{target}"), source) as sink:
-            for start in range(0, len(records), RECORDS_PER_BLOCK):
-                sink.write_block(records[start : start + RECORDS_PER_BLOCK])
-    os.replace(target, local_path(place))  # noqa: PTH105 - both are local by now
+    # The old content is read and closed; the new one takes its place when it is whole.
+    with _SameHeader(io.new_output(place), source) as sink:
+        for start in range(0, len(records), RECORDS_PER_BLOCK):
+            sink.write_block(records[start : start + RECORDS_PER_BLOCK])
 
 
 class _SameHeader(AvroOutputFile[Record]):

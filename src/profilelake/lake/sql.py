@@ -4,8 +4,10 @@ DuckDB reads the files of exactly one snapshot. Columns are found by Iceberg's f
 written before a column existed reads as null there, and no file has to be opened to plan a query.
 """
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import duckdb
 from pyiceberg.conversions import from_bytes
@@ -13,8 +15,20 @@ from pyiceberg.manifest import ManifestEntry
 from pyiceberg.schema import Schema
 from pyiceberg.types import LongType
 
-from profilelake.lake.files import local_path
+from profilelake.errors import Invalid, Unavailable
+from profilelake.lake.files import is_remote, local_path
 from profilelake.lake.schema import sql_type
+from profilelake.lake.storage import Storage
+
+_RAISED_AS: Final[dict[str, type[Exception]]] = {
+    "Unavailable": Unavailable,
+    "Invalid": Invalid,
+    "FileNotFoundError": FileNotFoundError,
+    "OSError": OSError,
+}
+_RAISED: Final = re.compile(
+    rf"^(?:profilelake\.errors\.)?(?P<kind>{'|'.join(_RAISED_AS)}): (?P<said>.+)", re.MULTILINE
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +83,8 @@ def columns(names: Iterable[str], of: str | None = None) -> str:
 
 
 def local_place(location: str) -> str:
-    """Return where a file lies, for who may open it by name."""
-    return str(local_path(location))
+    """Return where a file lies, for who may open it by name: a path here, or the location of an object."""
+    return location if is_remote(location) else str(local_path(location))
 
 
 def select_files(schema: Schema, files: Sequence[LiveFile], place: Callable[[str], str] = local_place) -> str:
@@ -149,8 +163,24 @@ def select_unchanged(base: str, changes: str, key: str, merged_through: int) -> 
     )
 
 
-def connect(memory_limit: str, temp_directory: str) -> duckdb.DuckDBPyConnection:
-    """Open a DuckDB for our own plans: bounded memory, spill in one place, times in UTC."""
+def storage_fault(error: duckdb.Error) -> Exception | None:
+    """Return what a storage raised inside a query; None where the query itself failed.
+
+    DuckDB makes one kind of error of whatever a filesystem of ours raises, and keeps only its text.
+    """
+    if type(error) is not duckdb.Error:
+        return None
+    found = _RAISED.search(str(error))
+    return None if found is None else _RAISED_AS[found["kind"]](found["said"])
+
+
+def connect(
+    memory_limit: str, temp_directory: str, storage: Storage | None = None
+) -> duckdb.DuckDBPyConnection:
+    """Open a DuckDB for our own plans: bounded memory, spill in one place, times in UTC.
+
+    It reads files of `storage`; those of this machine always.
+    """
     connection = duckdb.connect(
         config={
             "memory_limit": memory_limit,
@@ -160,4 +190,6 @@ def connect(memory_limit: str, temp_directory: str) -> duckdb.DuckDBPyConnection
         }
     )
     connection.execute("SET TimeZone='UTC'")
+    if storage is not None:
+        storage.attach(connection)
     return connection

@@ -22,7 +22,7 @@ from sqlalchemy.exc import IntegrityError, NoSuchModuleError, OperationalError, 
 
 from profilelake.errors import Corrupt, Invalid, Unavailable
 from profilelake.lake.catalog_answers import LOCKED, NotCommitted, answering, told
-from profilelake.lake.files import remove_files
+from profilelake.lake.file_io import storage_behind
 from profilelake.lake.place import LakePlace
 
 BUSY_TIMEOUT_SECONDS: Final = 10
@@ -119,10 +119,10 @@ class TableRowsCatalog(SqlCatalog):
             if getattr(error.orig, "sqlstate", None) not in LOCKED:
                 raise
             # The statement itself was refused, so the transaction is gone and nothing can come of it.
-            remove_files([staged.metadata_location])
+            storage_behind(table).remove([staged.metadata_location])
             raise NotCommitted(str(told(f"committing to {'.'.join(table.name())}", error))) from error
         if swapped != 1:
-            remove_files([staged.metadata_location])
+            storage_behind(table).remove([staged.metadata_location])
             raise CommitFailedException(
                 f"table {'.'.join(table.name())} is no longer at {table.metadata_location}"
             )

@@ -13,7 +13,9 @@ from typing import BinaryIO, Protocol
 import duckdb
 import pyarrow as pa
 
+from profilelake.errors import Invalid
 from profilelake.lake.files import local_path, make_folder, remove_files, sync_directory
+from profilelake.settings import StorageOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +50,11 @@ class Storage(Protocol):
     def input(self, location: str) -> pa.NativeFile:
         """Open a file for reading anywhere in it."""
 
-    def output(self, location: str) -> BinaryIO:
-        """Open a new file; it is there, whole, once it is closed. After an error inside `with` it is not."""
+    def output(self, location: str, *, new: bool = False) -> BinaryIO:
+        """Open a new file; it is there, whole, once it is closed. After an error inside `with` it is not.
+
+        With `new` it must not be there yet: else FileExistsError, when it is closed at the latest.
+        """
 
     def size(self, location: str) -> int | None:
         """Return the size of a file, None where it is not there."""
@@ -58,13 +63,16 @@ class Storage(Protocol):
         """Yield all files below a location, at any depth."""
 
     def remove(self, locations: Iterable[str]) -> None:
-        """Remove files as far as possible; what stays is found by the next sweep."""
+        """Remove files as far as possible; what stays is found by the next sweep. Never raises for one."""
 
     def touch(self, locations: Iterable[str]) -> None:
         """Let files be as young as if they were written now, so that a sweep spares them."""
 
     def place(self, location: str) -> str:
-        """Return the name by which DuckDB opens a file, on a connection given to `attach`."""
+        """Return the name by which DuckDB opens a file, on a connection given to `attach`.
+
+        It is the same for all ways to write a location, so locations are compared by it.
+        """
 
     def attach(self, connection: duckdb.DuckDBPyConnection) -> None:
         """Let a connection open places of this storage."""
@@ -73,9 +81,9 @@ class Storage(Protocol):
 class _Whole(io.BufferedWriter):
     """A file under another name until it is closed without an error."""
 
-    def __init__(self, location: str) -> None:
-        self._path = local_path(location)
-        self._unfinished = self._path.with_name(f".{self._path.name}.{os.getpid()}.new")
+    def __init__(self, location: str, new: bool) -> None:
+        self._path, self._new = local_path(location), new
+        self._unfinished = self._path.with_name(f".{self._path.name}.{os.getpid()}.{os.urandom(4).hex()}")
         make_folder(self._path.parent)
         super().__init__(io.FileIO(self._unfinished, "w"))
         self._failed = False
@@ -98,9 +106,16 @@ class _Whole(io.BufferedWriter):
             super().close()
             if self._failed:
                 self._unfinished.unlink(missing_ok=True)
-        if not self._failed:
+        if self._failed:
+            return
+        if not self._new:
             self._unfinished.rename(self._path)
-            sync_directory(self._path.parent)
+        else:
+            try:
+                os.link(self._unfinished, self._path)
+            finally:
+                self._unfinished.unlink()
+        sync_directory(self._path.parent)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,29 +135,20 @@ class LocalStorage:
 
     def create(self, location: str, content: bytes) -> bool:
         """Write a file that is not there yet; False, with nothing changed, where it is."""
-        path = local_path(location)
-        make_folder(path.parent)
-        unfinished = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
         try:
-            with unfinished.open("wb") as sink:
+            with self.output(location, new=True) as sink:
                 sink.write(content)
-                sink.flush()
-                os.fsync(sink.fileno())
-            os.link(unfinished, path)
         except FileExistsError:
             return False
-        finally:
-            unfinished.unlink(missing_ok=True)
-        sync_directory(path.parent)
         return True
 
     def input(self, location: str) -> pa.NativeFile:
         """Open a file for reading anywhere in it."""
         return pa.memory_map(str(local_path(location)))
 
-    def output(self, location: str) -> BinaryIO:
+    def output(self, location: str, *, new: bool = False) -> BinaryIO:
         """Open a new file; it is there, whole, once it is closed."""
-        return _Whole(location)
+        return _Whole(location, new)
 
     def size(self, location: str) -> int | None:
         """Return the size of a file, None where it is not there."""
@@ -177,3 +183,24 @@ class LocalStorage:
 
     def attach(self, connection: duckdb.DuckDBPyConnection) -> None:
         """Let a connection open places of this storage: any can."""
+
+
+def storage_of(url: str, options: StorageOptions | None = None) -> Storage:
+    """Return the storage below a URL: a path or `file:///…`, or `s3://bucket/prefix`. Asks nobody yet.
+
+    Raises:
+        Invalid: no such kind of storage, or what speaks to it is not installed.
+    """
+    scheme, _, rest = url.partition("://")
+    if not rest or scheme == "file":
+        return LocalStorage(url.rstrip("/"))
+    # Loaded here, because most lakes lie on a disk and its libraries need not be there.
+    try:
+        from profilelake.lake.object_storage import SCHEMES, ObjectStorage  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        raise Invalid(
+            f"opening the storage {url}: {error.name} is not installed; run: pip install 'profilelake[s3]'"
+        ) from error
+    if scheme not in SCHEMES or not rest.strip("/"):
+        raise Invalid(f"opening the storage {url}: give a directory, or s3://bucket/prefix")
+    return ObjectStorage(url.rstrip("/"), options or StorageOptions())

@@ -29,14 +29,14 @@ from profilelake.lake.commit import (
     unmoved,
 )
 from profilelake.lake.compaction import Compacted, Policy, next_step, steps
-from profilelake.lake.files import local_path, remove_files, write_data_files
+from profilelake.lake.data_files import write_data_files
+from profilelake.lake.file_io import storage_behind
 from profilelake.lake.gathering import Gathered, Group, gather, group_of
 from profilelake.lake.handover import TableFiles
 from profilelake.lake.maintenance import Swept
 from profilelake.lake.progress import Progress
 from profilelake.lake.schema import ARROW_PER_PARQUET, FILE_BYTES_TARGET, checked, partitions
 from profilelake.lake.sql import LiveFile
-from profilelake.lake.storage import LocalStorage
 from profilelake.lake.tables import TableDef
 from profilelake.ops.failpoints import reach
 
@@ -70,6 +70,8 @@ class LakeTable:
         self.definition = definition
         self.keep_from: int | None = None
         """The oldest snapshot that a reader known to us still needs; expiry keeps it and all after it."""
+        self.storage = storage_behind(table)
+        """Where its files lie."""
         self._table = table
         self._clock = clock
         self._lock = threading.RLock()
@@ -189,7 +191,7 @@ class LakeTable:
                 if rows.num_rows:
                     written += self.write(rows)
         except BaseException:
-            remove_files(f.file_path for f in written)
+            self.storage.remove(f.file_path for f in written)
             raise
         return written
 
@@ -241,7 +243,7 @@ class LakeTable:
                 added += self.write(checked(self.definition, part))
                 rows += part.num_rows
         except BaseException:
-            remove_files(file.file_path for file in added)
+            self.storage.remove(file.file_path for file in added)
             raise
         reach("lake.written")
 
@@ -273,8 +275,7 @@ class LakeTable:
         files = next_step(self.files(), open_from, policy)
         if not files:
             return None
-        storage = LocalStorage(self.location())
-        done = gather(self.files_elsewhere(), storage, group_of(files, policy), stopping)
+        done = gather(self.files_elsewhere(), self.storage, group_of(files, policy), stopping)
         self.commit_gathered([done])
         return done.compacted()
 
@@ -302,7 +303,10 @@ class LakeTable:
         """
         try:
             return write_data_files(
-                self._table.metadata, partitions(self.definition, rows), ARROW_PER_PARQUET * FILE_BYTES_TARGET
+                self.storage,
+                self._table.metadata,
+                partitions(self.definition, rows),
+                ARROW_PER_PARQUET * FILE_BYTES_TARGET,
             )
         except OSError as error:
             raise Unavailable(
@@ -311,7 +315,7 @@ class LakeTable:
 
     def files_elsewhere(self) -> TableFiles:
         """Return what writes files of this table in other processes, for `commit` to take."""
-        return TableFiles(self.definition, self._table.metadata.model_dump_json())
+        return TableFiles(self.definition, self._table.metadata.model_dump_json(), self.storage)
 
     def carried(self) -> dict[str, str]:
         """Return the summary properties that repeat the progress in a commit that brings none."""
@@ -352,7 +356,7 @@ class LakeTable:
                         return True
             finally:
                 if certain:
-                    remove_files(unnamed)
+                    self.storage.remove(unnamed)
         raise Conflict(
             f"committing to {self.name}: {COMMIT_ATTEMPTS_MAX} attempts failed; "
             "see whether another process writes this table, then retry"
@@ -418,19 +422,21 @@ class LakeTable:
         before = self._clock() // 1_000_000_000 - min_age_seconds
         swept = [f for f in self.unreachable() if f.modified_at < before]
         if not dry_run:
-            remove_files(f.location for f in swept)
+            self.storage.remove(f.location for f in swept)
         return swept
 
     def _read(
         self, files: Sequence[LiveFile], names: list[str] | None = None, filter: pc.Expression | None = None
     ) -> pa.Table:
         schema = self.definition.schema()
-        paths = [str(local_path(f.location)) for f in files]
         # A file from before a column existed has none of it, hence nulls, until the cast below.
         nullable = pa.schema([field.with_nullable(True) for field in schema])
-        rows = ds.dataset(paths, schema=nullable, format="parquet").to_table(
-            columns=names or schema.names, filter=filter
-        )
+        parts = []
+        for file in files:
+            with self.storage.input(file.location) as source:
+                fragment = ds.ParquetFileFormat().make_fragment(source)
+                parts.append(fragment.to_table(schema=nullable, columns=names or schema.names, filter=filter))
+        rows = pa.concat_tables(parts)
         return rows.cast(pa.schema([schema.field(n) for n in rows.column_names]))
 
     def _stage(self, change: Change) -> Staged:
@@ -443,7 +449,7 @@ class LakeTable:
         try:
             self._accept(staged.requirements, staged.updates)
         except CommitFailedException:
-            remove_files(staged.locations)
+            self.storage.remove(staged.locations)
             return False
         except Exception as error:
             # The answer is lost, not necessarily the commit: look before doing anything else. Should
@@ -468,7 +474,7 @@ class LakeTable:
         self._table.metadata_location = response.metadata_location
         self._stale = False
         kept = {entry.metadata_file for entry in response.metadata.metadata_log}
-        remove_files(e.metadata_file for e in before.metadata_log if e.metadata_file not in kept)
+        self.storage.remove(e.metadata_file for e in before.metadata_log if e.metadata_file not in kept)
 
     def _held_manifests(self) -> tuple[ManifestFile, ...]:
         snapshot = self._table.current_snapshot()

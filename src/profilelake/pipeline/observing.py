@@ -78,6 +78,10 @@ class Observing:
                 try:
                     shapes = self._shapes = self._start(lake, workspace, progress)
                 except duckdb.Error as error:
+                    if fault := sql.storage_fault(error):
+                        raise Unavailable(
+                            f"reading {SCHEMA.name} of workspace {workspace}: {fault}"
+                        ) from error
                     raise Unavailable(
                         f"reading {SCHEMA.name} of workspace {workspace}: {error}; run: profilelake rebuild"
                     ) from error
@@ -134,6 +138,7 @@ class Observing:
             events = lake.load(workspace, EVENTS.name)
             self._through = held_by(events.progress, progress)
             with duckdb.connect() as connection:
+                lake.storage.attach(connection)
                 rows = sql.select_files(events.table.schema(), events.files)
                 connection.execute(f"CREATE VIEW {sql.identifier(EVENTS.name)} AS {rows}")
                 count_all(shapes, connection)

@@ -16,7 +16,7 @@ from typing import Any, Final
 from profilelake.errors import Conflict, NotFound
 from profilelake.lake.catalog import Lake
 from profilelake.lake.compaction import Compacted, next_step
-from profilelake.lake.files import local_path, remove_files, sync_directory
+from profilelake.lake.files import sync_directory
 from profilelake.lake.maintenance import Swept
 from profilelake.lake.schema import FILE_BYTES_TARGET, KIND
 from profilelake.lake.table import DEFAULT_POLICY, LakeTable
@@ -138,16 +138,17 @@ class Upkeep:
         if not dry_run:
             self._unreachable[table.name] = since
         if gone and not dry_run:
+            root = table.storage.place(self.lake.warehouse)
             # What is to go is on record before it goes: a crash in between leaves no file missing untold.
             self.record.write(
                 "sweep",
                 table.name,
                 files=len(gone),
                 bytes=sum(f.bytes for f in gone),
-                removed=[os.path.relpath(f.location, local_path(self.lake.warehouse)) for f in gone],
+                removed=[_below(root, table.storage.place(f.location)) for f in gone],
             )
             reach("sweep.recorded")
-            remove_files(f.location for f in gone)
+            table.storage.remove(f.location for f in gone)
             reach("sweep.removed")
         return gone
 
@@ -224,6 +225,11 @@ def size_of(table: LakeTable) -> TableSize:
 def shown_name(table: LakeTable) -> str:
     """Return the name by which SQL and the commands know a table: bare where it lies in `ws_W` itself."""
     return table.name if table.definition.part else table.definition.name
+
+
+def _below(root: str, place: str) -> str:
+    """Return a place as seen from the warehouse; whole where the table lies elsewhere."""
+    return place.removeprefix(f"{root}/")
 
 
 def _is_log(table: LakeTable) -> bool:

@@ -91,7 +91,7 @@ class Past:
         with self._lock:
             if self._connection is None:
                 self._spill.mkdir(mode=0o700, parents=True, exist_ok=True)
-                self._connection = sql.connect(MEMORY_LIMIT, str(self._spill))
+                self._connection = sql.connect(MEMORY_LIMIT, str(self._spill), self._opened().storage)
                 self._connection.execute(f"SET threads={THREADS}")
             cursor = self._connection.cursor()
         cursor.execute("SET TimeZone='UTC'")
@@ -115,9 +115,12 @@ class Past:
     def lake(self) -> Lake:
         """Return the lake."""
         with self._lock:
-            if self._lake is None:
-                self._lake = self._open()
-            return self._lake
+            return self._opened()
+
+    def _opened(self) -> Lake:
+        if self._lake is None:
+            self._lake = self._open()
+        return self._lake
 
     def events(
         self,

@@ -53,6 +53,7 @@ def write_database(lake: Lake, workspace: str, path: Path, places: Places) -> Wr
         ) from error
     with connection:
         connection.execute("SET TimeZone='UTC'")
+        lake.storage.attach(connection)
         connection.execute("BEGIN")
         try:
             made = _write(connection, lake, workspace, places)
