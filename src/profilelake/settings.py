@@ -523,6 +523,11 @@ class Layout:
         return self.run / "sql"
 
     @property
+    def lake_copies(self) -> Path:
+        """Files of a lake on an object store that SQL over HTTP has read; emptied at every start."""
+        return self.run / "lake-copies"
+
+    @property
     def flush_request(self) -> Path:
         """Touched by whoever waits for a commit."""
         return self.run / "flush"

@@ -69,6 +69,7 @@ def query_process(settings: Settings, *, parent: int, ready: int) -> int:
 def sql_answers(settings: Settings, layout: Layout) -> "SqlAnswers":
     """Return what answers SQL over HTTP, closed where there is no jail and the operator wants one."""
     from profilelake.lake.catalog import Lake
+    from profilelake.lake.local_copies import LocalCopies
     from profilelake.manage.sql_answers import SqlAnswers
     from profilelake.query import jail
     from profilelake.query.asking import Queries, QueryLimits
@@ -91,7 +92,12 @@ def sql_answers(settings: Settings, layout: Layout) -> "SqlAnswers":
         nursery.start()
     lake = Lake.of(layout)
     queries = Queries(
-        Inputs(lake, WORKSPACE, layout.sql_results),
+        Inputs(
+            lake,
+            WORKSPACE,
+            layout.sql_results,
+            LocalCopies(lake.storage, layout.lake_copies, settings.storage.cache_bytes),
+        ),
         nursery,
         QueryLimits(
             queries_max=limits.queries_max,

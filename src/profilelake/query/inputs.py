@@ -18,8 +18,10 @@ import duckdb
 from profilelake.errors import Unavailable
 from profilelake.lake import reading, sql
 from profilelake.lake.catalog import Lake, namespace_of
+from profilelake.lake.files import is_remote
+from profilelake.lake.local_copies import LocalCopies
 from profilelake.lake.tables import Part
-from profilelake.query.failures import failed
+from profilelake.query.failures import Failed, failed
 from profilelake.query.gate import Checked, TableNamed
 from profilelake.query.worker import FILES_AT, FILES_MAX, View
 
@@ -45,11 +47,17 @@ class HandedOver:
         Raises:
             Failed: these are more files than a worker takes.
         """
+        self.check_room()
+        return self.took(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+
+    def check_room(self) -> None:
+        """See whether the worker takes one more. Raises Failed."""
         if len(self.files) >= FILES_MAX:
-            raise failed(
-                "too_complex", f"the query reads more than {FILES_MAX:,} files; name fewer tables at once"
-            )
-        self.files.append(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+            raise _too_many()
+
+    def took(self, descriptor: int) -> str:
+        """Hand on a file that is open; return the name it has for the worker."""
+        self.files.append(descriptor)
         return f"/proc/self/fd/{FILES_AT + len(self.files) - 1}"
 
     def close(self) -> None:
@@ -58,6 +66,10 @@ class HandedOver:
             os.close(file)
         self.files.clear()
         self.views.clear()
+
+
+def _too_many() -> Failed:
+    return failed("too_complex", f"the query reads more than {FILES_MAX:,} files; name fewer tables at once")
 
 
 class Interruption:
@@ -97,11 +109,15 @@ class Interruption:
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """The tables of one workspace, for queries. `spool` is a private folder on a disk with room."""
+    """The tables of one workspace, for queries. `spool` is a private folder on a disk with room.
+
+    `copies` are needed where the lake does not lie on this machine: a worker reads open files, no network.
+    """
 
     lake: Lake
     workspace: str
     spool: Path
+    copies: LocalCopies | None = None
 
     def hand_over(
         self, query: str, checked: Checked, *, masked: bool, interruption: Interruption | None = None
@@ -131,6 +147,13 @@ class Inputs:
             except (FileNotFoundError, duckdb.IOException):
                 # Merged and expired between the plan and the opening; the next plan names other files.
                 handed.close()
+            except duckdb.Error as error:
+                handed.close()
+                fault = sql.storage_fault(error)
+                if fault is None:
+                    raise
+                if not isinstance(fault, FileNotFoundError):
+                    raise fault from error
             except BaseException:
                 handed.close()
                 raise
@@ -157,9 +180,13 @@ class Inputs:
     ) -> str:
         columns = reading.columns(self.lake, self.workspace, name, part)
         if not (masked and any(column.personal for column in columns)):
+            self._fetch(name, part, interruption)
 
             def place(location: str) -> str:
-                return handed.opened(sql.local_place(location))
+                if self.copies is None or not is_remote(location):
+                    return handed.opened(sql.local_place(location))
+                handed.check_room()
+                return handed.took(self.copies.open(location))
 
             return reading.select(self.lake, self.workspace, name, part, place)
         shown = [column for column in columns if not column.personal]
@@ -174,12 +201,32 @@ class Inputs:
         )
         return f"SELECT {listed} FROM {source}"  # noqa: S608 - quoted
 
+    def _fetch(self, name: str, part: Part, interruption: Interruption) -> None:
+        """Have the files of a table on this machine, several at a time; what moves meanwhile comes singly."""
+        if self.copies is None:
+            return
+        wanted: list[str] = []
+
+        def noted(location: str) -> str:
+            if is_remote(location):
+                wanted.append(location)
+            return location
+
+        reading.select(self.lake, self.workspace, name, part, noted)
+        if len(wanted) > FILES_MAX:
+            raise _too_many()
+        if wanted:
+            self.copies.fetch(wanted, interruption.check)
+
     def _copied(self, select: str, columns: Sequence[reading.ColumnRead], interruption: Interruption) -> Path:
         """Write some columns of a table into a file of the spool and return its path."""
         path = self.spool / f"{secrets.token_hex(16)}.parquet"
         listed = sql.columns(column.name for column in columns) or "NULL AS nothing"
         try:
-            with sql.connect(COPY_MEMORY, str(self.spool)) as connection, interruption.of(connection):
+            with (
+                sql.connect(COPY_MEMORY, str(self.spool), self.lake.storage) as connection,
+                interruption.of(connection),
+            ):
                 connection.execute(f"SET max_temp_directory_size={sql.text(COPY_SPILL)}")
                 connection.execute("SET preserve_insertion_order=false")
                 connection.execute(
