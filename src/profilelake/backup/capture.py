@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import Final
 
 from profilelake.backup.manifest import Standing
-from profilelake.errors import Conflict, Corrupt, NotFound, Unavailable
+from profilelake.errors import Conflict, Corrupt, Invalid, NotFound, Unavailable
 from profilelake.eventlog import LogEnd
 from profilelake.eventlog.copying import copies, pin, pin_file
 from profilelake.eventlog.embedded import ends
 from profilelake.lake.catalog import Lake
-from profilelake.lake.files import local_path
+from profilelake.lake.files import is_remote, local_path
 from profilelake.lake.reachable import Reachable, reachable
 from profilelake.landing.dedup import run_names
 from profilelake.ops.failpoints import reach
@@ -225,6 +225,14 @@ Pointers = dict[tuple[str, str], str]
 def _moment(layout: Layout, workspaces: Sequence[str]) -> Iterator[tuple[Tx | None, Pointers]]:
     """Give a view of the state and the tables of the same moment; without a state there are no tables."""
     lake = Lake.of(layout) if layout.has_lake else None
+    if lake is not None and is_remote(lake.warehouse):
+        warehouse = lake.warehouse
+        lake.close()
+        raise Invalid(
+            f"backing up {layout.directory}: its tables lie in {warehouse}, and a backup copies files of this "
+            "machine only; stop the server, copy bucket and directory, each with its own means "
+            "(aws s3 sync, cp -a), and start it again: docs/object-storage.md"
+        )
     state = _state(layout, workspaces)
     try:
         if state is not None:

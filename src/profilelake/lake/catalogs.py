@@ -72,7 +72,7 @@ def check_place(place: LakePlace, pointers: dict[tuple[str, str], str]) -> None:
     for found in sorted({location.rsplit("/", 4)[0] for location in ours}):
         if found == place.warehouse or (local and _same_folder(warehouse, found)):
             continue
-        if place.kind != "sqlite":
+        if place.kind != "sqlite" or not local:
             raise Conflict(
                 f"opening the lake: {place.catalog} knows tables in {found}, and the warehouse is "
                 f"{place.warehouse}: they are those of another installation, or the warehouse was moved; "

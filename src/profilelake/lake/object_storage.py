@@ -256,8 +256,11 @@ class _CredentialsFile:
 
     def __call__(self) -> Any:
         parser = configparser.ConfigParser(interpolation=None)
+        path = Path(self._path)
         try:
-            parser.read_string(Path(self._path).read_text(encoding="utf-8"))
+            if path.stat().st_mode & 0o007:
+                raise Unavailable(f"reading credentials: everybody may read {path}; run: chmod 600 {path}")
+            parser.read_string(path.read_text(encoding="utf-8"))
             section = parser["default"]
             found = {
                 "access_key_id": section["aws_access_key_id"],

@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from profilelake.errors import Corrupt, Invalid, NotFound
+from profilelake.lake import sql
 from profilelake.lake.catalog import Lake
 from profilelake.lake.reading import damage_told
 from profilelake.query.formats import FORMATS, batches, named_apart, rows, stream, text
@@ -68,6 +69,9 @@ def _answered(
         try:
             return _interruptible(connection, query, take)
         except duckdb.Error as error:
+            if sql.storage_fault(error) is not None:
+                with damage_told():
+                    raise
             if str(layout.warehouse.absolute()) in str(error):
                 if isinstance(error, duckdb.IOException | duckdb.InvalidInputException):
                     with damage_told():
