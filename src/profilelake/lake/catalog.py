@@ -5,6 +5,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Final
@@ -21,6 +22,7 @@ from profilelake.lake.catalogs import (
     NAMESPACES_PREFIX,
     LakeCatalog,
     check_place,
+    close_catalog,
     ensure_namespace,
     open_catalog,
 )
@@ -40,7 +42,7 @@ from profilelake.lake.schema import (
     table_properties,
 )
 from profilelake.lake.sql import LiveFile
-from profilelake.lake.storage import Storage
+from profilelake.lake.storage import Storage, storage_of
 from profilelake.lake.table import LakeTable
 from profilelake.lake.tables import Part, TableDef
 from profilelake.settings import Layout, StorageOptions
@@ -118,7 +120,7 @@ class Lake:
         self._published: dict[tuple[str, str], PublishedTable] = {}
         self._opening = threading.Lock()
         self.place = place
-        self.storage = place.opened()
+        self.storage = storage_of(place.warehouse, place.storage)
         """Where the files of all tables lie."""
 
     @property
@@ -135,11 +137,12 @@ class Lake:
         storage: StorageOptions | None = None,
         clock: Clock = time.time_ns,
     ) -> "Lake":
-        """Open the lake of a catalog (`sqlite:////abs/path.db`, `postgresql://…`, `https://…`). Raises as `at`.
+        """Open the lake of a catalog (`sqlite:////abs/path.db`, `postgresql://…`, `https://…`) and a warehouse.
 
-        `storage` says how an object store is spoken to, where the warehouse lies on one.
+        That is a folder, or `s3://bucket/prefix`; `storage` says how it is spoken to. Raises as `at`.
         """
-        return cls.at(LakePlace.at(catalog_uri, warehouse, storage), clock=clock)
+        place = LakePlace.at(catalog_uri, warehouse)
+        return cls.at(place if storage is None else replace(place, storage=storage), clock=clock)
 
     @classmethod
     def at(cls, place: LakePlace, *, clock: Clock = time.time_ns) -> "Lake":
@@ -156,11 +159,11 @@ class Lake:
         catalog = open_catalog(place)
         try:
             if place.kind != "rest":
-                with answering(f"opening the catalog {place.catalog}"):
+                with answering(f"opening the catalog {place.catalog}", opening=True):
                     pointers = catalog.pointers()
                 check_place(place, pointers)
         except BaseException:
-            catalog.close()
+            close_catalog(catalog)
             raise
         return cls(catalog, place, clock)
 
@@ -177,8 +180,8 @@ class Lake:
         return lake
 
     def close(self) -> None:
-        """Give up the connections to the catalog."""
-        self._catalog.close()
+        """Give up the connections to the catalog, where they are not those of the process."""
+        close_catalog(self._catalog)
 
     def table(self, workspace: str, definition: TableDef) -> LakeTable:
         """Open an append-only table, made when missing, with columns its definition has gained.
@@ -367,7 +370,7 @@ def register_tables(
                     if catalog.metadata_location(namespace, name) != metadata_location:
                         raise Conflict(f"making the catalog {place.catalog}: {error}") from error
     finally:
-        catalog.close()
+        close_catalog(catalog)
 
 
 def namespace_of(workspace: str, part: Part) -> str:

@@ -13,9 +13,11 @@ from pyiceberg.exceptions import (
     OAuthError,
     RESTError,
     ServerError,
+    ServiceUnavailableError,
+    TooManyRequestsError,
     UnauthorizedError,
 )
-from requests.exceptions import RequestException
+from requests.exceptions import InvalidJSONError, RequestException
 from sqlalchemy.exc import DatabaseError, DBAPIError, InterfaceError, OperationalError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
@@ -54,45 +56,50 @@ class NotCommitted(Unavailable):
 
 
 @contextmanager
-def answering(doing: str) -> Iterator[None]:
+def answering(doing: str, *, opening: bool = False) -> Iterator[None]:
     """Ask a catalog inside; what it refuses, or fails to answer, is told as an error of ours.
 
     What it says of a table (no such table, another commit came first) goes through unchanged.
 
     Raises:
-        Invalid: it refuses us: password, rights, database, address.
-        Unavailable: it does not answer, or is locked.
+        Unavailable: it does not answer, is locked, or refuses us.
+        Invalid: it refuses us while it is opened: password, rights, database, address.
         Corrupt: the file of a SQLite catalog is none.
     """
     try:
         yield
-    except (DBAPIError, PoolTimeout, RequestException, RESTError, OAuthError) as error:
-        raise told(doing, error) from error
+    except (DBAPIError, PoolTimeout, RequestException, RESTError) as error:
+        raise told(doing, error, opening=opening) from error
 
 
-def told(doing: str, error: Exception) -> ProfilelakeError:
+def told(doing: str, error: Exception, *, opening: bool = False) -> ProfilelakeError:
     """Return what an exception of a catalog means. The text names no secret: neither do those of the libraries."""
+    # Who may open a catalog may lose the right while we run: the operator's to mend, not the caller's.
+    refused: type[ProfilelakeError] = Invalid if opening else Unavailable
     if isinstance(error, DBAPIError):
-        return _told_by_database(doing, error)
+        return _told_by_database(doing, error, refused)
     if isinstance(error, PoolTimeout):
         return Unavailable(f"{doing}: all connections to the catalog are in use; retry later")
     if isinstance(error, (UnauthorizedError, OAuthError)):
-        return Invalid(
+        return refused(
             f"{doing}: the catalog does not know us ({_first_line(error)}); see that the secret is right and "
             "lake.catalog_auth is what the catalog wants"
         )
     if isinstance(error, ForbiddenError):
-        return Invalid(f"{doing}: the catalog forbids it ({_first_line(error)}); have it grant us that")
+        return refused(f"{doing}: the catalog forbids it ({_first_line(error)}); have it grant us that")
     if isinstance(error, BadRequestError):
-        return Invalid(f"{doing}: the catalog refuses it ({_first_line(error)})")
+        return refused(f"{doing}: the catalog refuses it ({_first_line(error)})")
+    if isinstance(error, InvalidJSONError):
+        return refused(f"{doing}: what answers there speaks no Iceberg REST protocol; correct lake.catalog")
     if isinstance(error, RequestException):
         # Its text holds the whole address with what was asked; which server it was is enough.
         return Unavailable(f"{doing}: the catalog does not answer ({type(error).__name__}); retry later")
-    retry = "retry later" if isinstance(error, ServerError) else "see the log of the catalog, retry later"
-    return Unavailable(f"{doing}: {_first_line(error)}; {retry}")
+    if not opening or isinstance(error, (ServerError, ServiceUnavailableError, TooManyRequestsError)):
+        return Unavailable(f"{doing}: {_first_line(error)}; retry later")
+    return Invalid(f"{doing}: {_first_line(error)}; see that an Iceberg REST catalog answers there")
 
 
-def _told_by_database(doing: str, error: DBAPIError) -> ProfilelakeError:
+def _told_by_database(doing: str, error: DBAPIError, refused: type[ProfilelakeError]) -> ProfilelakeError:
     said = _first_line(error.orig or error)
     code = getattr(error.orig, "sqlstate", None)
     if code in LOCKED:
@@ -105,13 +112,13 @@ def _told_by_database(doing: str, error: DBAPIError) -> ProfilelakeError:
     if code is None and isinstance(error, OperationalError) and "connection" in said:
         code = next((known for text, known in _TEXTS if text in said), None)
         if code is None and any(word in said for word in _TLS):
-            return Invalid(f"{doing}: {said}; correct sslmode and sslrootcert in lake.catalog")
+            return refused(f"{doing}: {said}; correct sslmode and sslrootcert in lake.catalog")
     if code in _REFUSED:
-        return Invalid(f"{doing}: {said}; {_REFUSED[code]}")
+        return refused(f"{doing}: {said}; {_REFUSED[code]}")
     if isinstance(error, (OperationalError, InterfaceError)):
         return Unavailable(f"{doing}: the catalog does not answer: {said}; retry later")
     if isinstance(error, ProgrammingError):
-        return Invalid(f"{doing}: {said}; lake.catalog names a database that holds something else")
+        return refused(f"{doing}: {said}; lake.catalog names a database that holds something else")
     if isinstance(error, DatabaseError):
         return Corrupt(f"{doing}: the catalog cannot be read: {said}; restore it from backup")
     return Unavailable(f"{doing}: {said}; retry later")

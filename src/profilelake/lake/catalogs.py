@@ -1,5 +1,7 @@
 """The kinds of catalogs, by the URL of a place, and what is asked of all of them alike."""
 
+import os
+import threading
 from pathlib import Path
 from typing import Final
 
@@ -8,7 +10,7 @@ from sqlalchemy.exc import IntegrityError
 
 from profilelake.errors import Conflict, Corrupt
 from profilelake.lake.file_io import properties_of
-from profilelake.lake.files import local_path
+from profilelake.lake.files import is_remote, local_path
 from profilelake.lake.place import LakePlace
 from profilelake.lake.rest_catalog import ServedCatalog, open_rest_catalog
 from profilelake.lake.sql_catalog import TableRowsCatalog, open_sql_catalog
@@ -20,6 +22,9 @@ NAMESPACES_PREFIX: Final = "ws_"
 
 LakeCatalog = TableRowsCatalog | ServedCatalog
 
+_shared: dict[tuple[int, LakePlace], LakeCatalog] = {}
+_opening = threading.Lock()
+
 
 def open_catalog(place: LakePlace) -> LakeCatalog:
     """Open the catalog of a place, made where a database has none yet.
@@ -29,9 +34,28 @@ def open_catalog(place: LakePlace) -> LakeCatalog:
         Unavailable: it does not answer.
         Corrupt: the file of a SQLite catalog is none.
     """
-    if place.warehouse.startswith("file://"):
+    if not is_remote(place.warehouse):
         local_path(place.warehouse).mkdir(parents=True, exist_ok=True)
     properties = properties_of(place.warehouse, place.storage)
+    if place.kind == "sqlite":
+        return open_sql_catalog(CATALOG_NAME, place, properties | {"warehouse": place.warehouse})
+    # Connections to a server, and what it said of itself, are those of the process, whoever opens the lake
+    # for one question; but not those of another process this one was forked from.
+    key = (os.getpid(), place)
+    with _opening:
+        held = _shared.get(key)
+        if held is None:
+            held = _shared[key] = _open_shared(place, properties)
+        return held
+
+
+def close_catalog(catalog: LakeCatalog) -> None:
+    """Give up what only the caller uses."""
+    if catalog not in _shared.values():
+        catalog.close()
+
+
+def _open_shared(place: LakePlace, properties: dict[str, str]) -> LakeCatalog:
     if place.kind == "rest":
         return open_rest_catalog(CATALOG_NAME, place, NAMESPACES_PREFIX, properties)
     return open_sql_catalog(CATALOG_NAME, place, properties | {"warehouse": place.warehouse})
@@ -61,7 +85,7 @@ def check_place(place: LakePlace, pointers: dict[tuple[str, str], str]) -> None:
         for (namespace, _), location in pointers.items()
         if namespace.startswith(NAMESPACES_PREFIX) and not namespace.endswith("_linked")
     ]
-    local = place.warehouse.startswith("file://")
+    local = not is_remote(place.warehouse)
     warehouse = local_path(place.warehouse)
     if local and not ours and next(warehouse.glob("*/*/data/**/*.parquet"), None) is not None:
         # Tables made anew would hide what is there, and a rebuild from them would forget everybody.
@@ -72,7 +96,7 @@ def check_place(place: LakePlace, pointers: dict[tuple[str, str], str]) -> None:
     for found in sorted({location.rsplit("/", 4)[0] for location in ours}):
         if found == place.warehouse or (local and _same_folder(warehouse, found)):
             continue
-        if place.kind != "sqlite" or not local:
+        if place.kind != "sqlite":
             raise Conflict(
                 f"opening the lake: {place.catalog} knows tables in {found}, and the warehouse is "
                 f"{place.warehouse}: they are those of another installation, or the warehouse was moved; "

@@ -24,6 +24,9 @@ SNAPSHOTS_MAX: Final = 100
 """Above this a snapshot goes however young it is: only a writer at ten commits a second gets there."""
 
 
+_METADATA: Final = (".metadata.json", ".metadata.json.gz")
+
+
 @dataclass(frozen=True, slots=True)
 class Swept:
     """A file that was, or in a dry run would be, removed."""
@@ -99,16 +102,25 @@ def unreachable(table: Table) -> list[Swept]:
     found = list(storage.list(table.location()))
     # A table of its own: the one given belongs to a committer that may be at work.
     reachable = {storage.place(location) for location in _reachable(table.catalog.load_table(table.name()))}
+    if not metadata_is_ours(table):
+        found = [f for f in found if not f.location.endswith(_METADATA)]
     return [
         Swept(f.location, f.bytes, f.modified_at) for f in found if storage.place(f.location) not in reachable
     ]
+
+
+def metadata_is_ours(table: Table) -> bool:
+    """Tell whether we write the table's metadata files, and remove old ones; a REST catalog does that itself."""
+    return bool(getattr(table.catalog, "owns_metadata", True))
 
 
 def _reachable(table: Table) -> set[str]:
     metadata = table.metadata
     locations = {table.metadata_location}
     locations.update(entry.metadata_file for entry in metadata.metadata_log)
+    # Other engines count what is in a table, and keep that beside it.
     locations.update(file.statistics_path for file in metadata.statistics)
+    locations.update(file.statistics_path for file in metadata.partition_statistics)
     manifests = {}
     for snapshot in metadata.snapshots:
         locations.add(snapshot.manifest_list)

@@ -8,13 +8,12 @@ import json
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Final, Self
+from typing import Any, Final, Self
 from urllib.parse import parse_qsl, urlsplit
 
 from profilelake.errors import Conflict, Corrupt, Invalid
-from profilelake.lake.storage import Storage, storage_of
 from profilelake.settings import Layout, Settings, StorageOptions
 
 SECRET_VARIABLE: Final = "PROFILELAKE_CATALOG_SECRET"  # noqa: S105 - the name of it
@@ -40,7 +39,6 @@ class LakePlace:
     options: str = ""
     table_locations: str = "warehouse"
     storage: StorageOptions = field(default_factory=StorageOptions)
-    """How an object store is spoken to, where the warehouse lies on one."""
 
     @classmethod
     def of(cls, layout: Layout, environment: Mapping[str, str]) -> Self:
@@ -63,18 +61,10 @@ class LakePlace:
         )
 
     @classmethod
-    def at(cls, catalog: str, warehouse: Path | str, storage: StorageOptions | None = None) -> Self:
+    def at(cls, catalog: str, warehouse: Path | str) -> Self:
         """Return the place of a lake by its two addresses; paths are seen from here. Raises Invalid as `of`."""
         here = Path.cwd()
-        return cls(
-            catalog=_catalog(catalog, here),
-            warehouse=_warehouse(str(warehouse), here),
-            storage=storage or StorageOptions(),
-        )
-
-    def opened(self) -> Storage:
-        """Return what reads and writes the files of the warehouse. Raises Invalid where there is no such thing."""
-        return storage_of(self.warehouse, self.storage)
+        return cls(catalog=_catalog(catalog, here), warehouse=_warehouse(str(warehouse), here))
 
     @property
     def kind(self) -> str:
@@ -132,6 +122,10 @@ class LakePlace:
         return text
 
 
+_NOTED: Final = tuple(part.name for part in fields(LakePlace) if part.type in (str, "str"))
+"""What a directory notes; how an object store is spoken to is not part of where the lake is."""
+
+
 def refuse_another(layout: Layout, place: LakePlace) -> None:
     """See that a directory's lake is where it was.
 
@@ -168,8 +162,8 @@ def noted_place(layout: Layout) -> LakePlace | None:
     """
     try:
         document = json.loads(layout.lake_record.read_text(encoding="utf-8"))
-        usual = _said(default_place(layout))
-        return LakePlace(**usual | {name: str(value) for name, value in document.items() if name in usual})
+        noted: dict[str, Any] = {name: str(value) for name, value in document.items() if name in _NOTED}
+        return replace(default_place(layout), **noted)
     except FileNotFoundError:
         return default_place(layout) if layout.catalog.exists() else None
     except (ValueError, TypeError, AttributeError) as error:
@@ -182,8 +176,8 @@ def noted_place(layout: Layout) -> LakePlace | None:
 def note(layout: Layout, place: LakePlace) -> None:
     """Write down where the lake of a directory lies."""
     # What lies in the directory is not written: it goes with it when that is moved.
-    usual = _said(default_place(layout))
-    noted = {name: text for name, text in _said(place).items() if text != usual[name]}
+    usual, found = default_place(layout), asdict(place)
+    noted = {name: found[name] for name in _NOTED if found[name] != getattr(usual, name)}
     unfinished = layout.lake_record.with_name(f".{layout.lake_record.name}.{os.getpid()}.new")
     with unfinished.open("w", encoding="utf-8") as sink:
         json.dump(noted, sink, indent=2)
@@ -196,11 +190,6 @@ def note(layout: Layout, place: LakePlace) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _said(place: LakePlace) -> dict[str, str]:
-    # How an object store is spoken to may change; where the lake is may not.
-    return {name: text for name, text in asdict(place).items() if name != "storage"}
 
 
 def _catalog(text: str, folder: Path) -> str:

@@ -3,13 +3,16 @@
 The server checks the requirements of a commit and writes the metadata file, so those files are its own.
 """
 
-from typing import Any, Final
+import threading
+import time
+from typing import Final
 
 from pyiceberg.catalog.rest import RestCatalog
-from pyiceberg.exceptions import NoSuchNamespaceError, NoSuchTableError
+from pyiceberg.catalog.rest.auth import AuthManager, AuthManagerAdapter
+from pyiceberg.exceptions import NoSuchNamespaceError, NoSuchTableError, OAuthError
 from pyiceberg.table import Table
-from requests import PreparedRequest, Response, Session
-from requests.adapters import HTTPAdapter
+from requests import PreparedRequest, Response, Session, post
+from requests.adapters import BaseAdapter
 
 from profilelake.errors import Invalid
 from profilelake.lake.catalog_answers import answering
@@ -18,16 +21,92 @@ from profilelake.lake.place import SECRET_VARIABLE, LakePlace
 CONNECT_SECONDS: Final = 10
 ANSWER_SECONDS: Final = 60
 """How long a catalog may take for one request; a commit writes a metadata file there."""
+TOKEN_SECONDS: Final = 3_600
+"""How long a token is taken to be good whose maker does not say."""
+TOKEN_MARGIN_SECONDS: Final = 60
 NAMESPACES_MAX: Final = 10_000
 """Namespaces looked through for those of workspaces."""
 
+_TOKEN_PROPERTIES: Final = ("scope", "audience", "resource")
 
-class _Impatient(HTTPAdapter):
+
+class _Impatient(BaseAdapter):
     """Lets no request wait for ever: the library gives its own no time-out."""
 
-    def send(self, request: PreparedRequest, *args: Any, **named: Any) -> Response:
-        named["timeout"] = named.get("timeout") or (CONNECT_SECONDS, ANSWER_SECONDS)
-        return super().send(request, *args, **named)
+    def __init__(self, inner: BaseAdapter) -> None:
+        super().__init__()
+        self._inner = inner
+
+    def send(
+        self,
+        request: PreparedRequest,
+        stream: bool = False,
+        timeout: float | tuple[float | None, float | None] | None = None,
+        verify: bool | str = True,
+        cert: str | tuple[str, str] | None = None,
+        proxies: dict[str, str] | None = None,
+    ) -> Response:
+        bounded = timeout or (CONNECT_SECONDS, ANSWER_SECONDS)
+        return self._inner.send(request, stream, bounded, verify, cert, proxies)
+
+    def close(self) -> None:
+        self._inner.close()
+
+
+class _Shown(AuthManager):
+    """Says who we are. The secret is read when it is needed, so one that was changed is good at once."""
+
+    def __init__(self, place: LakePlace) -> None:
+        self._place = place
+        self._lock = threading.Lock()
+        self._token: str | None = None
+        self._good_until = 0.0
+
+    def auth_header(self) -> str | None:
+        if self._place.auth in ("none", "sigv4"):
+            return None
+        if self._place.auth == "bearer":
+            return f"Bearer {self._secret()}"
+        with self._lock:
+            if self._token is None or time.monotonic() >= self._good_until:
+                self._token, seconds = self._fetch()
+                self._good_until = time.monotonic() + max(seconds - TOKEN_MARGIN_SECONDS, seconds / 2)
+            return f"Bearer {self._token}"
+
+    def forget(self) -> None:
+        """Take the token for bad: the catalog did."""
+        with self._lock:
+            self._token = None
+
+    def _fetch(self) -> tuple[str, float]:
+        properties = dict(self._place.properties())
+        # Where no other server hands out tokens, the catalog does, at an address the protocol fixes.
+        url = properties.get("oauth2-server-uri", f"{self._place.catalog}/v1/oauth/tokens")
+        client, _, secret = self._secret().rpartition(":")
+        asked = {"grant_type": "client_credentials", "client_id": client, "client_secret": secret}
+        asked |= {"scope": "catalog"}
+        asked |= {name: properties[name] for name in _TOKEN_PROPERTIES if name in properties}
+        answer = post(url, data=asked, timeout=(CONNECT_SECONDS, ANSWER_SECONDS))
+        if answer.status_code in (400, 401, 403):
+            raise OAuthError(f"{url} gives no token: {answer.status_code} {answer.reason}")
+        answer.raise_for_status()
+        document = answer.json()
+        token = document.get("access_token") if isinstance(document, dict) else None
+        if not isinstance(token, str):
+            raise OAuthError(
+                f"{url} answers without a token; correct oauth2-server-uri in lake.catalog_options"
+            )
+        return token, float(document.get("expires_in") or TOKEN_SECONDS)
+
+    def _secret(self) -> str:
+        secret = self._place.secret()
+        if secret is None:
+            raise Invalid(
+                f"opening the catalog {self._place.catalog}: lake.catalog_auth = {self._place.auth!r} needs a "
+                f"secret; put it into the variable {SECRET_VARIABLE} or a file and name that in "
+                "lake.catalog_secret_file"
+            )
+        return secret
 
 
 class ServedCatalog(RestCatalog):
@@ -36,17 +115,23 @@ class ServedCatalog(RestCatalog):
     owns_metadata: Final = False
     """Metadata files are the server's: we neither name nor remove them."""
 
-    def __init__(self, name: str, namespaces_prefix: str, **properties: str) -> None:
+    def __init__(self, name: str, place: LakePlace, namespaces_prefix: str, **properties: str) -> None:
+        self._shown = _Shown(place)
         self._namespaces_prefix = namespaces_prefix
         super().__init__(name, **properties)
 
     def _create_session(self) -> Session:
         session = super()._create_session()
-        for scheme in ("https://", "http://"):
-            session.mount(scheme, _Impatient())
+        session.auth = AuthManagerAdapter(self._shown)
+        for prefix, adapter in list(session.adapters.items()):
+            session.mount(prefix, _Impatient(adapter))
         # We come with credentials of our own; making some for each table we load costs the server time.
         session.headers.pop("X-Iceberg-Access-Delegation", None)
         return session
+
+    def _refresh_token(self) -> None:
+        # Asked for once, before a request is repeated that was answered with 401.
+        self._shown.forget()
 
     def pointers(self) -> dict[tuple[str, str], str]:
         """Return the current metadata file of every table of a workspace, one table after the other."""
@@ -81,13 +166,15 @@ def open_rest_catalog(
 
     Raises: as `answering`, and Invalid where the secret or a package is missing that its way of knowing us needs.
     """
-    given: dict[str, Any] = {"uri": place.catalog, **properties, **dict(place.properties()), **_shown(place)}
+    given = {**dict(place.properties()), **properties}
+    if place.auth == "sigv4":
+        given["rest.sigv4-enabled"] = "true"
     doing = f"opening the catalog {place.catalog}"
-    with answering(doing):
+    with answering(doing, opening=True):
         try:
-            return ServedCatalog(name, namespaces_prefix, **given)
+            return ServedCatalog(name, place, namespaces_prefix, uri=place.catalog, **given)
         except ModuleNotFoundError as error:
-            raise Invalid(f"{doing}: {error}; run: pip install '{error.name}'") from error
+            raise Invalid(f"{doing}: {error}; run: pip install {error.name}") from error
         except NoSuchNamespaceError as error:
             raise Invalid(
                 f'{doing}: {error}; name the warehouse it knows: lake.catalog_options = "warehouse=..."'
@@ -97,22 +184,3 @@ def open_rest_catalog(
             raise Invalid(
                 f"{doing}: what answers there speaks no Iceberg REST protocol; correct lake.catalog"
             ) from error
-
-
-def _shown(place: LakePlace) -> dict[str, str]:
-    """Return the properties by which the catalog knows us."""
-    if place.auth == "none":
-        return {}
-    if place.auth == "sigv4":
-        return {"rest.sigv4-enabled": "true"}
-    secret = place.secret()
-    if secret is None:
-        raise Invalid(
-            f"opening the catalog {place.catalog}: lake.catalog_auth = {place.auth!r} needs a secret; put it into "
-            f"the variable {SECRET_VARIABLE} or a file and name that in lake.catalog_secret_file"
-        )
-    if place.auth == "bearer":
-        return {"token": secret}
-    # Where no other server hands out tokens, the catalog does, at an address the protocol fixes.
-    named = dict(place.properties()).get("oauth2-server-uri", f"{place.catalog}/v1/oauth/tokens")
-    return {"credential": secret, "oauth2-server-uri": named}

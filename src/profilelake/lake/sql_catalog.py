@@ -33,6 +33,8 @@ STATEMENT_SECONDS: Final = 30
 """How long PostgreSQL may take for one statement; ours touch a few rows."""
 CONNECTIONS_MAX: Final = 8
 """Connections of one process: a commit or a look-up holds one for some milliseconds."""
+CONNECTIONS_KEPT: Final = 2
+"""Of these stay open while nothing is asked."""
 CONNECTION_AGE_SECONDS: Final = 1_800
 """Age at which a connection is made anew: proxies between forget those that last for ever."""
 
@@ -144,7 +146,7 @@ def open_sql_catalog(name: str, place: LakePlace, properties: dict[str, str]) ->
     Raises: as `answering`.
     """
     doing = f"opening the catalog {place.catalog}"
-    with answering(doing):
+    with answering(doing, opening=True):
         engine = _sqlite(doing, place.catalog) if place.kind == "sqlite" else _postgresql(place)
         try:
             return TableRowsCatalog(name, engine, uri=place.catalog, **properties)
@@ -198,8 +200,8 @@ def _postgresql(place: LakePlace) -> Engine:
         engine = create_engine(
             url,
             connect_args=options,
-            pool_size=CONNECTIONS_MAX,
-            max_overflow=0,
+            pool_size=CONNECTIONS_KEPT,
+            max_overflow=CONNECTIONS_MAX - CONNECTIONS_KEPT,
             pool_timeout=STATEMENT_SECONDS,
             pool_recycle=CONNECTION_AGE_SECONDS,
             # One round trip before each use; the connections of a database that was started anew are

@@ -18,6 +18,7 @@ from pyiceberg.table.update import TableRequirement, TableUpdate
 
 from profilelake.errors import Conflict, Internal, Unavailable
 from profilelake.lake import maintenance
+from profilelake.lake.catalog_answers import NotCommitted
 from profilelake.lake.commit import (
     Change,
     Staged,
@@ -348,7 +349,11 @@ class LakeTable:
                         ) from error
                     certain, was_certain = False, certain
                     reach("lake.staged")
-                    landed = self._swap(staged)
+                    try:
+                        landed = self._swap(staged)
+                    except NotCommitted:
+                        certain = was_certain
+                        raise
                     reach("lake.swapped")
                     certain = was_certain and landed is not None
                     if landed:
@@ -382,7 +387,7 @@ class LakeTable:
                 f"expiring snapshots of {self.name}: another process moved the table; retry"
             ) from error
         except Exception as error:
-            raise Unavailable(f"expiring snapshots of {self.name}: {error}; retry later") from error
+            raise Unavailable(f"expiring snapshots of {self.name}: {_said(error)}; retry later") from error
         reach("expire.committed")
         return len(expired)
 
@@ -451,6 +456,9 @@ class LakeTable:
         except CommitFailedException:
             self.storage.remove(staged.locations)
             return False
+        except NotCommitted:
+            self.storage.remove(staged.locations)
+            raise
         except Exception as error:
             # The answer is lost, not necessarily the commit: look before doing anything else. Should
             # the swap still be under way, it and our next attempt name the same parent, so one fails.
@@ -459,7 +467,7 @@ class LakeTable:
                 self._refresh_if_stale()
             except Unavailable as second:
                 raise Unavailable(
-                    f"committing to {self.name}: no answer ({error}), and none to the look-up ({second}); "
+                    f"committing to {self.name}: no answer ({_said(error)}), and none to the look-up ({second}); "
                     "repeat the same call, it looks first"
                 ) from error
             return True if self._table.snapshot_by_id(staged.snapshot_id) is not None else None
@@ -473,6 +481,8 @@ class LakeTable:
         self._table.metadata = response.metadata
         self._table.metadata_location = response.metadata_location
         self._stale = False
+        if not maintenance.metadata_is_ours(self._table):
+            return
         kept = {entry.metadata_file for entry in response.metadata.metadata_log}
         self.storage.remove(e.metadata_file for e in before.metadata_log if e.metadata_file not in kept)
 
@@ -490,5 +500,10 @@ class LakeTable:
         try:
             self._table.refresh()
         except Exception as error:
-            raise Unavailable(f"loading table {self.name}: {error}; retry later") from error
+            raise Unavailable(f"loading table {self.name}: {_said(error)}; retry later") from error
         self._stale = False
+
+
+def _said(error: Exception) -> str:
+    """Return the first line of what a catalog or a storage said; some append the whole statement."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__
