@@ -46,10 +46,11 @@ from profilelake.lake.progress import Progress
 from profilelake.lake.reading import attach
 from profilelake.landing.tables import EVENTS
 from profilelake.pipeline.batch import Batcher, WorkspaceSetup
+from profilelake.pipeline.fold_tables import whole_tables
 from profilelake.pipeline.metrics import Stages, Timer
 from profilelake.pipeline.publish import Publisher, ensure_tables
 from profilelake.pipeline.rebuild import fold, standing_of
-from profilelake.pipeline.verify import replace_tables, whole_tables
+from profilelake.pipeline.remaking import replace_tables
 from profilelake.semantics.rules import segment_defaults
 from profilelake.state.store import Db, State
 

@@ -23,7 +23,7 @@ from profilelake.lake.catalog import Lake
 from profilelake.lake.reading import attach
 from profilelake.landing import dedup
 from profilelake.landing.tables import EVENTS
-from profilelake.pipeline import publish
+from profilelake.pipeline import publish, remaking
 from profilelake.pipeline import verify as holding
 from profilelake.pipeline.batch import Batcher, WorkspaceSetup
 from profilelake.pipeline.history import EventHistory
@@ -305,7 +305,7 @@ class Desk:
         self.now += SECOND
         lake = self._open_lake()
         try:
-            return holding.rebuild(self.setup, self.directory / "state", lake, self.now)
+            return remaking.rebuild(self.setup, self.directory / "state", lake, self.now)
         finally:
             lake.close()
             self._rebuilt = True

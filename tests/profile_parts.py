@@ -18,8 +18,8 @@ from profilelake.lake.handover import TableFiles
 from profilelake.lake.schema import BUCKETS, SLOTS
 from profilelake.lake.storage import LocalStorage, Storage
 from profilelake.pipeline.fold_state import records
+from profilelake.pipeline.fold_tables import whole_tables
 from profilelake.pipeline.rebuild import Fold
-from profilelake.pipeline.verify import whole_tables
 from profilelake.plans.profiles import TABLES, Written, write_profiles
 from profilelake.state.records import (
     decode_activity,

@@ -115,7 +115,7 @@ def _rebuild(layout: Layout, report: Callable[[str], None]) -> dict[str, object]
     from profilelake.lake.catalog import Lake
     from profilelake.lake.reading import damage_told
     from profilelake.pipeline.publish import ensure_tables
-    from profilelake.pipeline.verify import rebuild
+    from profilelake.pipeline.remaking import rebuild
 
     try:
         lake = Lake.of(layout)

@@ -3,6 +3,8 @@
 Columns only: nothing here is done profile by profile in Python.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import pyarrow as pa
 
@@ -38,6 +40,12 @@ def tables(folded: Fold) -> dict[str, pa.Table]:
         IDENTITY_REFUSALS.name: _identity_refusals(folded, names),
         PROFILES.name: _profiles(folded, founding),
     }
+
+
+def whole_tables(folds: Sequence[Fold]) -> dict[str, pa.Table]:
+    """Return the current tables of all collections, by name."""
+    parts = [tables(folded) for folded in folds]
+    return {name: pa.concat_tables([part[name] for part in parts]) for name in parts[0]}
 
 
 def _set_map(folded: Fold, names: pa.Array) -> pa.Table:
