@@ -41,6 +41,8 @@ class _Divided:
         self._writer = pa.ipc.new_file(self._sink, self.schema, options=_IPC)
 
     def add(self, rows: pa.Table, numbers: npt.NDArray[np.int32], parts: int) -> None:
+        if not rows.num_rows:
+            return  # no batch would be written, and batches are counted
         order = np.argsort(numbers, kind="stable")
         starts = np.searchsorted(numbers[order], np.arange(parts + 1))
         sorted_rows = rows.select(self.schema.names).cast(self.schema).take(pa.array(order)).combine_chunks()

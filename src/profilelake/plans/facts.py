@@ -3,7 +3,7 @@
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 import numpy as np
@@ -44,7 +44,7 @@ READ_ROWS: Final = 1 << 20
 FACTS: Final = {"known": KNOWN, "seen": SEEN, "writes": WRITES, "statements": STATEMENTS, "links": LINKS}
 """What is brought together, by name."""
 
-_TABLES: Final = (
+TABLES: Final = (
     IDENTIFIER_SETS,
     SET_SIGHTINGS,
     IDENTIFIERS,
@@ -54,15 +54,29 @@ _TABLES: Final = (
     CONSENT_WRITES,
     ACCOUNT_LINKS,
 )
-_QUERIES: Final = {
-    IDENTIFIER_SETS.name: ("known", IDENTITY__SETS),
-    SET_SIGHTINGS.name: ("seen", IDENTITY__SIGHTINGS),
-    EVENT_COPIES.name: ("seen", IDENTITY__SIGHTINGS),
-    TRAIT_WRITES.name: ("writes", PROFILES__TRAIT_WRITES),
-    CONSENT_WRITES.name: ("statements", PROFILES__STATEMENTS),
-    ACCOUNT_LINKS.name: ("links", PROFILES__LINKS),
+
+
+class Read(NamedTuple):
+    """A query over the rows of a table; of the tables `beside` it there are none, as other units read them."""
+
+    input: str
+    query: str
+    beside: tuple[str, ...] = ()
+
+
+_READS: Final = {
+    IDENTIFIER_SETS.name: Read("known", IDENTITY__SETS),
+    SET_SIGHTINGS.name: Read("seen", IDENTITY__SIGHTINGS, (EVENT_COPIES.name,)),
+    EVENT_COPIES.name: Read("seen", IDENTITY__SIGHTINGS, (SET_SIGHTINGS.name,)),
+    TRAIT_WRITES.name: Read("writes", PROFILES__TRAIT_WRITES),
+    CONSENT_WRITES.name: Read("statements", PROFILES__STATEMENTS),
+    ACCOUNT_LINKS.name: Read("links", PROFILES__LINKS),
 }
-"""What each table is read for; a query that names another table, too, finds that empty."""
+_SHOWN: Final = {
+    # Days say only which event was the first, so for sets with retracted sightings single events are asked.
+    EVENTS.name: Read("seen", IDENTITY__SHOWN, (EVENT_COPIES.name,)),
+    EVENT_COPIES.name: Read("seen", IDENTITY__SHOWN, (EVENTS.name,)),
+}
 
 
 @dataclass(frozen=True)
@@ -74,7 +88,7 @@ class FactFiles:
     @classmethod
     def of(cls, lake: Lake, workspace: str) -> "FactFiles":
         """Return the tables as the catalog has them now. Raises as `PinnedTable.of`."""
-        return cls({table.name: PinnedTable.of(lake, workspace, table.name) for table in _TABLES})
+        return cls({table.name: PinnedTable.of(lake, workspace, table.name) for table in TABLES})
 
     def adding(self, table: str, files: Iterable[PinnedFile]) -> "FactFiles":
         """Return the same with rows of a table that no snapshot has yet (written by `TableFiles`)."""
@@ -107,7 +121,7 @@ def gather_facts(
     one row a set, but one a window where rules have windows, and all where some were retracted; of writes the
     last of each trait, of statements the last with all categories ever named, of links those that begin spells.
     """
-    names = {*_QUERIES, *({EVENTS.name} if held.retracted else ())}
+    names = {*_READS, *(_SHOWN if held.retracted else ())}
     units = [share for name in sorted(names) for share in files.tables[name].shares(sizes.share_bytes)]
     parts = power_of_two(sum(share.bytes for share in units) / sizes.part_bytes, least=engine.tasks)
     shapes = {name: table.shape for name, table in files.tables.items()}
@@ -116,7 +130,7 @@ def gather_facts(
         lambda: engine.spread(
             "facts",
             units,
-            CutTables(job.storage, shapes, frozenset(held.retracted), parts),
+            _CutTables(job.storage, shapes, frozenset(held.retracted), parts),
             FACTS,
             parts,
             _GatherFacts(job.storage, job.folder("facts"), held),
@@ -126,9 +140,9 @@ def gather_facts(
 
 
 def read_share(
-    storage: Storage, shapes: Mapping[str, Shape], share: Share, query: str, chosen: Iterable[bytes] = ()
+    storage: Storage, shapes: Mapping[str, Shape], share: Share, read: Read, chosen: Iterable[bytes] = ()
 ) -> Iterator[pa.Table]:
-    """Yield what a query says over the rows of one share of a table, all other tables being empty.
+    """Yield what a query says over the rows of one share of a table.
 
     `chosen` are the ids of the sets in the table of that name.
     """
@@ -137,18 +151,18 @@ def read_share(
         try:
             connection.execute("SET threads=1; SET preserve_insertion_order=false")
             storage.attach(connection)
-            for name, shape in shapes.items():
-                rows = shape.select(share if name == share.table else Share(name, ()), storage.place)
-                connection.execute(f"CREATE VIEW {sql.identifier(name)} AS {rows}")
+            for one in (share, *(Share(name, ()) for name in read.beside)):
+                rows = shapes[one.table].select(one, storage.place)
+                connection.execute(f"CREATE VIEW {sql.identifier(one.table)} AS {rows}")
             connection.register("chosen", pa.table({"set_id": pa.array(list(chosen), pa.binary())}))
-            for batch in connection.sql(query).to_arrow_reader(READ_ROWS):
+            for batch in connection.sql(read.query).to_arrow_reader(READ_ROWS):
                 yield pa.Table.from_batches([batch])
         finally:
             connection.close()
 
 
 @dataclass(frozen=True)
-class CutTables:
+class _CutTables:
     """Cuts shares of the tables of facts by their sets."""
 
     storage: Storage
@@ -159,14 +173,12 @@ class CutTables:
 
     def __call__(self, share: Share) -> Iterator[Cut]:
         """Yield the rows of a share."""
-        queries = [_QUERIES[share.table]] if share.table in _QUERIES else []
-        if self.retracted and share.table in (EVENTS.name, EVENT_COPIES.name):
-            # Days say only which event was the first, so for these sets single events are asked.
-            queries.append(("seen", IDENTITY__SHOWN))
-        for name, query in queries:
-            for rows in read_share(self.storage, self.shapes, share, query, self.retracted):
-                typed = rows.cast(FACTS[name])
-                yield Cut(name, typed, parts_by_id(typed.column("set_id"), self.parts))
+        reads = [_READS.get(share.table), _SHOWN.get(share.table) if self.retracted else None]
+        for read in reads:
+            if read is not None:
+                for rows in read_share(self.storage, self.shapes, share, read, self.retracted):
+                    typed = rows.cast(FACTS[read.input])
+                    yield Cut(read.input, typed, parts_by_id(typed.column("set_id"), self.parts))
 
 
 @dataclass(frozen=True)

@@ -28,11 +28,13 @@ from profilelake.lake.pinned import Shape, Share
 from profilelake.lake.storage import Storage
 from profilelake.pipeline.fold_facts import Bools, Rows, facts_of, words
 from profilelake.plans._answers import Answer, kept_answer, together, whole
-from profilelake.plans.facts import FactFiles, SetFiles, read_share
+from profilelake.plans.facts import FactFiles, Read, SetFiles, read_share
 from profilelake.plans.members import IDS, Members, ids_of, sets_only
 from profilelake.plans.rows import ID, KNOWN, QUARANTINE, SEEN, VALUES
 from profilelake.plans.sizes import Sizes
 from profilelake.semantics.rules import COLLECTIONS, IdentityRules
+
+_READ: Final = Read("values", IDENTITY__VALUES)
 
 MET: Final = pa.schema([("ident_id", ID), ("sets", pa.int64()), ("met", pa.int64()), ("extra", pa.int64())])
 """In how many sets an identifier is, how many others it meets there at most where sets count, and by how
@@ -107,7 +109,7 @@ class _CutMembers:
 
     def __call__(self, unit: Share | SetFiles) -> Iterator[Cut]:
         if isinstance(unit, Share):
-            for rows in read_share(self.storage, self.shapes, unit, IDENTITY__VALUES):
+            for rows in read_share(self.storage, self.shapes, unit, _READ):
                 typed = rows.cast(VALUES)
                 yield Cut("values", typed, parts_by_id(typed.column("ident_id"), self.parts))
             return
