@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from profilelake.app.directory import METRICS, WORKSPACE, identity_rules, untrusted_sources
 from profilelake.app.offline import plan
+from profilelake.app.patience import when_available
 from profilelake.errors import NotFound
 from profilelake.ops import logs
 from profilelake.ops.clock import wall
@@ -39,7 +40,7 @@ def query_process(settings: Settings, *, parent: int, ready: int) -> int:
     logs.configure("query")
     layout = Layout(settings.directory)
     reserve_metric_files(layout.run / METRICS, os.getpid())
-    sql = sql_answers(settings, layout)
+    sql, ready = when_available(layout, ready, partial(sql_answers, settings, layout))
 
     async def main() -> None:
         stop = asyncio.Event()
@@ -77,6 +78,7 @@ def sql_answers(settings: Settings, layout: Layout) -> "SqlAnswers":
     from profilelake.query.jobs import Jobs
     from profilelake.query.nursery import Nursery
 
+    lake = Lake.of(layout)  # first: it may be away, and then nothing else was begun
     limits = settings.sql
     closed, jailed = None, limits.jail == "required"
     if not jailed:
@@ -90,7 +92,6 @@ def sql_answers(settings: Settings, layout: Layout) -> "SqlAnswers":
     nursery = Nursery()
     if closed is None:
         nursery.start()
-    lake = Lake.of(layout)
     queries = Queries(
         Inputs(
             lake,

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from profilelake.app.directory import METRICS, WORKSPACE, log_limits, workspace_setup
+from profilelake.app.patience import when_available
 from profilelake.ops import logs
 from profilelake.ops.clock import wall
 from profilelake.ops.metric_files import reserve_metric_files
@@ -76,8 +77,13 @@ def lake_process(settings: Settings, *, parent: int, ready: int) -> int:
     reserve_metric_files(layout.run / METRICS, os.getpid())
     observed.warm()
     gc.set_threshold(*GC_THRESHOLDS)
-    lake = Lake.of(layout)
-    ensure_tables(lake, WORKSPACE)
+
+    def opened() -> Lake:
+        lake = Lake.of(layout)
+        ensure_tables(lake, WORKSPACE)
+        return lake
+
+    lake, ready = when_available(layout, ready, opened)
     state = State.open(layout.state, writable=True)
     state.ensure([WORKSPACE])
     check_epoch(state, lake, WORKSPACE)
