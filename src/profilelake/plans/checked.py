@@ -23,7 +23,7 @@ from profilelake.lake.pinned import PinnedFile, Shape, Share
 from profilelake.lake.storage import Storage
 from profilelake.landing.tables import EVENT_COPIES, EVENTS
 from profilelake.pipeline.told_by_events import add_untold
-from profilelake.plans.facts import FactFiles, read_share
+from profilelake.plans.facts import FactFiles, Read, read_share
 from profilelake.plans.rows import ID, LINKS, POSITION
 from profilelake.plans.sizes import Sizes
 from profilelake.plans.written import ids_of, places
@@ -130,7 +130,7 @@ class _CutEvents:
     def __call__(self, share: Share) -> Iterator[Cut]:
         """Yield the rows of a share."""
         for name, query in _QUERIES[share.table].items():
-            for rows in read_share(self.storage, self.shapes, share, query):
+            for rows in read_share(self.storage, self.shapes, share, Read(name, query)):
                 mine = rows.filter(rows.column("set_id").is_valid()).cast(INPUTS[name])
                 yield Cut(name, mine, parts_by_id(mine.column("set_id"), self.parts))
 
