@@ -9,7 +9,7 @@ ONCE ?=
 EXTRAS := --extra demo --extra dev --extra s3 --extra postgres
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-all test-slow-ci check lint types imports format lock bench clean
+.PHONY: help setup run test test-all test-slow-ci test-cluster test-cluster-ci check lint types imports format lock bench clean
 
 help: ## list the tasks
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-14s %s\n", $$1, $$2}'
@@ -48,6 +48,30 @@ test-slow-ci: setup ## the part of the slow tests that CI runs, always the same
 		tests/faults/test_pipeline_crashes_slow.py \
 		tests/http/test_abuse_slow.py
 
+SPARK35 := pyspark==3.5.9
+
+.venv-cluster/.ready: requirements-cluster.lock pyproject.toml
+	$(PYTHON) -m venv .venv-cluster
+	.venv-cluster/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-cluster.lock
+	.venv-cluster/bin/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .
+	@touch $@
+
+# The same environment, with another Spark put over it.
+.venv-spark35/.ready: .venv-cluster/.ready
+	$(PYTHON) -m venv .venv-spark35
+	.venv-spark35/bin/python -m pip install --quiet --disable-pip-version-check --no-deps "$(SPARK35)"
+	cd .venv-cluster && echo "$$PWD"/lib/python3*/site-packages > "$$(ls -d ../.venv-spark35/lib/python3*/site-packages)/cluster.pth"
+	ln -sf ../../.venv-cluster/bin/weed .venv-spark35/bin/weed
+	@touch $@
+
+test-cluster: .venv-cluster/.ready .venv-spark35/.ready ## tests on Spark 4.1 and 3.5, an S3 server and PostgreSQL, slow ones too
+	.venv-cluster/bin/python -m pytest -m cluster tests/cluster
+	.venv-spark35/bin/python -m pytest -m cluster tests/cluster
+
+test-cluster-ci: .venv-cluster/.ready .venv-spark35/.ready ## the part of them that CI runs
+	.venv-cluster/bin/python -m pytest -m "cluster and not slow" tests/cluster
+	.venv-spark35/bin/python -m pytest -m cluster tests/cluster/test_spark_engine.py
+
 check: lint types imports test ## what CI runs first
 
 lint: setup ## style and likely mistakes
@@ -76,4 +100,4 @@ bench: setup ## the end-to-end figures of the README
 	$(BIN)/python benchmarks/rebuild.py
 
 clean: ## remove the environment and all caches
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-cluster .venv-spark35 .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
