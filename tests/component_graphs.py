@@ -8,11 +8,10 @@ import numpy as np
 import pyarrow as pa
 from hypothesis import strategies as st
 
-from profilelake.engines.kept import KeptFile, keep, read_kept
+from profilelake.engines.kept import KeptFile, keep
 from profilelake.kernels import siphash
 from profilelake.kernels.siphash import Words
 from profilelake.lake.storage import LocalStorage
-from profilelake.plans.found import Found, components_of
 
 Sets = list[list[int]]
 
@@ -65,20 +64,10 @@ def expected(sets: Sets, blocked: frozenset[int] = frozenset()) -> list[int | No
     return [root(one[0]) if one else None for one in linking]
 
 
-def found_by_set(storage: LocalStorage, found: Found) -> list[int]:
-    return [number for file in found.files for number in components_of(storage, file).tolist()]
-
-
 def same_grouping(one: Sequence[int | None], other: Sequence[int | None]) -> bool:
     """Tell whether two labellings put the same rows together."""
     pairs = set(zip(one, other, strict=True))
     return len(pairs) == len({pair[0] for pair in pairs}) == len({pair[1] for pair in pairs})
-
-
-def ids_of_files(storage: LocalStorage, files: Sequence[KeptFile]) -> Sets:
-    return [
-        row for file in files for table in read_kept(storage, file) for row in table.column("ids").to_pylist()
-    ]
 
 
 def storage_of(folder: Path) -> LocalStorage:

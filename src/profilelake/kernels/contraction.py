@@ -169,16 +169,6 @@ def check_offsets(offsets: Int64s, rows: int) -> None:
         raise Internal(f"uniting identifiers: {len(offsets)} offsets do not divide {rows} ids")
 
 
-def warm() -> None:
-    """Compile (or load from the cache) everything here, so that nobody waits for it later."""
-    graph = IdGraph()
-    graph.unite(np.ones((2, 2), dtype=np.uint64), np.array([0, 2], dtype=np.int64))
-    graph.components()
-    found, _ = joined(graph.give_up(), np.zeros(1, dtype=np.int64))
-    found.stars()
-    standing(Union(1))
-
-
 @compiled
 def _mix(value: np.uint64) -> np.uint64:
     # Each step can be undone, so no two numbers have one image.

@@ -11,6 +11,7 @@ import pyarrow as pa
 from profilelake.engines.engine import Cut, PartNumbers
 from profilelake.engines.kept import KeptFile, keep, read_kept
 from profilelake.engines.keys import parts_by_id
+from profilelake.errors import Internal
 from profilelake.kernels import siphash
 from profilelake.kernels._hashed_table import Int32s, Int64s, Words
 from profilelake.kernels.contraction import IdGraph, NodeGraph, Union, joined, standing, words_of
@@ -30,8 +31,12 @@ _BATCH_ROWS: Final = 1 << 20
 
 
 class Contracted(msgspec.Struct, frozen=True):
-    """A unit of files: for each file its column of nodes, and the distinct identifiers with their nodes."""
+    """A unit of files: for each file its column of nodes, and the distinct identifiers with their nodes.
 
+    It has the files too: a job may go on with an engine that would put them together otherwise.
+    """
+
+    files: list[KeptFile]
     roots: list[KeptFile | None]
     identifiers: list[KeptFile]
     nodes: int
@@ -107,12 +112,16 @@ class Contract:
             for start in range(0, len(ids), _BATCH_ROWS)
         )
         sets = sum(int((of_file >= 0).sum()) for of_file in numbers)
-        return msgspec.msgpack.encode(Contracted(roots, keep(self.storage, self.folder, rows), nodes, sets))
+        return msgspec.msgpack.encode(
+            Contracted(unit, roots, keep(self.storage, self.folder, rows), nodes, sets)
+        )
 
     def _united(self, graph: IdGraph, file: KeptFile) -> Int32s:
         found = [np.empty(0, dtype=np.int32)]
         for rows in read_kept(self.storage, file, self.columns, _BATCH_ROWS):
             ids, offsets = self.links(rows)
+            if len(offsets) != rows.num_rows + 1:
+                raise Internal(f"uniting sets: {len(offsets)} offsets for {rows.num_rows} rows")
             found.append(graph.unite(ids, offsets))
         return np.concatenate(found)
 
@@ -267,9 +276,12 @@ class Weigh:
     folder: str
     share: int
 
-    def __call__(self, file: FoundFile) -> bytes:
-        components = components_of(self.storage, file)
-        components, counts = np.unique(components[components >= 0][:: self.share], return_counts=True)
+    def __call__(self, files: list[FoundFile]) -> bytes:
+        found = [np.empty(0, dtype=np.int64)]
+        for file in files:
+            components = components_of(self.storage, file)
+            found.append(components[components >= 0][:: self.share])
+        components, counts = np.unique(np.concatenate(found), return_counts=True)
         rows = pa.table([components, counts], schema=_COUNTED)
         return msgspec.msgpack.encode(keep(self.storage, self.folder, rows))
 

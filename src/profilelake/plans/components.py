@@ -98,20 +98,21 @@ def find_components(
                 labels,
                 CutByUnit(storage, nodes),
                 {"labels": STAR},
-                len(units),
+                len(contracted),
                 settle,
             ),
         )
-    found = [
-        FoundFile(file, roots, nodes.bases[number], unit.nodes, _kept_or_none(settled.get(number)))
+    by_unit = [
+        [
+            FoundFile(file, roots, nodes.bases[number], unit.nodes, _kept_or_none(settled.get(number)))
+            for file, roots in zip(unit.files, unit.roots, strict=True)
+        ]
         for number, unit in enumerate(contracted)
-        for file, roots in zip(units[number], unit.roots, strict=True)
     ]
-    found = _in_order(found, files)
     sets = sum(unit.sets for unit in contracted)
     return Found(
-        files=found,
-        part_of=_parts(engine, job, found, sets, sets_per_part, limits),
+        files=_in_order([file for unit in by_unit for file in unit], files),
+        part_of=_parts(engine, job, by_unit, sets, sets_per_part, limits),
         sets=sets,
         components=nodes.count - sum(file.rows for file in labels),
         rounds=rounds,
@@ -193,7 +194,7 @@ def _tell(
 
 
 def _parts(
-    engine: Engine, job: Job, found: list[FoundFile], sets: int, sets_per_part: int, limits: Limits
+    engine: Engine, job: Job, found: list[list[FoundFile]], sets: int, sets_per_part: int, limits: Limits
 ) -> PartOf:
     """Divide the components by how many sets a sample of all sets shows of each."""
     share = max(1, sets // limits.sample_sets)
