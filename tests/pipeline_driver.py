@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry
 
 from profilelake.audiences import facts as defining
 from profilelake.audiences import handover
+from profilelake.engines.embedded import EmbeddedEngine
 from profilelake.eventlog import Damage, Flags, Kind, LogEnd, Record, Slice
 from profilelake.identity import facts
 from profilelake.identity import publish as identity_rows
@@ -21,6 +22,7 @@ from profilelake.identity.standing import rules_in_force
 from profilelake.identity.tables import IDENTIFIERS, IDENTITY_MAP, IDENTITY_REFUSALS, SET_MAP
 from profilelake.lake.catalog import Lake
 from profilelake.lake.reading import attach
+from profilelake.lake.storage import LocalStorage
 from profilelake.landing import dedup
 from profilelake.landing.tables import EVENTS
 from profilelake.pipeline import publish, remaking
@@ -30,6 +32,7 @@ from profilelake.pipeline.history import EventHistory
 from profilelake.pipeline.metrics import Stages, Timer
 from profilelake.pipeline.progress import Applied, Published, load_applied, load_published
 from profilelake.pipeline.publish import Publisher, check_epoch, ensure_tables
+from profilelake.plans.rebuild import Cutting, rebuild_on
 from profilelake.profiles.memberships import members_page
 from profilelake.profiles.publish import profile_changes
 from profilelake.profiles.tables import PROFILES
@@ -306,6 +309,21 @@ class Desk:
         lake = self._open_lake()
         try:
             return remaking.rebuild(self.setup, self.directory / "state", lake, self.now)
+        finally:
+            lake.close()
+            self._rebuilt = True
+            self.open()
+
+    def rebuild_by_plan(self, cutting: Cutting | None = None) -> dict[str, Any]:
+        """Do the same part by part, on the engine of one machine."""
+        self.close()
+        self.now += SECOND
+        lake = self._open_lake()
+        try:
+            storage = LocalStorage(lake.warehouse)
+            engine = EmbeddedEngine(self.directory / "engine")
+            state = self.directory / "state"
+            return rebuild_on(engine, self.setup, state, lake, storage, self.now, cutting=cutting)
         finally:
             lake.close()
             self._rebuilt = True

@@ -63,9 +63,24 @@ class Job:
         self.seconds[name] = done.seconds
         return dict(done.answers)
 
+    def remembers(self, name: str) -> bool:
+        """Tell whether a step has been done."""
+        return self.storage.size(f"{self._folder}/{name}/done.msgpack") is not None
+
     def finish(self) -> None:
         """Remove all files of the job: what it made is committed."""
         # The record of a step goes before its files, so that nothing remembered is missing.
         files = [file.location for file in self.storage.list(self._folder)]
         self.storage.remove([file for file in files if file.endswith("/done.msgpack")])
         self.storage.remove(files)
+
+
+def known(storage: Storage, kind: str) -> list[Any]:
+    """Return the inputs of the jobs of a kind that were begun and not finished, as `Job` takes them."""
+    found = []
+    for file in storage.list(f"{storage.root}/{FOLDER}"):
+        if file.location.endswith("/job.json"):
+            begun, inputs = msgspec.json.decode(storage.read(file.location))
+            if begun == kind:
+                found.append(inputs)
+    return found

@@ -1,9 +1,9 @@
 """Steps 6 to 8 of a rebuild: from who is who to the files of current tables and the rows of online state."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Final
 
+import msgspec
 import pyarrow as pa
 
 from profilelake.engines.engine import CutUp, Engine, Gather
@@ -23,13 +23,11 @@ from profilelake.profiles.tables import PROFILES
 from profilelake.semantics.consent import Policy
 
 TABLES: Final = (SET_MAP, IDENTIFIERS, IDENTITY_MAP, IDENTITY_REFUSALS, PROFILES)
-STEPS: Final = ("sets", "idents", "profiles")
 PROFILES_PER_PART: Final = 1 << 18
 """So many profiles with all that belongs to them are in a task's memory together."""
 
 
-@dataclass(frozen=True)
-class Written:
+class Written(msgspec.Struct, frozen=True):
     """What the tasks have written: files that nobody has committed, and rows of the online state.
 
     `state` are files of `written.STATE`, in an order in which the keys of each database ascend.

@@ -141,8 +141,8 @@ def places(known: siphash.Words, asked: siphash.Words) -> Rows:
 def collection_codes(rows: pa.Table) -> Rows:
     """Return the number of each row's collection in `COLLECTIONS`."""
     codes = pc.index_in(rows.column("collection"), value_set=pa.array(COLLECTIONS, pa.string()))
-    found: Rows = codes.to_numpy().astype(np.int64)
-    return found
+    numbers: Rows = codes.to_numpy().astype(np.int64)
+    return numbers
 
 
 def profile_names(rows: pa.Table, column: str) -> pa.Array:

@@ -13,7 +13,7 @@ from typing import Any, Final, Self, TypeVar, cast
 
 import lmdb
 
-from profilelake.errors import Conflict, Corrupt, NotFound, Unavailable
+from profilelake.errors import Conflict, Corrupt, Internal, NotFound, Unavailable
 from profilelake.state.records import (
     ActivityRecord,
     IdentRecord,
@@ -141,6 +141,20 @@ class Tx:
         """Store all items, replacing what was there. Sorted keys are cheaper."""
         with self._txn.cursor(self._db(workspace, db)) as cursor:
             cursor.putmulti(sorted(items), overwrite=True)
+
+    def append_many(self, workspace: str, db: Db, items: Sequence[tuple[bytes, bytes]]) -> None:
+        """Store items whose keys ascend and come after all that are there: pages are filled, none is looked for.
+
+        Raises:
+            Internal: a key does not ascend; nothing of the transaction may be kept.
+        """
+        with self._txn.cursor(self._db(workspace, db)) as cursor:
+            try:
+                _, added = cursor.putmulti(items, dupdata=True, append=True)
+            except lmdb.KeyExistsError:
+                added = -1
+        if added != len(items):
+            raise Internal(f"loading the state of workspace {workspace!r}: keys of {db} do not ascend")
 
     def put(self, workspace: str, db: Db, key: bytes, value: bytes) -> None:
         """Store one value."""

@@ -1,0 +1,150 @@
+"""The end of a rebuild: what tasks made becomes the tables and the state. One process does it, and may do it again.
+
+Tables first, by one snapshot each; the state at last. Each commit names the epoch, so that none is made twice.
+"""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import duckdb
+import msgspec
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyiceberg.table.snapshots import Operation
+
+from profilelake.engines.kept import KeptFile, read_kept
+from profilelake.lake.catalog import Lake
+from profilelake.lake.commit import Change
+from profilelake.lake.handover import HandedFile
+from profilelake.lake.progress import Progress
+from profilelake.lake.storage import Storage
+from profilelake.lake.table import LakeTable
+from profilelake.ops.failpoints import reach
+from profilelake.pipeline.batch import WorkspaceSetup
+from profilelake.pipeline.publish import EVERY_CURRENT
+from profilelake.pipeline.remaking import (
+    FACTS,
+    LOAD_ROWS,
+    Decided,
+    Defined,
+    fresh_state,
+    load_events,
+    replace_state,
+    replace_tables,
+    take_up,
+)
+from profilelake.plans.profiles import Written
+from profilelake.plans.rows import QUARANTINE
+from profilelake.plans.written import collection_codes
+from profilelake.shapes.tables import SCHEMA
+from profilelake.state import packed
+from profilelake.state.store import Db, State
+
+
+class Found(msgspec.Struct, frozen=True):
+    """Everything a rebuild has found, ready to be put in place, and the progress that it brings."""
+
+    epoch: str
+    sequence: int
+    vector: dict[str, tuple[int, int]]
+    totals: dict[str, int]
+    written: Written
+    quarantine: list[KeptFile]
+    untold: dict[str, list[HandedFile]]
+    """Files of tables of facts, of what was not written in them."""
+    shapes: bytes
+    """The table of shapes as an Arrow stream."""
+
+    def progress(self) -> Progress:
+        """Return where all tables stand afterwards."""
+        return Progress(self.epoch, self.sequence, self.vector, self.totals)
+
+
+def put_in_place(
+    found: Found,
+    setup: WorkspaceSetup,
+    state_path: Path,
+    lake: Lake,
+    storage: Storage,
+    connection: duckdb.DuckDBPyConnection,
+    now: int,
+    report: Callable[[str], None],
+) -> None:
+    """Commit the tables, then load a new state and put it in the place of the old one.
+
+    What was done of it before is not done again, but a state that was being loaded is loaded anew.
+    `connection` has the lake attached.
+    """
+    progress, defined = found.progress(), Defined.of(connection)
+    whole = {SCHEMA.name: pa.ipc.open_stream(found.shapes).read_all(), **defined.tables()}
+    for definition in EVERY_CURRENT:
+        if definition.name in whole:
+            replace_tables(lake, setup.name, {definition.name: whole[definition.name]}, progress)
+        else:
+            table = lake.current_table(setup.name, definition)
+            table.replace_with(found.written.tables[definition.name], progress)
+            reach("rebuild.replaced")
+    for definition in FACTS:
+        _append(lake.table(setup.name, definition), found.untold.get(definition.name, []), progress)
+        reach("rebuild.appended")
+    report("commit: done")
+    state = fresh_state(state_path, setup.name)
+    load_state(state, setup.name, storage, found.written.state)
+    _load_quarantine(state, setup.name, storage, found.quarantine)
+    Decided.of(connection, setup).load(state, setup.name)
+    report("state: done")
+    load_events(state, setup, connection, progress, now)
+    take_up(state, setup.name, lake, defined, now)
+    replace_state(state_path)
+    report("events: done")
+
+
+def _append(table: LakeTable, files: list[HandedFile], progress: Progress) -> None:
+    """Let a table of facts begin the new epoch, with files of what it lacked."""
+    change = Change(
+        Operation.APPEND, added=[file.data_file() for file in files], summary=progress.properties()
+    )
+
+    def plan() -> Change | None:
+        held = table.progress()
+        return None if held is not None and held.covers(progress) else change
+
+    table.commit(plan, change.added)
+
+
+def load_state(state: State, workspace: str, storage: Storage, files: Iterable[KeptFile]) -> None:
+    """Load rows of `written.STATE` into a state that is empty; `LOAD_ROWS` of them are in memory."""
+    for file in files:
+        for rows in read_kept(storage, file, rows=LOAD_ROWS):
+            with state.write() as tx:
+                for db, keys, values in _runs(rows):
+                    tx.append_many(workspace, db, list(zip(keys, values, strict=True)))
+
+
+def _runs(rows: pa.Table) -> Iterable[tuple[Db, list[bytes], list[bytes]]]:
+    """Yield the rows of each database, which stand together."""
+    names = rows.column("db").combine_chunks()
+    ends = pc.run_end_encode(names)
+    start = 0
+    for name, end in zip(ends.values.to_pylist(), ends.run_ends.to_pylist(), strict=True):
+        part = rows.slice(start, end - start)
+        yield Db(name), part.column("key").to_pylist(), part.column("value").to_pylist()
+        start = end
+
+
+def _load_quarantine(state: State, workspace: str, storage: Storage, files: Iterable[KeptFile]) -> None:
+    """Load what is known of identifiers near the limit of degrees; they come in no order."""
+    for file in files:
+        for rows in read_kept(storage, file, QUARANTINE.names, LOAD_ROWS):
+            records = packed.record(
+                packed.integers(collection_codes(rows)),
+                packed.texts(rows.column("type")),
+                packed.integers(rows.column("degree").to_numpy()),
+                packed.binaries(rows.column("position")),
+                packed.booleans(rows.column("active").to_numpy()),
+                packed.integers(rows.column("again_at").to_numpy()),
+                packed.integers(rows.column("extra").to_numpy()),
+            )
+            items = list(zip(rows.column("ident_id").to_pylist(), records.to_pylist(), strict=True))
+            with state.write() as tx:
+                tx.put_many(workspace, Db.QUARANTINE, items)

@@ -1,0 +1,263 @@
+"""A rebuild as a line of steps on any engine, for lakes larger than memory; the driver may die at any of them.
+
+What tasks make lies in files that nobody sees until one process commits them: current tables by one snapshot
+each, in a new epoch, then the online state in the place of the old one. `pipeline.remaking.rebuild` does the
+same for a lake that fits into memory, and both leave the same.
+"""
+
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import duckdb
+import msgspec
+import pyarrow as pa
+
+from profilelake.engines.engine import Engine
+from profilelake.engines.jobs import Job, known
+from profilelake.errors import Corrupt, NotFound
+from profilelake.lake import sql
+from profilelake.lake.catalog import Lake
+from profilelake.lake.progress import Progress
+from profilelake.lake.reading import attach
+from profilelake.lake.storage import Storage
+from profilelake.pipeline.batch import WorkspaceSetup
+from profilelake.pipeline.observing import whole_schema
+from profilelake.pipeline.progress import events_in, load_applied
+from profilelake.pipeline.publish import EVERY_CURRENT
+from profilelake.pipeline.remaking import FACTS, Decided, next_progress, reached_by, refuse_missing
+from profilelake.plans.checked import check_facts
+from profilelake.plans.components import Limits
+from profilelake.plans.facts import FactFiles
+from profilelake.plans.identity import resolve
+from profilelake.plans.profiles import TABLES, write_profiles
+from profilelake.plans.putting import Found, put_in_place
+from profilelake.plans.sizes import Sizes
+from profilelake.profiles.tables import ACCOUNT_LINKS, CONSENT_WRITES
+from profilelake.state.store import State
+
+KIND: Final = "rebuild"
+DRIVER_MEMORY: Final = "2GB"
+"""What DuckDB may take in the driver; it spills beyond."""
+FORMAT: Final = 1
+"""Of what steps keep: a program with another one does not go on with their files."""
+_FOUND: Final = "found"
+"""The step after which nothing is left but to put everything in place."""
+
+
+@dataclass(frozen=True)
+class Cutting:
+    """How finely a rebuild is cut; where nothing is said, as the sizes of tables and tasks ask for."""
+
+    sizes: Sizes = field(default_factory=Sizes)
+    limits: Limits | None = None
+    profile_parts: int | None = None
+
+
+def rebuild_on(
+    engine: Engine,
+    setup: WorkspaceSetup,
+    state_path: Path,
+    lake: Lake,
+    storage: Storage,
+    now: int,
+    report: Callable[[str], None] = lambda _: None,
+    cutting: Cutting | None = None,
+) -> dict[str, Any]:
+    """Make state, de-duplication index, recent events and current tables again from the lake's facts.
+
+    Where an earlier call with the same facts was cut short, what it finished is not done again; other
+    unfinished rebuilds are given up. Returns what `pipeline.remaking.rebuild` does.
+
+    Raises:
+        Conflict: the tables of facts do not stand at one and the same point, or a part of them is missing.
+        Invalid: what must be in one task's memory is larger than that.
+        Unavailable: engine, storage or catalog do not answer; the same call goes on where this one was.
+    """
+    cutting = cutting or Cutting()
+    job = _unfinished(storage, setup.name, lake, report)
+    if job is None:
+        reached = reached_by(setup, state_path, lake, now)
+        files = FactFiles.of(lake, setup.name)
+        with _attached(lake, setup.name) as connection:
+            decided = Decided.of(connection, setup)
+        inputs = _inputs(engine, setup, lake, files, decided, cutting)
+        _give_up_others(storage, setup.name, inputs)
+        job = Job(storage, KIND, inputs, report)
+        answers = job.step(
+            _FOUND,
+            lambda: [_find(engine, job, setup, lake, files, decided, cutting, reached, now)],
+        )
+    else:
+        answers = job.step(_FOUND, list)
+    found = msgspec.msgpack.decode(answers[0], type=Found)
+    if _epoch_of(state_path, setup.name) != found.epoch:
+        if not _there(storage, found):
+            # A sweep took files of a job that lay unfinished for long.
+            job.finish()
+            return rebuild_on(engine, setup, state_path, lake, storage, now, report, cutting)
+        with _attached(lake, setup.name) as connection:
+            put_in_place(found, setup, state_path, lake, storage, connection, now, report)
+    job.finish()
+    written = found.written
+    return {
+        "profiles": written.profiles,
+        "identifiers": written.identifiers,
+        "sets": written.sets,
+        "events": events_in(found.vector),
+        "seconds": job.seconds,
+    }
+
+
+def _find(
+    engine: Engine,
+    job: Job,
+    setup: WorkspaceSetup,
+    lake: Lake,
+    files: FactFiles,
+    decided: Decided,
+    cutting: Cutting,
+    reached: Progress,
+    now: int,
+) -> bytes:
+    """Run all steps that change nothing but files of the job, and files that no table names yet."""
+    tables = {
+        table.name: lake.table(setup.name, table).files_elsewhere()
+        for table in (ACCOUNT_LINKS, CONSENT_WRITES)
+    }
+    checked = check_facts(engine, job, files, tables, decided.standing, cutting.sizes)
+    refuse_missing(checked.missing, 0)
+    held = decided.standing
+    resolved = resolve(
+        engine,
+        job,
+        checked.added_to(files),
+        held,
+        setup.untrusted(),
+        sizes=cutting.sizes,
+        limits=cutting.limits,
+    )
+    refuse_missing(0, resolved.values_lost)
+    current = {table.name: lake.current_table(setup.name, table).base.files_elsewhere() for table in TABLES}
+    written = write_profiles(engine, job, resolved, current, held, decided.policy, cutting.profile_parts)
+    shapes = job.step("shapes", lambda: [_shapes(lake, setup)])
+    progress = next_progress(lake, setup.name, reached, now)
+    return msgspec.msgpack.encode(
+        Found(
+            epoch=progress.epoch,
+            sequence=progress.sequence,
+            vector=dict(progress.vector),
+            totals=dict(progress.totals),
+            written=written,
+            quarantine=resolved.quarantine,
+            untold=checked.untold,
+            shapes=shapes[0],
+        )
+    )
+
+
+def _shapes(lake: Lake, setup: WorkspaceSetup) -> bytes:
+    """Return the table of shapes, whose size its limits bound, as Arrow bytes; events stream through memory."""
+    with _attached(lake, setup.name) as connection:
+        rows = whole_schema(connection, setup.identifier_key)
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, rows.schema) as writer:
+        writer.write_table(rows)
+    body: bytes = sink.getvalue().to_pybytes()
+    return body
+
+
+# ---- jobs --------------------------------------------------------------------------------------
+
+
+def _inputs(
+    engine: Engine,
+    setup: WorkspaceSetup,
+    lake: Lake,
+    files: FactFiles,
+    decided: Decided,
+    cutting: Cutting,
+) -> dict[str, Any]:
+    """Return what decides what is computed, and how finely it is cut."""
+    progress = {table.name: lake.table(setup.name, table).progress() for table in FACTS}
+    return {
+        "workspace": setup.name,
+        "format": FORMAT,
+        "snapshots": files.snapshots(),
+        "progress": {name: one and [one.epoch, one.sequence] for name, one in progress.items()},
+        "rules": decided.standing.rules,
+        "decisions": len(decided.facts),
+        "policy": decided.policy,
+        "untrusted": sorted(setup.untrusted()),
+        "cutting": cutting,
+        "tasks": engine.tasks,
+    }
+
+
+def _unfinished(storage: Storage, workspace: str, lake: Lake, report: Callable[[str], None]) -> Job | None:
+    """Return the rebuild that had begun to commit when it was cut short, if nothing came after it."""
+    for inputs in known(storage, KIND):
+        job = Job(storage, KIND, inputs, report)
+        if inputs["workspace"] == workspace and job.remembers(_FOUND):
+            found = msgspec.msgpack.decode(job.step(_FOUND, list)[0], type=Found)
+            if _stands_at(lake, workspace, found):
+                return job
+    return None
+
+
+def _stands_at(lake: Lake, workspace: str, found: Found) -> bool:
+    """Tell whether tables are in the epoch of this rebuild, and none is further."""
+    reached = [
+        *(lake.table(workspace, table).progress() for table in FACTS),
+        *(lake.current_table(workspace, table).progress() for table in EVERY_CURRENT),
+    ]
+    mine = (found.epoch, found.sequence)
+    places = [(progress.epoch, progress.sequence) for progress in reached if progress is not None]
+    return mine in places and max(places) == mine
+
+
+def _give_up_others(storage: Storage, workspace: str, inputs: Mapping[str, Any]) -> None:
+    """Remove the files of rebuilds of other facts, or of a program that keeps them in another way."""
+    mine = msgspec.json.decode(msgspec.json.encode(inputs, order="deterministic"))
+    for other in known(storage, KIND):
+        if other["workspace"] == workspace and other != mine:
+            Job(storage, KIND, other).finish()
+
+
+def _there(storage: Storage, found: Found) -> bool:
+    """Tell whether all files are still there, and let a sweep spare them."""
+    handed = [file for files in (*found.written.tables.values(), *found.untold.values()) for file in files]
+    try:
+        storage.touch(file.location for file in handed)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _epoch_of(state_path: Path, workspace: str) -> str:
+    """Return the epoch of the state in use, nothing where there is none that can be read."""
+    try:
+        state = State.open(state_path)
+    except (Corrupt, NotFound):
+        return ""
+    try:
+        with state.read(workspace) as tx:
+            return load_applied(tx, workspace, "").epoch
+    except NotFound:
+        return ""
+    finally:
+        state.close()
+
+
+@contextmanager
+def _attached(lake: Lake, workspace: str) -> Iterator[duckdb.DuckDBPyConnection]:
+    with tempfile.TemporaryDirectory(prefix="profilelake-rebuild-") as spill:
+        connection = sql.connect(DRIVER_MEMORY, spill)
+        try:
+            attach(connection, lake, workspace)
+            yield connection
+        finally:
+            connection.close()
