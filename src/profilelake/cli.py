@@ -231,17 +231,20 @@ def verify(directory: Directory = DEFAULT_DIRECTORY, as_json: Json = False) -> N
 
 
 @app.command()
-def rebuild(directory: Directory = DEFAULT_DIRECTORY) -> None:
+def rebuild(
+    directory: Directory = DEFAULT_DIRECTORY,
+    engine: Annotated[
+        str,
+        typer.Option(help="Where it runs: `embedded`, or the URL of a cluster. Else as the size asks for."),
+    ] = "",
+    as_json: Json = False,
+) -> None:
     """Make state and current tables again from the lake, beside a running server or without one."""
+    from profilelake.commands.rebuilding import print_rebuilt, rebuild_alone, rebuild_beside
+
     layout = layout_of(directory)
-    if server_of(layout) is not None:
-        from profilelake.commands.rebuilding import rebuild_beside
-
-        print_json(rebuild_beside(layout))
-        return
-    from profilelake.app.offline import rebuild_directory
-
-    print_json(rebuild_directory(layout))
+    rebuilt = (rebuild_beside if server_of(layout) is not None else rebuild_alone)(layout, engine)
+    print_rebuilt(rebuilt, as_json=as_json)
 
 
 @app.command()

@@ -49,7 +49,7 @@ def test_what_a_killed_server_left_behind_is_not_taken_for_one(lived: Path) -> N
 
 
 def test_verify_and_rebuild(lived: Path) -> None:
-    ran = run_process("rebuild", "--dir", lived)
+    ran = run_process("rebuild", "--dir", lived, "--json")
     assert ran.code == 0, ran
     assert ran.json.keys() >= {"profiles", "identifiers", "sets", "events", "seconds"}
     assert (ran.json["profiles"], ran.json["events"]) == (1, 1)

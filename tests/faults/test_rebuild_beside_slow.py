@@ -43,7 +43,7 @@ class Rebuild:
 
     def _run(self) -> None:
         ended = subprocess.run(
-            [*COMMAND, "rebuild", "--dir", str(self._directory)],
+            [*COMMAND, "rebuild", "--json", "--dir", str(self._directory)],
             capture_output=True,
             env=clean_environment(),
             timeout=REBUILD_SECONDS,

@@ -1,6 +1,5 @@
 """What is done to a data directory by a command of its own: deciding, verifying, rebuilding."""
 
-import gc
 import logging
 import os
 from collections.abc import Callable
@@ -8,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from profilelake.app.directory import WORKSPACE, DirectoryLock, identity_rules, kernel_cache, workspace_setup
+from profilelake.app.rebuilding import rebuild_with
 from profilelake.errors import Conflict
 from profilelake.ops import logs
 from profilelake.ops.clock import wall
@@ -99,33 +99,17 @@ def verify_directory(layout: Layout) -> list[dict[str, str]]:
         lock.release()
 
 
-def rebuild_directory(layout: Layout) -> dict[str, object]:
-    """Make state and current tables of a stopped server again from the lake."""
+def rebuild_directory(
+    layout: Layout, engine: str = "", report: Callable[[str], None] = lambda _: None
+) -> dict[str, object]:
+    """Make state and current tables of a stopped server again from the lake. Raises as `rebuild_with`."""
     lock = DirectoryLock(layout)
     try:
-        result = _rebuild(layout, lambda step: _log.info("%s done", step))
+        result = rebuild_with(layout, engine, report)
         layout.rebuild_request.unlink(missing_ok=True)
         return result
     finally:
         lock.release()
-
-
-def _rebuild(layout: Layout, report: Callable[[str], None]) -> dict[str, object]:
-    os.environ.setdefault("NUMBA_CACHE_DIR", str(kernel_cache(layout)))  # before numba is imported
-    from profilelake.lake.catalog import Lake
-    from profilelake.lake.reading import damage_told
-    from profilelake.pipeline.publish import ensure_tables
-    from profilelake.pipeline.remaking import rebuild
-
-    try:
-        lake = Lake.of(layout)
-        ensure_tables(lake, WORKSPACE)
-        gc.disable()  # a record of everything lives until the end: looking for cycles is wasted
-        with damage_told():
-            policy = Settings.load(layout.directory, os.environ).pipeline.policy()
-            return rebuild(workspace_setup(layout, policy), layout.state, lake, wall(), report)
-    finally:
-        gc.enable()
 
 
 def rebuild_process(settings: Settings, *, parent: int) -> int:
@@ -151,7 +135,7 @@ def rebuild_process(settings: Settings, *, parent: int) -> int:
         store(path, now)
 
     try:
-        result = _rebuild(layout, report)
+        result = rebuild_with(layout, now.engine, report)
     except ProfilelakeError as error:
         store(path, msgspec.structs.replace(now, error=str(error)))
         raise

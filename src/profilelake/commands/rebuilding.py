@@ -1,11 +1,11 @@
-"""`profilelake rebuild` beside a running server: asked of the server, followed until it is done."""
+"""`profilelake rebuild`: done here, or asked of the running server and followed until it is done."""
 
 import secrets
 import sys
 import time
 from typing import Any, Final
 
-from profilelake.commands.common import server_of
+from profilelake.commands.common import print_json, server_of
 from profilelake.errors import Conflict, Corrupt, Unavailable
 from profilelake.settings import Layout
 
@@ -16,7 +16,7 @@ GONE_LOOKS: Final = 25
 """How many looks in a row must find no server before it counts as gone."""
 
 
-def rebuild_beside(layout: Layout) -> dict[str, Any]:
+def rebuild_beside(layout: Layout, engine: str) -> dict[str, Any]:
     """Have the running server rebuild, and return what came of it. Collecting and reading go on meanwhile.
 
     Raises:
@@ -30,7 +30,7 @@ def rebuild_beside(layout: Layout) -> dict[str, Any]:
     known = load(path)
     if known is not None and known.open:
         raise Conflict(f"rebuilding {layout.directory}: a rebuild is under way already; wait for it")
-    mine = Rebuilding(id=secrets.token_hex(8))
+    mine = Rebuilding(id=secrets.token_hex(8), engine=engine)
     store(path, mine)
     print(
         "the server rebuilds; it takes events in and answers meanwhile, new ones show when it is done. "
@@ -44,7 +44,7 @@ def rebuild_beside(layout: Layout) -> dict[str, Any]:
             raise Conflict(f"rebuilding {layout.directory}: another rebuild was asked for meanwhile")
         if found.step != told:
             told = found.step
-            print(f"{told} done", file=sys.stderr)
+            print(told, file=sys.stderr)
         if found.stage == "done":
             return found.result or {}
         if found.stage == "failed":
@@ -62,3 +62,25 @@ def rebuild_beside(layout: Layout) -> dict[str, Any]:
                 "starts again: profilelake serve"
             )
         time.sleep(LOOK_SECONDS)
+
+
+def rebuild_alone(layout: Layout, engine: str) -> dict[str, Any]:
+    """Rebuild a data directory without a server, and return what came of it; an interrupted one goes on.
+
+    Raises as `app.offline.rebuild_directory`.
+    """
+    from profilelake.app.offline import rebuild_directory
+
+    return rebuild_directory(layout, engine, lambda step: print(step, file=sys.stderr))
+
+
+def print_rebuilt(rebuilt: dict[str, Any], *, as_json: bool) -> None:
+    """Print what came of a rebuild."""
+    if as_json:
+        print_json(rebuilt)
+        return
+    seconds = sum(rebuilt["seconds"].values())
+    print(
+        f"{rebuilt['profiles']} profiles of {rebuilt['identifiers']} identifiers in {rebuilt['sets']} sets, "
+        f"from {rebuilt['events']} events, in {seconds:.1f} s"
+    )

@@ -33,7 +33,7 @@ from profilelake.lake.compaction import Compacted, Policy, next_step, steps
 from profilelake.lake.data_files import write_data_files
 from profilelake.lake.file_io import storage_behind
 from profilelake.lake.gathering import Gathered, Group, gather, group_of
-from profilelake.lake.handover import TableFiles
+from profilelake.lake.handover import HandedFile, TableFiles
 from profilelake.lake.maintenance import Swept
 from profilelake.lake.progress import Progress
 from profilelake.lake.schema import ARROW_PER_PARQUET, FILE_BYTES_TARGET, checked, partitions
@@ -182,6 +182,27 @@ class LakeTable:
         change = Change(Operation.APPEND, added=written, summary=progress.properties())
         reach("lake.written")
         return self.commit(lambda: change if missing() else None, change.added)
+
+    def append_with(self, files: Sequence[HandedFile], progress: Progress) -> bool:
+        """Do what `append` does, always, with files that others wrote (`files_elsewhere`).
+
+        Raises:
+            Conflict: as `append`.
+            Unavailable: as `append`.
+        """
+        change = Change(
+            Operation.APPEND, added=[file.data_file() for file in files], summary=progress.properties()
+        )
+
+        def plan() -> Change | None:
+            held = self.progress()
+            if held is not None and progress.epoch < held.epoch:
+                raise Conflict(
+                    f"appending to {self.name}: epoch {progress.epoch!r} has ended; stop this writer"
+                )
+            return None if held is not None and held.covers(progress) else change
+
+        return self.commit(plan, change.added)
 
     def _written(self, parts: Iterable[pa.Table]) -> list[DataFile]:
         """Write parts into files; when one of them cannot be written, none is left behind."""

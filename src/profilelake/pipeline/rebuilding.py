@@ -16,7 +16,10 @@ Stage = Literal["asked", "running", "done", "failed"]
 
 
 class Rebuilding(msgspec.Struct, frozen=True):
-    """One rebuild: how far it is. `step` is what was finished last, `result` what `rebuild` returned."""
+    """One rebuild: how far it is. `step` is what was finished last, `result` what `rebuild` returned.
+
+    `engine` is the URL of the engine it runs on; where it is empty the size of the lake decides.
+    """
 
     id: str
     stage: Stage = "asked"
@@ -24,6 +27,7 @@ class Rebuilding(msgspec.Struct, frozen=True):
     step: str = ""
     error: str = ""
     result: dict[str, Any] | None = None
+    engine: str = ""
 
     @property
     def open(self) -> bool:

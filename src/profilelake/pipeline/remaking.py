@@ -70,7 +70,7 @@ def rebuild(
     """Make state, de-duplication index, recent events and current tables again from the lake's facts.
 
     What the log holds beyond the tables is applied by the next start. Returns counts and seconds
-    by step; `report` is told the name of each when it is done.
+    by step; `report` is told of each that is done.
 
     Raises:
         Conflict: the tables of facts do not stand at one and the same point.
@@ -128,7 +128,7 @@ class Steps:
         now = time.perf_counter()
         self.seconds[step] = round(now - self._at, 3)
         self._at = now
-        self._report(step)
+        self._report(f"{step}: {self.seconds[step]:.1f} s")
 
 
 # ---- beginning ---------------------------------------------------------------------------------

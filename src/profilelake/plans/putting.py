@@ -10,15 +10,12 @@ import duckdb
 import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
-from pyiceberg.table.snapshots import Operation
 
 from profilelake.engines.kept import KeptFile, read_kept
 from profilelake.lake.catalog import Lake
-from profilelake.lake.commit import Change
 from profilelake.lake.handover import HandedFile
 from profilelake.lake.progress import Progress
 from profilelake.lake.storage import Storage
-from profilelake.lake.table import LakeTable
 from profilelake.ops.failpoints import reach
 from profilelake.pipeline.batch import WorkspaceSetup
 from profilelake.pipeline.publish import EVERY_CURRENT
@@ -27,6 +24,7 @@ from profilelake.pipeline.remaking import (
     LOAD_ROWS,
     Decided,
     Defined,
+    Steps,
     fresh_state,
     load_events,
     replace_state,
@@ -69,12 +67,13 @@ def put_in_place(
     connection: duckdb.DuckDBPyConnection,
     now: int,
     report: Callable[[str], None],
-) -> None:
-    """Commit the tables, then load a new state and put it in the place of the old one.
+) -> dict[str, float]:
+    """Commit the tables, then load a new state and put it in the place of the old one; return seconds by step.
 
     What was done of it before is not done again, but a state that was being loaded is loaded anew.
     `connection` has the lake attached.
     """
+    clock = Steps(report)
     progress, defined = found.progress(), Defined.of(connection)
     whole = {SCHEMA.name: pa.ipc.open_stream(found.shapes).read_all(), **defined.tables()}
     for definition in EVERY_CURRENT:
@@ -85,31 +84,19 @@ def put_in_place(
             table.replace_with(found.written.tables[definition.name], progress)
             reach("rebuild.replaced")
     for definition in FACTS:
-        _append(lake.table(setup.name, definition), found.untold.get(definition.name, []), progress)
+        lake.table(setup.name, definition).append_with(found.untold.get(definition.name, []), progress)
         reach("rebuild.appended")
-    report("commit: done")
+    clock.done("commit")
     state = fresh_state(state_path, setup.name)
     load_state(state, setup.name, storage, found.written.state)
     _load_quarantine(state, setup.name, storage, found.quarantine)
     Decided.of(connection, setup).load(state, setup.name)
-    report("state: done")
+    clock.done("state")
     load_events(state, setup, connection, progress, now)
     take_up(state, setup.name, lake, defined, now)
     replace_state(state_path)
-    report("events: done")
-
-
-def _append(table: LakeTable, files: list[HandedFile], progress: Progress) -> None:
-    """Let a table of facts begin the new epoch, with files of what it lacked."""
-    change = Change(
-        Operation.APPEND, added=[file.data_file() for file in files], summary=progress.properties()
-    )
-
-    def plan() -> Change | None:
-        held = table.progress()
-        return None if held is not None and held.covers(progress) else change
-
-    table.commit(plan, change.added)
+    clock.done("events")
+    return clock.seconds
 
 
 def load_state(state: State, workspace: str, storage: Storage, files: Iterable[KeptFile]) -> None:

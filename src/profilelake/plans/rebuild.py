@@ -85,7 +85,7 @@ def rebuild_on(
         with _attached(lake, setup.name) as connection:
             decided = Decided.of(connection, setup)
         inputs = _inputs(engine, setup, lake, files, decided, cutting)
-        _give_up_others(storage, setup.name, inputs)
+        give_up(storage, setup.name, inputs)
         job = Job(storage, KIND, inputs, report)
         answers = job.step(
             _FOUND,
@@ -94,13 +94,14 @@ def rebuild_on(
     else:
         answers = job.step(_FOUND, list)
     found = msgspec.msgpack.decode(answers[0], type=Found)
+    seconds: dict[str, float] = {}
     if _epoch_of(state_path, setup.name) != found.epoch:
         if not _there(storage, found):
             # A sweep took files of a job that lay unfinished for long.
             job.finish()
             return rebuild_on(engine, setup, state_path, lake, storage, now, report, cutting)
         with _attached(lake, setup.name) as connection:
-            put_in_place(found, setup, state_path, lake, storage, connection, now, report)
+            seconds = put_in_place(found, setup, state_path, lake, storage, connection, now, report)
     job.finish()
     written = found.written
     return {
@@ -108,7 +109,7 @@ def rebuild_on(
         "identifiers": written.identifiers,
         "sets": written.sets,
         "events": events_in(found.vector),
-        "seconds": job.seconds,
+        "seconds": {**{name: took for name, took in job.seconds.items() if name != _FOUND}, **seconds},
     }
 
 
@@ -219,9 +220,9 @@ def _stands_at(lake: Lake, workspace: str, found: Found) -> bool:
     return mine in places and max(places) == mine
 
 
-def _give_up_others(storage: Storage, workspace: str, inputs: Mapping[str, Any]) -> None:
-    """Remove the files of rebuilds of other facts, or of a program that keeps them in another way."""
-    mine = msgspec.json.decode(msgspec.json.encode(inputs, order="deterministic"))
+def give_up(storage: Storage, workspace: str, but: Mapping[str, Any] | None = None) -> None:
+    """Remove the files of unfinished rebuilds, but for the one with these inputs."""
+    mine = msgspec.json.decode(msgspec.json.encode(but, order="deterministic"))
     for other in known(storage, KIND):
         if other["workspace"] == workspace and other != mine:
             Job(storage, KIND, other).finish()

@@ -1,0 +1,73 @@
+"""Which way a data directory is rebuilt: in this process's memory, or as a plan on an engine."""
+
+import gc
+import os
+from collections.abc import Callable
+from typing import Final
+
+from profilelake.app.directory import WORKSPACE, kernel_cache, workspace_setup
+from profilelake.engines.embedded import EmbeddedEngine
+from profilelake.engines.engine import Engine
+from profilelake.errors import Invalid
+from profilelake.ops.clock import wall
+from profilelake.settings import Layout, Settings
+
+EMBEDDED: Final = "embedded"
+IN_MEMORY_BYTES_MAX: Final = 512 << 20
+"""Files of tables of facts that are rebuilt in memory where nobody names an engine; larger ones part by part."""
+TASKS_MAX: Final = 8
+"""Tasks of the embedded engine that run at the same time, where there are as many cores."""
+
+
+def rebuild_with(layout: Layout, engine_url: str, report: Callable[[str], None]) -> dict[str, object]:
+    """Rebuild a data directory that nobody else writes to, on the engine with this URL.
+
+    Without one it is done in memory where the lake is small, else as a plan on this machine. `report` is
+    told of each step that is done.
+
+    Raises:
+        Invalid: there is no such engine.
+        Conflict, Unavailable, Corrupt: as `pipeline.remaking.rebuild` and `plans.rebuild.rebuild_on`.
+    """
+    os.environ.setdefault("NUMBA_CACHE_DIR", str(kernel_cache(layout)))  # before numba is imported
+    from profilelake.lake.catalog import Lake
+    from profilelake.lake.reading import damage_told
+    from profilelake.lake.storage import LocalStorage
+    from profilelake.pipeline.publish import ensure_tables
+    from profilelake.pipeline.remaking import rebuild
+    from profilelake.plans.facts import FactFiles
+    from profilelake.plans.rebuild import give_up, rebuild_on
+
+    policy = Settings.load(layout.directory, os.environ).pipeline.policy()
+    setup = workspace_setup(layout, policy)
+    engine = engine_at(engine_url, layout) if engine_url else None
+    try:
+        with damage_told():
+            lake = Lake.of(layout)
+            ensure_tables(lake, WORKSPACE)
+            storage = LocalStorage(lake.warehouse)
+            if engine is None:
+                size = sum(table.bytes for table in FactFiles.of(lake, WORKSPACE).tables.values())
+                if size <= IN_MEMORY_BYTES_MAX:
+                    gc.disable()  # a record of everything lives until the end: looking for cycles is wasted
+                    result = rebuild(setup, layout.state, lake, wall(), report)
+                    give_up(storage, WORKSPACE)
+                    return result
+                engine = engine_at(EMBEDDED, layout)
+            return rebuild_on(engine, setup, layout.state, lake, storage, wall(), report)
+    finally:
+        gc.enable()
+        if engine is not None:
+            engine.close()
+
+
+def engine_at(url: str, layout: Layout) -> Engine:
+    """Return the engine with this URL.
+
+    Raises:
+        Invalid: there is none.
+    """
+    if url == EMBEDDED:
+        cores = len(os.sched_getaffinity(0))
+        return EmbeddedEngine(layout.run / "engine", min(cores, TASKS_MAX))
+    raise Invalid(f"--engine {url}: no such engine; name {EMBEDDED}")
