@@ -1,5 +1,6 @@
 """Small invented tables, and a lake in a folder, for the tests of the lake."""
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -8,6 +9,11 @@ import pyarrow as pa
 from profilelake.lake.catalog import Lake
 from profilelake.lake.progress import Progress
 from profilelake.lake.tables import Column, TableDef
+from profilelake.settings import StorageOptions
+
+BUCKET_VARIABLE = "TEST_LAKE_BUCKET"
+ENDPOINT_VARIABLE = "TEST_LAKE_ENDPOINT"
+"""Where lakes lie that are not to lie in their folder: `s3://bucket`, and how it is reached."""
 
 DAY = 86_400_000_000
 START = 1_700_000_000_000_000
@@ -58,8 +64,14 @@ class Clock:
 
 
 def open_lake(folder: Path, clock: Clock | None = None) -> Lake:
-    """Open the lake of a folder, as a process of its own would."""
-    return Lake.open(f"sqlite:///{folder}/catalog.db", folder / "warehouse", clock=clock or Clock())
+    """Open the lake of a folder, as a process of its own would.
+
+    Its catalog is there; its warehouse too, unless the environment names a bucket for all of them.
+    """
+    bucket = os.environ.get(BUCKET_VARIABLE)
+    place = f"{bucket}{folder}" if bucket else folder / "warehouse"
+    storage = StorageOptions(endpoint=os.environ.get(ENDPOINT_VARIABLE, ""), plain_http="allowed")
+    return Lake.open(f"sqlite:///{folder}/catalog.db", place, storage=storage, clock=clock or Clock())
 
 
 def visits(first: int, count: int, *, at: int = START, step: int = 1_000) -> pa.Table:

@@ -46,6 +46,7 @@ def check_tables(
     `quick` looks at metadata, manifests, presence and sizes of files only; otherwise every row is read
     and every page held against its checksum.
     """
+    lake.storage.attach(connection)
     for shown in all_tables(lake, workspace):
         try:
             yield from _check(lake, workspace, shown, connection, quick)

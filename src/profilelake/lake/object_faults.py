@@ -48,10 +48,15 @@ def told(doing: str, location: str) -> Iterator[None]:
         raise fault(error, doing, location) from None
 
 
+def status_of(error: Exception) -> str:
+    """Return the status with which a server answered; empty where it gave no answer."""
+    return _found(_STATUS, str(error))
+
+
 def fault(error: Exception, doing: str, location: str) -> Exception:
     """Return what an error of the store means for whoever was `doing` something with a location."""
     text = str(error)
-    status, code = _found(_STATUS, text), _found(_CODE, text)
+    status, code = status_of(error), _found(_CODE, text)
     what = f"{doing} {location}"
     if code == "NoSuchBucket":
         return Unavailable(

@@ -7,15 +7,17 @@ a lost answer leaves in doubt is looked up: every upload carries a mark of its o
 import configparser
 import io
 import logging
+import random
 import tempfile
+import time
 import uuid
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, BinaryIO, Final, cast
+from typing import IO, TYPE_CHECKING, Any, BinaryIO, Final, Literal, cast
 from urllib.parse import urlsplit
 
 import duckdb
@@ -25,7 +27,7 @@ from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import S3Store, from_url
 
 from profilelake.errors import Invalid, Unavailable
-from profilelake.lake.object_faults import fault, told
+from profilelake.lake.object_faults import fault, status_of, told
 from profilelake.lake.object_reading import RangedFile, attach
 from profilelake.lake.storage import Stored
 from profilelake.settings import StorageOptions
@@ -39,6 +41,9 @@ PART_BYTES: Final = 8 << 20
 (in the temporary directory) and goes in parts of this size."""
 PARTS_AT_ONCE: Final = 4
 """Parts of one upload that are under way together, and so in memory."""
+PAUSE_SECONDS: Final = 0.1
+PAUSE_SECONDS_MAX: Final = 15.0
+"""Before something is tried again it waits for at most that long; twice as long each time, up to the last."""
 REMOVED_AT_ONCE: Final = 1_000
 LISTED_AT_ONCE: Final = 1_000
 _MARK: Final = "profilelake-write"
@@ -67,7 +72,7 @@ class ObjectStorage:
 
     def create(self, location: str, content: bytes) -> bool:
         """Write a file that is not there yet; False, with nothing changed, where it is."""
-        return _put(*self._object(location), location, content, new=True)
+        return _put(self._place(location), content, new=True)
 
     def input(self, location: str) -> pa.NativeFile:
         """Open a file for reading anywhere in it."""
@@ -75,15 +80,11 @@ class ObjectStorage:
 
     def output(self, location: str, *, new: bool = False) -> BinaryIO:
         """Open a new file; it is there, whole, once it is closed."""
-        return cast(BinaryIO, _Upload(*self._object(location), location, new))
+        return cast(BinaryIO, _Upload(self._place(location), new))
 
     def size(self, location: str) -> int | None:
         """Return the size of a file, None where it is not there."""
-        try:
-            with told("looking at", location):
-                return obstore.head(*self._object(location))["size"]
-        except FileNotFoundError:
-            return None
+        return _size(self._place(location))
 
     def list(self, location: str) -> Iterator[Stored]:
         """Yield all files below a location, at any depth."""
@@ -130,15 +131,28 @@ class ObjectStorage:
         """Let a connection open places of this storage."""
         attach(connection, self.root.partition(":")[0], self._object, self.options.requests_max)
 
+    def _place(self, location: str) -> "_Place":
+        return _Place(*self._object(location), location, self.options)
+
     def _object(self, location: str) -> "tuple[ObjectStore, str]":
         return _opened(_bucket(location), self.options), _key(location)
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """One object, as it is asked for."""
+
+    store: "ObjectStore"
+    key: str
+    location: str
+    options: StorageOptions
 
 
 class _Upload(io.RawIOBase):
     """A file that waits here until it is closed, and then is on the store, or, after an error, is not."""
 
-    def __init__(self, store: "ObjectStore", key: str, location: str, new: bool) -> None:
-        self._store, self._key, self._location, self._new = store, key, location, new
+    def __init__(self, place: _Place, new: bool) -> None:
+        self._place, self._new = place, new
         self._content = tempfile.SpooledTemporaryFile(max_size=PART_BYTES)  # noqa: SIM115 - closed with this
         self._bytes = 0
         self._failed = False
@@ -155,7 +169,7 @@ class _Upload(io.RawIOBase):
         except OSError as error:
             self._failed = True
             raise Unavailable(
-                f"writing {self._location}: {error}; make room in the temporary directory (TMPDIR)"
+                f"writing {self._place.location}: {error}; make room in the temporary directory (TMPDIR)"
             ) from error
         self._bytes += written
         return written
@@ -181,45 +195,53 @@ class _Upload(io.RawIOBase):
 
     def _send(self) -> None:
         self._content.seek(0)
-        to = (self._store, self._key, self._location)
         if self._bytes > PART_BYTES:
-            _put_parts(*to, self._content, new=self._new)
-        elif not _put(*to, self._content.read(), new=self._new):
-            raise FileExistsError(f"writing {self._location}: there is such a file already")
+            _put_parts(self._place, self._content, self._bytes, new=self._new)
+        elif not _put(self._place, self._content.read(), new=self._new):
+            raise FileExistsError(f"writing {self._place.location}: there is such a file already")
 
 
-def _put(store: "ObjectStore", key: str, location: str, content: bytes, *, new: bool) -> bool:
+def _put(place: _Place, content: bytes, *, new: bool) -> bool:
     """Write a small file; False where it is there and should not be."""
     mark = uuid.uuid4().hex
-    try:
-        obstore.put(
-            store,
-            key,
-            content,
-            mode="create" if new else "overwrite",
-            attributes={_MARK: mark},
-            use_multipart=False,
-        )
-    except (BaseError, FileNotFoundError) as error:
-        # The answer may be that to a repetition, after one that was lost: the mark tells.
-        if _carries(store, key, mark):
+    until = time.monotonic() + place.options.retry_seconds
+    mode: Literal["create", "overwrite"] = "create" if new else "overwrite"
+    for attempt in count():
+        try:
+            obstore.put(
+                place.store, place.key, content, mode=mode, attributes={_MARK: mark}, use_multipart=False
+            )
+        except (BaseError, FileNotFoundError) as error:
+            # The answer may be that to a repetition, after one that was lost. The mark tells.
+            held = _held(place, error)
+            if held == (mark, len(content)):
+                return True
+            if new and held is not None and held[0] != mark:
+                return False
+            if held is not None and held[0] == mark:
+                # Some servers keep what came before the connection broke. The name is ours already.
+                mode = "overwrite"
+            elif not new or isinstance(error, AlreadyExistsError) or status_of(error):
+                # The client has tried again what may be tried again.
+                raise fault(error, "writing", place.location) from None
+            if attempt >= place.options.retries_max or time.monotonic() > until:
+                raise fault(error, "writing", place.location) from None
+            time.sleep(random.uniform(0, min(PAUSE_SECONDS_MAX, PAUSE_SECONDS * 2**attempt)))  # noqa: S311
+        else:
             return True
-        if isinstance(error, AlreadyExistsError):
-            return False
-        raise fault(error, "writing", location) from None
-    return True
+    raise AssertionError("counting does not end")
 
 
-def _put_parts(store: "ObjectStore", key: str, location: str, content: IO[bytes], *, new: bool) -> None:
+def _put_parts(place: _Place, content: IO[bytes], size: int, *, new: bool) -> None:
     """Write a large file in parts; nothing of it is seen before all of them are there."""
     mark = uuid.uuid4().hex
     # The parts carry no condition, but names of large files are made for them alone.
-    if new and _there(store, key, location):
-        raise FileExistsError(f"writing {location}: there is such a file already")
+    if new and _size(place) is not None:
+        raise FileExistsError(f"writing {place.location}: there is such a file already")
     try:
         obstore.put(
-            store,
-            key,
+            place.store,
+            place.key,
             content,
             attributes={_MARK: mark},
             use_multipart=True,
@@ -227,25 +249,31 @@ def _put_parts(store: "ObjectStore", key: str, location: str, content: IO[bytes]
             max_concurrency=PARTS_AT_ONCE,
         )
     except (BaseError, FileNotFoundError) as error:
-        if not _carries(store, key, mark):
-            raise fault(error, "writing", location) from None
+        if _held(place, error) != (mark, size):
+            raise fault(error, "writing", place.location) from None
 
 
-def _carries(store: "ObjectStore", key: str, mark: str) -> bool:
-    """Tell whether an object is there that this upload made; False where nobody can say."""
+def _held(place: _Place, error: Exception) -> tuple[str, int] | None:
+    """Return the mark and size of what is there after an upload met an error; None where nothing is.
+
+    Raises:
+        Unavailable: nobody says. It is told as what the upload met.
+    """
     try:
-        return obstore.get(store, key, options={"head": True}).attributes.get(_MARK) == mark
-    except (BaseError, FileNotFoundError):
-        return False
-
-
-def _there(store: "ObjectStore", key: str, location: str) -> bool:
-    try:
-        with told("looking at", location):
-            obstore.head(store, key)
+        found = obstore.get(place.store, place.key, options={"head": True})
     except FileNotFoundError:
-        return False
-    return True
+        return None
+    except BaseError:
+        raise fault(error, "writing", place.location) from None
+    return str(found.attributes.get(_MARK, "")), found.meta["size"]
+
+
+def _size(place: _Place) -> int | None:
+    try:
+        with told("looking at", place.location):
+            return obstore.head(place.store, place.key)["size"]
+    except FileNotFoundError:
+        return None
 
 
 class _CredentialsFile:
@@ -294,8 +322,8 @@ def _opened(bucket: str, options: StorageOptions) -> "ObjectStore":
         "max_retries": options.retries_max,
         "retry_timeout": timedelta(seconds=options.retry_seconds),
         "backoff": {
-            "init_backoff": timedelta(milliseconds=100),
-            "max_backoff": timedelta(seconds=15),
+            "init_backoff": timedelta(seconds=PAUSE_SECONDS),
+            "max_backoff": timedelta(seconds=PAUSE_SECONDS_MAX),
             "base": 2,
         },
     }

@@ -14,7 +14,7 @@ import duckdb
 import pyarrow as pa
 
 from profilelake.errors import Invalid
-from profilelake.lake.files import local_path, make_folder, remove_files, sync_directory
+from profilelake.lake.files import is_remote, local_path, make_folder, remove_files, sync_directory
 from profilelake.settings import StorageOptions
 
 
@@ -192,7 +192,7 @@ def storage_of(url: str, options: StorageOptions | None = None) -> Storage:
         Invalid: no such kind of storage, or what speaks to it is not installed.
     """
     scheme, _, rest = url.partition("://")
-    if not rest or scheme == "file":
+    if not is_remote(url):
         return LocalStorage(url.rstrip("/"))
     # Loaded here, because most lakes lie on a disk and its libraries need not be there.
     try:
