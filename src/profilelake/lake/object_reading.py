@@ -191,6 +191,11 @@ class _Objects(AbstractFileSystem):  # type: ignore[misc]
         return _NEVER_CHANGES
 
 
+def forget() -> None:
+    """Give up what was read of files, as a new process has it."""
+    _tails.cache_clear()
+
+
 def attach(connection: duckdb.DuckDBPyConnection, scheme: str, locate: Locate, requests_max: int) -> None:
     """Let a connection read objects by their locations; equal `locate` share what was read."""
     if not connection.filesystem_is_registered(scheme):

@@ -1,0 +1,136 @@
+"""A whole server whose tables lie on an object store, behind a proxy that makes trouble."""
+
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from command_line import run_process
+from s3_faults import Fault, FaultyProxy, faulty, never
+from server_process import ServerProcess
+
+TROUBLES: Final[tuple[Fault, ...]] = ("slow_down", "hang", "expired")
+TIRED: Final[tuple[Fault, ...]] = ("", "", "lost", "", "", "reset", "", "", "slow_down", "")
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+
+@pytest.fixture
+def proxy(s3: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyProxy]:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", s3.access_key)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", s3.secret_key)
+    with faulty(s3.endpoint) as running:
+        yield running
+
+
+@pytest.fixture
+def directory(proxy: FaultyProxy, s3: Any, tmp_path: Path) -> Path:
+    """A data directory whose settings put the tables into the bucket."""
+    place = tmp_path / "data"
+    place.mkdir()
+    (place / "profilelake.toml").write_text(
+        f"""
+        [lake]
+        warehouse = "s3://{s3.bucket}/{uuid.uuid4().hex}"
+        [storage]
+        endpoint = "{proxy.endpoint}"
+        plain_http = "allowed"
+        request_seconds = 2.0
+        retry_seconds = 2.0
+        retries_max = 2
+        """
+    )
+    return place
+
+
+def events(first: int, count: int) -> list[dict[str, Any]]:
+    return [
+        {
+            "type": "track",
+            "event": "Bought",
+            "userId": f"u{n % 7}",
+            "messageId": f"m{n}",
+            "properties": {"n": n},
+        }
+        for n in range(first, first + count)
+    ]
+
+
+def ask(server: ServerProcess, query: str) -> Any:
+    """Ask SQL over HTTP."""
+    status, document = server.request("POST", "/api/sql", {"query": query, "format": "json"})
+    assert status == 200, document
+    return document
+
+
+def counted(directory: Path) -> tuple[int, int]:
+    ran = run_process(
+        "sql",
+        "--dir",
+        directory,
+        "--json",
+        "SELECT count(*) AS n, count(DISTINCT message_id) AS m FROM events",
+    )
+    assert ran.code == 0, ran.err
+    return ran.json[0]["n"], ran.json[0]["m"]
+
+
+def whole(directory: Path) -> None:
+    """See that facts, state and tables of a stopped server agree, and that every file is whole."""
+    for command in (("verify",), ("lake", "verify")):
+        ran = run_process(*command, "--dir", directory, "--json")
+        assert (ran.code, ran.json) == (0, []), ran
+
+
+def test_a_server_lives_with_a_store_that_fails(proxy: FaultyProxy, directory: Path) -> None:
+    with ServerProcess(directory) as server:
+        server.wait_ready()
+        server.send(events(0, 50))
+        assert server.committed()["in_lake"] == 50
+        assert counted(directory) == (50, 50)
+        assert ask(server, "SELECT count(*) AS n, max(event) AS e FROM events") == [{"n": 50, "e": "Bought"}]
+
+        sent = 50
+        for fault in TROUBLES:
+            proxy.rule = lambda _, fault=fault: fault
+            for _ in range(3):
+                # The log takes events, whatever becomes of the tables.
+                server.send(events(sent, 20), seconds=30)
+                sent += 20
+                time.sleep(0.7)
+            proxy.rule = never
+            assert server.committed()["in_lake"] == sent
+        assert counted(directory) == (sent, sent)
+        server.stop()
+    whole(directory)
+
+    with ServerProcess(directory) as server:
+        server.wait_ready()
+        # Answers get lost and connections break now and then.
+        proxy.rule = lambda asked: TIRED[asked.number % len(TIRED)]
+        for _ in range(5):
+            server.send(events(sent, 20), seconds=30)
+            sent += 20
+            time.sleep(0.3)
+        proxy.rule = never
+        assert server.committed()["in_lake"] == sent
+        server.stop()
+    assert counted(directory) == (sent, sent)
+    whole(directory)
+
+
+@pytest.mark.parametrize("place", ["lake.written", "lake.staged", "lake.swapped"])
+def test_a_kill_in_a_publication_loses_nothing(directory: Path, place: str) -> None:
+    with ServerProcess(directory, failpoint=f"{place}:20") as server:
+        server.wait_ready()
+        for number in range(4):
+            server.send(events(number * 10, 10))
+            time.sleep(0.4)
+        # The process that publishes died there and was started again.
+        assert server.committed()["in_lake"] == 40
+        server.stop()
+    assert counted(directory) == (40, 40)
+    whole(directory)
