@@ -364,11 +364,13 @@ def register_tables(
         with answering(f"making the catalog {place.catalog}"):
             for namespace, name, metadata_location in tables:
                 ensure_namespace(catalog, namespace)
-                try:
+                known = catalog.metadata_location(namespace, name)
+                if known is None:
                     catalog.register_table((namespace, name), metadata_location)
-                except TableAlreadyExistsError as error:
-                    if catalog.metadata_location(namespace, name) != metadata_location:
-                        raise Conflict(f"making the catalog {place.catalog}: {error}") from error
+                elif known != metadata_location:
+                    raise Conflict(
+                        f"making the catalog {place.catalog}: it knows another table {namespace}.{name}, at {known}"
+                    )
     finally:
         close_catalog(catalog)
 

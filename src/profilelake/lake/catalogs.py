@@ -87,7 +87,7 @@ def check_place(place: LakePlace, pointers: dict[tuple[str, str], str]) -> None:
     ]
     local = not is_remote(place.warehouse)
     warehouse = local_path(place.warehouse)
-    if local and not ours and next(warehouse.glob("*/*/data/**/*.parquet"), None) is not None:
+    if local and not pointers and next(warehouse.glob("*/*/data/**/*.parquet"), None) is not None:
         # Tables made anew would hide what is there, and a rebuild from them would forget everybody.
         raise Corrupt(
             f"opening the lake: the catalog knows no table, but there are files of tables in {warehouse}; "

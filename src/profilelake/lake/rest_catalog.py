@@ -172,7 +172,10 @@ def open_rest_catalog(
     doing = f"opening the catalog {place.catalog}"
     with answering(doing, opening=True):
         try:
-            return ServedCatalog(name, place, namespaces_prefix, uri=place.catalog, **given)
+            catalog = ServedCatalog(name, place, namespaces_prefix, uri=place.catalog, **given)
+            # Many answer for a warehouse they do not have until one looks into it.
+            catalog.list_namespaces()
+            return catalog
         except ModuleNotFoundError as error:
             raise Invalid(f"{doing}: {error}; run: pip install {error.name}") from error
         except NoSuchNamespaceError as error:
