@@ -166,7 +166,9 @@ def test_a_file_goes_at_the_second_look_and_is_on_record_first(
     assert there == [("sweep.recorded", True), ("sweep.removed", False)]
     lines = [json.loads(line) for line in record.read_text().splitlines()]
     assert [line["step"] for line in lines] == ["expire", "sweep"]
-    assert sorted(lines[1]["removed"]) == sorted(os.path.relpath(f.location, lake.storage.place(lake.warehouse)) for f in dry)
+    assert sorted(lines[1]["removed"]) == sorted(
+        os.path.relpath(f.location, lake.storage.place(lake.warehouse)) for f in dry
+    )
     assert table.scan().num_rows == 3
 
 
