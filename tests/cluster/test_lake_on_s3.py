@@ -58,8 +58,9 @@ def _collected() -> dict[str, Any]:
     for name in MODULES:
         module = _cases(name)
         for each, value in vars(module).items():
-            case = each.startswith("test_") and each not in OF_A_DISK
-            if case or type(value).__name__ == "FixtureFunctionDefinition":
+            if each.startswith("test_") and each not in OF_A_DISK:
+                found[f"{each}__{name.removeprefix('test_')}"] = value
+            elif type(value).__name__ == "FixtureFunctionDefinition":
                 assert each not in found, each
                 found[each] = value
     return found
