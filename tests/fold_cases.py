@@ -1,4 +1,4 @@
-"""Random facts about identity as the tables would hold them, and their folds."""
+"""Small histories with decisions, and the tables of facts that micro-batches would have left of them."""
 
 import json
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from profilelake.semantics import consent
 from profilelake.semantics.facts import Decision, Fact, NewRules, Quarantine, Retract, Unlink
 from profilelake.semantics.identifiers import Identifier, ident_id, set_id
 from profilelake.semantics.identity import Sighting
-from profilelake.semantics.rules import IdentityRules, TypeRule
+from profilelake.semantics.rules import Collection, IdentityRules, TypeRule
 
 KEY = b"0123456789abcdef"
 HOUR = 3_600_000_000
@@ -32,13 +32,14 @@ VALUES += [Identifier("email", "null"), Identifier("unheard_of", "x")]
 
 @dataclass(frozen=True)
 class Event:
-    """One event: a sighting, with what the tables say of it besides."""
+    """One event: a sighting, with what the tables say of it besides; of a `group` where it is a group call."""
 
     sighting: Sighting
     source_id: str
     copy: bool
     traits: dict[str, Any]
     consent: dict[str, bool] | None
+    group: str | None = None
 
 
 @dataclass(frozen=True)
@@ -68,9 +69,10 @@ def rule_sets(draw: st.DrawFn) -> IdentityRules:
         )
         for number, type in enumerate(("user_id", "email", "anonymous_id"))
     ]
+    group = TypeRule(type="group_id", priority=1, collection="accounts", limit=1)
     return IdentityRules(
         version=draw(st.integers(1, 3)),
-        types=tuple(types),
+        types=(*types, group),
         demotion=draw(st.sampled_from(["minimal", "lowest_priority"])),
         merges_max=draw(st.sampled_from([None, None, 1, 2])),
         degree_max=draw(st.sampled_from([None, 1, 2, 3])),
@@ -78,7 +80,7 @@ def rule_sets(draw: st.DrawFn) -> IdentityRules:
 
 
 @st.composite
-def histories(draw: st.DrawFn) -> list[Event]:
+def histories(draw: st.DrawFn, groups: bool = False) -> list[Event]:
     some = st.frozensets(st.sampled_from(VALUES), min_size=1, max_size=4)
     kinds = draw(st.lists(some, min_size=1, max_size=8))
     happened = draw(
@@ -90,6 +92,7 @@ def histories(draw: st.DrawFn) -> list[Event]:
                 st.sampled_from([False, False, False, True]),
                 st.dictionaries(st.sampled_from(["a", "b\n"]), st.sampled_from([None, 1, "x\\"]), max_size=2),
                 st.none() | st.dictionaries(st.sampled_from(["a", "b\n"]), st.booleans()),
+                st.sampled_from([None, None, "g0", "g1"] if groups else [None]),
             ),
             min_size=1,
             max_size=14,
@@ -97,17 +100,17 @@ def histories(draw: st.DrawFn) -> list[Event]:
     )
     at = START
     events = []
-    for number, (identifiers, step, source_id, copy, traits, said) in enumerate(happened):
+    for number, (identifiers, step, source_id, copy, traits, said, group) in enumerate(happened):
         at += step
         position = at.to_bytes(8, "big") + bytes(20) + number.to_bytes(4, "big")
         sighting = Sighting(identifiers, position, at, trusted=source_id == SERVER)
-        events.append(Event(sighting, source_id, copy, traits, None if copy else said))
+        events.append(Event(sighting, source_id, copy, traits, None if copy else said, group))
     return events
 
 
 @st.composite
-def cases(draw: st.DrawFn) -> Case:
-    events = draw(histories())
+def cases(draw: st.DrawFn, groups: bool = False) -> Case:
+    events = draw(histories(groups))
     rules = draw(rule_sets())
     value = st.sampled_from(VALUES)
     pairs = st.tuples(value, value).filter(lambda pair: pair[0] != pair[1])
@@ -125,26 +128,25 @@ def cases(draw: st.DrawFn) -> Case:
     return Case(events, decisions, rules, draw(st.sampled_from(consent.POLICIES)))
 
 
-# ---- tables ------------------------------------------------------------------------------------
-
-
 def folds(case: Case) -> list[Fold]:
+    """Return what the batch form makes of a case, collection by collection."""
     with duckdb.connect() as connection:
         connection.execute("SET TimeZone='UTC'")
-        for name, rows in lake_of(case).items():
+        for name, rows in fact_tables(case).items():
             connection.register(name, rows)
         return fold(connection, standing_of(connection, case.rules), frozenset({WEB}), case.policy)
 
 
-def lake_of(case: Case) -> dict[str, pa.Table]:
-    """Return the tables of facts as micro-batches would have left them."""
+def fact_tables(case: Case, day: int = DAY) -> dict[str, pa.Table]:
+    """Return the tables of facts as micro-batches would have left them, sightings counted by `day` (microseconds)."""
     events: dict[bool, list[dict[str, Any]]] = {False: [], True: []}
     known: dict[bytes, dict[str, Any]] = {}
     days: dict[tuple[bytes, int], dict[str, Any]] = {}
     values: dict[bytes, dict[str, Any]] = {}
-    writes, said = [], []
+    writes, said, links = [], [], []
     for number, event in enumerate(case.events):
         seen, key = event.sighting, set_id_of(event.sighting)
+        account = None if event.group is None else account_key(event.group)
         about = {
             "position": seen.position,
             "received_at": seen.received_at,
@@ -153,45 +155,17 @@ def lake_of(case: Case) -> dict[str, pa.Table]:
             "set_id": key,
         }
         timed = about | {"timestamp": seen.received_at, "type": "identify", "region": "local"}
-        events[event.copy].append(timed)
-        members = [{"type": one.type, "ident_id": ident_id(KEY, "users", one)} for one in seen.identifiers]
-        known.setdefault(key, about | {"collection": "users", "identifiers": members})
-        for one in seen.identifiers:
-            ident = ident_id(KEY, "users", one)
-            values.setdefault(
-                ident,
-                about
-                | {
-                    "ident_id": ident,
-                    "collection": "users",
-                    "type": one.type,
-                    "value": one.value,
-                    "first_message_id": "",
-                    "created_at": seen.received_at,
-                    "slot": 0,
-                },
-            )
+        events[event.copy].append(timed | {"account_set_id": account})
+        _show(known, values, about, "users", key, seen.identifiers)
+        if account is not None:
+            group = Identifier("group_id", str(event.group))
+            _show(known, values, about, "accounts", account, frozenset({group}))
+            links.append({**about, "account_set_id": account, "linked_at": seen.received_at})
         if event.copy:
             continue
-        day = days.setdefault(
-            (key, seen.received_at // DAY),
-            {
-                "set_id": key,
-                "day": seen.received_at // DAY,
-                "first_position": seen.position,
-                "first_message_id": f"m{number}",
-                "first_source_id": event.source_id,
-                "first_received_at": seen.received_at,
-                "events": 0,
-            },
-        )
-        day |= {
-            "last_position": seen.position,
-            "last_message_id": f"m{number}",
-            "last_source_id": event.source_id,
-            "last_received_at": seen.received_at,
-            "events": day["events"] + 1,
-        }
+        for shown in (key, account):
+            if shown is not None:
+                _count(days, about, shown, day)
         for trait, value in event.traits.items():
             text = None if value is None else json.dumps(value)
             writes.append({**about, "collection": "users", "trait": trait, "value": text, "timestamp": START})
@@ -218,14 +192,64 @@ def lake_of(case: Case) -> dict[str, pa.Table]:
         (IDENTITY_FACTS, made),
         (TRAIT_WRITES, writes),
         (CONSENT_WRITES, said),
-        (ACCOUNT_LINKS, []),
+        (ACCOUNT_LINKS, links),
     )
     return {definition.name: pa.Table.from_pylist(of, schema=definition.schema()) for definition, of in rows}
 
 
+def _show(
+    known: dict[bytes, dict[str, Any]],
+    values: dict[bytes, dict[str, Any]],
+    about: dict[str, Any],
+    collection: Collection,
+    key: bytes,
+    identifiers: frozenset[Identifier],
+) -> None:
+    members = [{"type": one.type, "ident_id": ident_id(KEY, collection, one)} for one in identifiers]
+    known.setdefault(key, about | {"set_id": key, "collection": collection, "identifiers": members})
+    for one, member in zip(identifiers, members, strict=True):
+        named = {
+            "ident_id": member["ident_id"],
+            "collection": collection,
+            "type": one.type,
+            "value": one.value,
+        }
+        more = {"first_message_id": "", "created_at": about["received_at"], "slot": 0}
+        values.setdefault(named["ident_id"], about | named | more)
+
+
+def _count(
+    days: dict[tuple[bytes, int], dict[str, Any]], about: dict[str, Any], key: bytes, length: int
+) -> None:
+    at = about["received_at"]
+    day = days.setdefault(
+        (key, at // length),
+        {
+            "set_id": key,
+            "day": at // DAY,
+            "first_position": about["position"],
+            "first_message_id": about["message_id"],
+            "first_source_id": about["source_id"],
+            "first_received_at": at,
+            "events": 0,
+        },
+    )
+    day |= {
+        "last_position": about["position"],
+        "last_message_id": about["message_id"],
+        "last_source_id": about["source_id"],
+        "last_received_at": at,
+        "events": day["events"] + 1,
+    }
+
+
+def _collection(identifier: Identifier) -> Collection:
+    return "accounts" if identifier.type == "group_id" else "users"
+
+
 def _stored(decision: Decision, case: Case) -> stored.Fact:
     def hexed(identifier: Identifier) -> str:
-        return ident_id(KEY, "users", identifier).hex()
+        return ident_id(KEY, _collection(identifier), identifier).hex()
 
     match decision:
         case Unlink(one, other, apart):
@@ -233,18 +257,27 @@ def _stored(decision: Decision, case: Case) -> stored.Fact:
                 by="test", collection="users", one=hexed(one), other=hexed(other), apart=apart
             )
         case Quarantine(identifier, held):
-            return stored.Quarantine(by="test", collection="users", ident=hexed(identifier), quarantined=held)
+            return stored.Quarantine(
+                by="test", collection=_collection(identifier), ident=hexed(identifier), quarantined=held
+            )
         case Retract(position, counts):
-            event = next(event for event in case.events if event.sighting.position == position)
+            shown = [event for event in case.events if event.sighting.position == position]
+            people = [("users", set_id_of(event.sighting).hex()) for event in shown]
+            groups = [("accounts", account_key(event.group).hex()) for event in shown if event.group]
             return stored.Retract(
                 by="test",
                 message_id="",
                 position=position.hex(),
-                sets=[("users", set_id_of(event.sighting).hex())],
+                sets=[*people, *groups],
                 counts=counts,
             )
         case NewRules(rules):
             return stored.NewRules(by="test", rules=rules)
+
+
+def account_key(group: str) -> bytes:
+    """Return the id of an account's set."""
+    return set_id(KEY, "accounts", [ident_id(KEY, "accounts", Identifier("group_id", group))])
 
 
 def set_id_of(sighting: Sighting) -> bytes:

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyiceberg.io.pyarrow import schema_to_pyarrow
 
+from fold_cases import KEY
 from profilelake.engines.embedded import EmbeddedEngine
 from profilelake.engines.engine import Engine
 from profilelake.engines.jobs import Job
@@ -29,7 +30,9 @@ from profilelake.plans.identity import Resolved, resolve
 from profilelake.plans.rows import LINKS
 from profilelake.plans.sizes import Sizes
 from profilelake.plans.values import valued
-from profilelake.semantics.rules import COLLECTIONS
+from profilelake.semantics.identifiers import ident_id, public_id
+from profilelake.semantics.identity import IdentityGraph
+from profilelake.semantics.rules import COLLECTIONS, Collection
 from profilelake.state.records import (
     NOBODY,
     ActivityRecord,
@@ -92,6 +95,12 @@ class Cutting:
 
     sizes: Sizes
     limits: Limits
+
+
+FINEST = Cutting(
+    Sizes(share_bytes=1, part_bytes=2_000, part_members=4, sets_per_part=1),
+    Limits(unit_sets=1, part_rows=1, finish_bytes=1),
+)
 
 
 def planned(
@@ -269,3 +278,40 @@ def in_memory(parts: Sequence[Records]) -> dict[str, dict[bytes, Any]]:
         record.idents = b"".join(sorted(record.idents[i : i + 16] for i in range(0, len(record.idents), 16)))
     found["merges"] = {key: record.merges for part in parts for key, record in part.profiles.items()}
     return found
+
+
+def check_against_reference(
+    said: Mapping[str, Mapping[bytes, Any]], graph: IdentityGraph, collection: Collection
+) -> None:
+    """The records of one collection are what the reference says."""
+    number = COLLECTIONS.index(collection)
+
+    def name(profile: bytes) -> str | None:
+        return None if profile == NOBODY else public_id(collection, profile)
+
+    sets = {key: record for key, record in said["sets"].items() if record.collection == number}
+    assert sets.keys() == {outcome.set_id for outcome in graph.sets.values()}
+    for outcome in graph.sets.values():
+        record = sets[outcome.set_id]
+        assert (name(record.profile), name(record.first_profile)) == (outcome.profile, outcome.first_profile)
+        assert record.anchor == (ident_id(KEY, collection, outcome.anchor) if outcome.anchor else b"")
+        assert record.position == outcome.first_position
+    owners = {
+        (record.type, record.value): name(record.profile)
+        for record in said["idents"].values()
+        if record.collection == number and record.profile != NOBODY
+    }
+    assert owners == {
+        (identifier.type, identifier.value): owner for identifier, owner in graph.owners.items() if owner
+    }
+    refused: dict[bytes, list[tuple[bytes, str | None, str, str]]] = {}
+    for one in graph.refusals:
+        ident = ident_id(KEY, collection, one.identifier)
+        refused.setdefault(one.set_id, []).append((ident, one.profile, one.cause, one.type or ""))
+    assert refused == {
+        key: [(one.ident, name(one.against_profile), one.cause, one.limit_type) for one in listed]
+        for key, listed in said["refusals"].items()
+        if key in sets
+    }
+    living = {name(key) for key in said["merges"] if key in sets}
+    assert living == graph.profiles.keys()

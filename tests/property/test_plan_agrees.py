@@ -8,7 +8,7 @@ import pyarrow as pa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from batch_cases import WEB, Case, cases, fact_tables
+from fold_cases import WEB, Case, cases, fact_tables
 from planned_identity import Cutting, Rows, fact_files, in_memory, planned
 from profilelake.pipeline.fold_state import records
 from profilelake.pipeline.rebuild import fold, standing_of

@@ -2,37 +2,31 @@
 
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
-from datetime import datetime
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
 import yaml
 
+from identity_cases import (
+    CASES,
+    POLICIES,
+    case_rules,
+    decision_of,
+    events_of,
+    identifier_of,
+    position_of,
+    sightings_of,
+)
 from profilelake.identity import problem
 from profilelake.semantics import identity
-from profilelake.semantics.facts import Decision, Fact, NewRules, Quarantine, Retract, Unlink
-from profilelake.semantics.identifiers import Identifier
-from profilelake.semantics.identity import IdentityGraph, Refusal, Sighting
-from profilelake.semantics.rules import Demotion, IdentityRules, TypeRule, segment_defaults
+from profilelake.semantics.facts import Fact
+from profilelake.semantics.identity import IdentityGraph, Refusal
+from profilelake.semantics.rules import Demotion
 
-CASES = sorted((Path(__file__).parent / "identity").glob("*.yaml"))
 KEY = bytes(range(16))
-POLICIES: tuple[Demotion, ...] = ("minimal", "lowest_priority")
 KEYS = {"about", "rules", "events", "arrival", "decisions", "expected"}
-EVENT = {"at", "identifiers", "accounts", "trusted"}
-RULES = {
-    "priority",
-    "limits",
-    "custom",
-    "blocked",
-    "demotion",
-    "identifiers_max",
-    "merges_max",
-    "degree_max",
-}
 EXPECTED = {
     "profiles",
     "sizes",
@@ -61,13 +55,13 @@ def test_case(path: Path, demotion: Demotion, by: Callable[..., IdentityGraph]) 
             return
         expected = expected[demotion]
     assert expected.keys() <= EXPECTED
-    events = list(_events(case["events"]))
-    rules = _rules(case.get("rules", {}), demotion)
+    events = list(events_of(case["events"]))
+    rules = case_rules(case.get("rules", {}), demotion)
     decided = [
-        Fact(_position(len(events) + number, decision), _decision(decision, events, demotion))
+        Fact(position_of(len(events) + number, decision), decision_of(decision, events, demotion))
         for number, decision in enumerate(case.get("decisions", []))
     ]
-    users, accounts = _sightings(events, "identifiers"), _sightings(events, "accounts")
+    users, accounts = sightings_of(events, "identifiers"), sightings_of(events, "accounts")
     assert case["arrival"] == "any order, repeats allowed"
     for seed in range(5):
         rng = random.Random(seed)
@@ -83,8 +77,8 @@ def test_case(path: Path, demotion: Demotion, by: Callable[..., IdentityGraph]) 
 def _seen(graph: IdentityGraph, events: list[dict[str, Any]], wanted: dict[str, Any]) -> dict[str, Any]:
     """Return what the case asks for, in its words."""
     names = _names(graph)
-    outcomes = [graph.sets[frozenset(map(_identifier, event["identifiers"]))] for event in events]
-    numbers = {_position(number, event): f"e{number + 1}" for number, event in enumerate(events)}
+    outcomes = [graph.sets[frozenset(map(identifier_of, event["identifiers"]))] for event in events]
+    numbers = {position_of(number, event): f"e{number + 1}" for number, event in enumerate(events)}
     refused: dict[str, dict[str, str]] = {}
     for refusal in graph.refusals:
         refused.setdefault(numbers[refusal.position], {})[str(refusal.identifier)] = _cause(refusal)
@@ -136,85 +130,6 @@ def _sorted(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: sorted(part) if isinstance(part, list) else part for name, part in value.items()}
     return value
-
-
-def _rules(case: dict[str, Any], demotion: Demotion) -> IdentityRules:
-    assert case.keys() <= RULES
-    rules = segment_defaults(custom=tuple(case.get("custom", ())), demotion=case.get("demotion", demotion))
-    order = case.get("priority", [])
-    types: list[TypeRule] = []
-    for rule in rules.types:
-        limit = case.get("limits", {}).get(rule.type, rule.limit)
-        if isinstance(limit, dict):
-            rule = replace(rule, limit=limit["values"], window_seconds=limit["window_seconds"])
-        else:
-            rule = replace(rule, limit=limit)
-        place = order.index(rule.type) + 1 if rule.type in order else len(order) + rule.priority
-        blocked = rule.blocked_exact | set(case.get("blocked", {}).get(rule.type, ()))
-        types.append(replace(rule, priority=place, blocked_exact=blocked))
-    return replace(
-        rules,
-        types=tuple(types),
-        identifiers_max=case.get("identifiers_max"),
-        merges_max=case.get("merges_max"),
-        degree_max=case.get("degree_max", rules.degree_max),
-    )
-
-
-def _events(written: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Yield the events; one with `each: 50` stands for fifty, with {n} = 1 to 50 and {m} = {n} + 1."""
-    for event in written:
-        if "each" not in event:
-            assert event.keys() <= EVENT
-            yield event
-            continue
-        for n in range(1, event["each"] + 1):
-            names = [name.format(n=n, m=n + 1) for name in event["identifiers"]]
-            yield {"at": event["at"], "identifiers": names}
-
-
-def _decision(written: dict[str, Any], events: list[dict[str, Any]], demotion: Demotion) -> Decision:
-    ((name, about),) = ((name, about) for name, about in written.items() if name != "at")
-    match name:
-        case "unlink" | "relink":
-            one, other = map(_identifier, about)
-            return Unlink(one, other, apart=name == "unlink")
-        case "quarantine" | "release":
-            return Quarantine(_identifier(about), quarantined=name == "quarantine")
-        case "retract" | "restore":
-            number = int(about.removeprefix("e")) - 1
-            known = _position(number, events[number]) if number < len(events) else bytes(12)
-            return Retract(known, counts=name == "restore")
-        case "rules":
-            return NewRules(_rules(about, demotion))
-    raise AssertionError(f"nobody can decide {name}")
-
-
-def _sightings(events: list[dict[str, Any]], name: str) -> list[Sighting]:
-    return [
-        Sighting(
-            frozenset(map(_identifier, event[name])),
-            _position(number, event),
-            _received_at(event),
-            trusted=event.get("trusted", True),
-        )
-        for number, event in enumerate(events)
-        if name in event
-    ]
-
-
-def _received_at(fact: dict[str, Any]) -> int:
-    at = fact["at"]
-    return int((at.timestamp() if isinstance(at, datetime) else at) * 1_000_000)
-
-
-def _position(number: int, fact: dict[str, Any]) -> bytes:
-    return _received_at(fact).to_bytes(8, "big") + number.to_bytes(4, "big")
-
-
-def _identifier(text: str) -> Identifier:
-    type, _, value = text.partition(":")
-    return Identifier(type, value)
 
 
 def _arriving(facts: Sequence[Written], rng: random.Random) -> list[Written]:

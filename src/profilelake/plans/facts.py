@@ -149,7 +149,9 @@ def read_share(
     with tempfile.TemporaryDirectory(prefix="profilelake-read-") as spill:
         connection = sql.connect(SQL_MEMORY, spill)
         try:
-            connection.execute("SET threads=1; SET preserve_insertion_order=false")
+            connection.execute(
+                "SET threads=1; SET preserve_insertion_order=false; SET enable_progress_bar=false"
+            )
             storage.attach(connection)
             for one in (share, *(Share(name, ()) for name in read.beside)):
                 rows = shapes[one.table].select(one, storage.place)
@@ -268,7 +270,8 @@ def _last_written(writes: pa.Table, set_of: Rows) -> pa.Table:
     traits = pc.dictionary_encode(mine.column("trait").combine_chunks())
     traits = traits.combine_chunks() if isinstance(traits, pa.ChunkedArray) else traits
     code = traits.indices.to_numpy().astype(np.int64)
-    return mine.take(pa.array(last_writes(mine, set_of[rows] * len(traits.dictionary) + code)))
+    last = last_writes(mine, set_of[rows] * len(traits.dictionary) + code)
+    return mine if len(last) == mine.num_rows else mine.take(pa.array(last))
 
 
 def _last_said(statements: pa.Table, set_of: Rows) -> pa.Table:

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from profilelake.engines.engine import Cut, Engine, PartNumbers
 from profilelake.engines.jobs import Job
-from profilelake.engines.kept import KeptFile, keep
+from profilelake.engines.kept import ROW_GROUP_ROWS, KeptFile, keep
 from profilelake.engines.keys import parts_by_id
 from profilelake.errors import Invalid
 from profilelake.identity.degree import Degrees
@@ -229,7 +229,7 @@ class _Resolve:
     lost: tuple[KeptFile, ...]
 
     def __call__(self, part: int, tables: Mapping[str, pa.Table]) -> bytes:
-        """Return where the rows are, and how many `sets`, `idents` and `profiles` there are."""
+        """Return where the rows are."""
         lost, apart = ids_of(self.storage, self.lost), ids_of(self.storage, self.apart)
         known, seen, texts = (tables[name].combine_chunks() for name in ("known", "seen", "texts"))
         facts = facts_of(sets_only(known, seen, lost, texts), self.held)
@@ -237,7 +237,7 @@ class _Resolve:
         held = replace(self.held, rules=_without_values(self.held.rules))
         none = np.empty(0, dtype=np.int32)
         uncounted = Degrees(none, none.astype(np.int64), none)
-        rows: dict[str, list[pa.Table]] = {"sets": [], "owned": [], "founded": [], "windows": []}
+        files: dict[str, list[KeptFile]] = {}
         for of_collection in facts:
             mine = apart
             if len(apart):
@@ -245,13 +245,15 @@ class _Resolve:
                 mine = ids[is_among(ids, apart)]
             folded = fold_apart(of_collection, held, mine, pa.array([], pa.string()), uncounted)
             founders = siphash.to_arrow(of_collection.set_ids[folded.resolution.founding_set])
-            rows["sets"].append(_sets(folded, founders))
-            rows["owned"].append(_owned(folded, founders))
-            rows["founded"].append(_founded(folded, founders))
-            rows["windows"].append(_windows(folded))
-        whole_rows = {name: pa.concat_tables(of) for name, of in rows.items()}
-        counts = {"sets": whole_rows["sets"].num_rows, "profiles": whole_rows["founded"].num_rows}
-        return kept_answer(self.storage, self.folder, whole_rows, part, **counts)
+            # In slices, as what is written takes more memory than what was decided.
+            for name, rows in (
+                ("sets", _sets(folded, founders)),
+                ("owned", _owned(folded, founders)),
+                ("founded", _founded(folded, founders)),
+                ("windows", _windows(folded)),
+            ):
+                files.setdefault(name, []).extend(keep(self.storage, f"{self.folder}/{name}", rows, part))
+        return Answer(files).encoded()
 
 
 def _without_values(rules: IdentityRules) -> IdentityRules:
@@ -259,31 +261,35 @@ def _without_values(rules: IdentityRules) -> IdentityRules:
     return replace(rules, types=tuple(types), degree_max=None)
 
 
-def _sets(folded: Fold, founders: pa.Array) -> pa.Table:
+def _sets(folded: Fold, founders: pa.Array) -> Iterator[pa.Table]:
     facts, found = folded.facts, folded.resolution
-    known = facts.identifiers
-    ids = siphash.to_arrow(known.ids)
-    numbers = pa.array(facts.numbers)
-    member = KNOWN.field("identifiers").type.value_type
-    members = pa.StructArray.from_arrays(
-        [one(known.types).take(numbers), ids.take(numbers)], fields=list(member)
-    )
-    seen = folded.sets
-    columns = ("position", "message_id", "source_id")
-    last = ("last_position", "last_message_id", "last_source_id", "events")
-    return pa.table(
-        [
-            siphash.to_arrow(facts.set_ids),
-            pa.repeat(pa.scalar(folded.collection), len(facts.set_ids)),
-            pa.ListArray.from_arrays(pa.array(facts.offsets, pa.int32()), members),
-            _taken(ids, folded.anchor_identifiers()),
-            _taken(founders, found.set_profile),
-            _taken(founders, found.set_first_profile),
-            _refused(folded, founders, ids),
-            *(seen.column(name).cast(SETS.field(name).type) for name in (*columns, *last)),
-        ],
-        schema=SETS,
-    )
+    types, ids = one(facts.identifiers.types), siphash.to_arrow(facts.identifiers.ids)
+    anchors = folded.anchor_identifiers()
+    first = ["first_position", "first_message_id", "first_source_id"]
+    last = ["last_position", "last_message_id", "last_source_id"]
+    refused = _refused(folded, founders, ids)
+    fields = list(KNOWN.field("identifiers").type.value_type)
+    for rows in _slices(len(facts.set_ids)):
+        offsets = facts.offsets[rows.start : rows.stop + 1]
+        numbers = pa.array(facts.numbers[offsets[0] : offsets[-1]])
+        members = pa.StructArray.from_arrays([types.take(numbers), ids.take(numbers)], fields=fields)
+        seen = facts.sightings.select(first).take(pa.array(facts.first_sighting[rows]))
+        later = facts.sightings.select(last).take(pa.array(facts.last_sighting[rows]))
+        yield pa.table(
+            [
+                siphash.to_arrow(facts.set_ids[rows]),
+                pa.repeat(pa.scalar(folded.collection), rows.stop - rows.start),
+                pa.ListArray.from_arrays(pa.array(offsets - offsets[0], pa.int32()), members),
+                _taken(ids, anchors[rows]),
+                _taken(founders, found.set_profile[rows]),
+                _taken(founders, found.set_first_profile[rows]),
+                refused.slice(rows.start, rows.stop - rows.start),
+                *seen.columns,
+                *later.columns,
+                pa.array(facts.events[rows]),
+            ],
+            schema=SETS,
+        )
 
 
 def _refused(folded: Fold, founders: pa.Array, ids: pa.Array) -> pa.Array:
@@ -307,19 +313,21 @@ def _refused(folded: Fold, founders: pa.Array, ids: pa.Array) -> pa.Array:
     return pa.ListArray.from_arrays(pa.array(bounds, pa.int32()), refused)
 
 
-def _owned(folded: Fold, founders: pa.Array) -> pa.Table:
+def _owned(folded: Fold, founders: pa.Array) -> Iterator[pa.Table]:
     facts = folded.facts
     columns = ["first_position", "first_message_id", "first_source_id"]
-    seen = facts.sightings.select(columns).take(pa.array(facts.first_seen()))
-    return pa.table(
-        [
-            siphash.to_arrow(facts.identifiers.ids),
-            _taken(founders, folded.owners),
-            pa.array(folded.linked_at),
-            *seen.columns,
-        ],
-        schema=OWNED,
-    )
+    first_seen = facts.first_seen()
+    for rows in _slices(len(first_seen)):
+        seen = facts.sightings.select(columns).take(pa.array(first_seen[rows]))
+        yield pa.table(
+            [
+                siphash.to_arrow(facts.identifiers.ids[rows]),
+                _taken(founders, folded.owners[rows]),
+                pa.array(folded.linked_at[rows]),
+                *seen.columns,
+            ],
+            schema=OWNED,
+        )
 
 
 def _founded(folded: Fold, founders: pa.Array) -> pa.Table:
@@ -335,14 +343,20 @@ def _founded(folded: Fold, founders: pa.Array) -> pa.Table:
     )
 
 
-def _windows(folded: Fold) -> pa.Table:
+def _windows(folded: Fold) -> Iterator[pa.Table]:
     if common_window(folded.rules, folded.collection) is None:
-        return WINDOWS.empty_table()
+        return
     facts, entries = folded.facts, folded.entries
     columns = ["first_position", "first_message_id", "first_source_id"]
-    seen = facts.sightings.select(columns).take(pa.array(entries.sightings))
-    ids = siphash.to_arrow(facts.set_ids[entries.sets])
-    return pa.table([ids, pa.array(entries.windows), *seen.columns], schema=WINDOWS)
+    for rows in _slices(len(entries.sets)):
+        seen = facts.sightings.select(columns).take(pa.array(entries.sightings[rows]))
+        ids = siphash.to_arrow(facts.set_ids[entries.sets[rows]])
+        yield pa.table([ids, pa.array(entries.windows[rows]), *seen.columns], schema=WINDOWS)
+
+
+def _slices(rows: int) -> Iterator[slice]:
+    for start in range(0, rows, ROW_GROUP_ROWS):
+        yield slice(start, min(rows, start + ROW_GROUP_ROWS))
 
 
 def _taken(values: pa.Array, numbers: Rows | npt.NDArray[np.int32]) -> pa.Array:

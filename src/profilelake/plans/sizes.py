@@ -15,5 +15,5 @@ class Sizes:
     """Identifiers of sets that come together in one part, on average."""
     sets_per_part: int = 1 << 19
     """Sets that are resolved together, on average."""
-    sets_per_task_max: int = 1 << 24
-    """Sets of one component, which is resolved whole, that a task may take."""
+    sets_per_task_max: int = 1 << 23
+    """Sets of one component, which is resolved whole, that a task may take: about 800 bytes of memory each."""
