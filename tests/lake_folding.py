@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from lake_examples import MEMBERS, changes, members, open_lake, upto
 from profilelake.lake.current import CurrentTable
+from profilelake.lake.pinned import PinnedTable
 from profilelake.lake.reading import attach
 
 KEYS = st.sampled_from([f"m{i}" for i in range(1, 8)])
@@ -68,6 +69,12 @@ class Run:
         attach(connection, self.lake, "w")
         seen = connection.sql("SELECT member_id, points FROM members").fetchall()
         assert sorted(seen) == sorted(self.expected.items())
+        pinned = PinnedTable.of(self.lake, "w", MEMBERS.name)
+        shares = [
+            connection.sql(pinned.shape.select(share, self.lake.storage.place)).select("member_id", "points")
+            for share in pinned.shares(1)
+        ]
+        assert sorted(row for share in shares for row in share.fetchall()) == sorted(seen)
         connection.close()
 
 

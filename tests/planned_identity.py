@@ -97,6 +97,10 @@ class Cutting:
     limits: Limits
 
 
+SMALL = Cutting(
+    Sizes(part_bytes=20_000, part_members=8, sets_per_part=2),
+    Limits(unit_sets=4, part_rows=16),
+)
 FINEST = Cutting(
     Sizes(share_bytes=1, part_bytes=2_000, part_members=4, sets_per_part=1),
     Limits(unit_sets=1, part_rows=1, finish_bytes=1),
