@@ -23,6 +23,7 @@ from profilelake.commands.common import (
 )
 from profilelake.commands.destination import destination_commands
 from profilelake.commands.doctor import doctor
+from profilelake.commands.engine import engine_commands
 from profilelake.commands.failed import failed_commands
 from profilelake.commands.history import export_table, profile_history, profile_then
 from profilelake.commands.identity import identity_commands
@@ -62,6 +63,7 @@ app.add_typer(process_commands, name="process")
 app.command()(tail)
 app.add_typer(failed_commands, name="failed")
 app.add_typer(identity_commands, name="identity")
+app.add_typer(engine_commands, name="engine")
 app.command("import")(import_files)
 app.command("export")(export_table)
 profile_commands.command("history")(profile_history)

@@ -4,6 +4,7 @@ Arguments win over the environment (`PROFILELAKE_<SECTION>_<FIELD>`), that over
 `DIR/profilelake.toml`, that over the defaults here.
 """
 
+import json
 import math
 import re
 import tomllib
@@ -212,6 +213,35 @@ class ActivateSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class EngineSettings:
+    """Where batch plans run."""
+
+    url: str = ""
+    """Where: empty is this machine; `local[N]`, `spark://host:7077`, `k8s://https://host:6443`, `yarn` are masters of
+    Apache Spark, `sc://host:15002` is a Spark Connect server, `submitted` whatever `spark-submit` has set."""
+    tasks: int = 0
+    """Tasks that run at the same time, by which plans choose how finely they cut; 0 asks the cluster."""
+    driver_memory: str = "2g"
+    """Memory of the driver's JVM."""
+    executor_memory: str = "2g"
+    """Memory of an executor's JVM; our work is not in there."""
+    executor_overhead: str = "4g"
+    """Memory of an executor beside its JVM: the Python workers, where all of our work is."""
+    executor_python: str = ""
+    """Python of executors on other machines, with the driver's version of profilelake; empty is `python3` there."""
+    scratch: str = ""
+    """Folder of this machine for what is spread meanwhile; empty takes `run/engine` in the data directory."""
+    jars: str = ""
+    """Folder of the JARs that Spark is given for SQL on our tables; empty takes `jars` in the data directory."""
+    maven_url: str = "https://repo1.maven.org/maven2"
+    """Where `profilelake engine fetch` gets JARs, unless `~/.m2/settings.xml` names a mirror. Without a password."""
+    job_days: float = 7.0
+    """How long what an unfinished job has done is kept for going on with it."""
+    conf: Mapping[str, str] = field(default_factory=dict)
+    """More properties of Spark: the table `[engine.conf]`; in the environment a JSON object. They win over ours."""
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """All settings of one data directory."""
 
@@ -225,6 +255,7 @@ class Settings:
     lake: LakeSettings = field(default_factory=LakeSettings)
     activate: ActivateSettings = field(default_factory=ActivateSettings)
     storage: StorageOptions = field(default_factory=StorageOptions)
+    engine: EngineSettings = field(default_factory=EngineSettings)
 
     @classmethod
     def load(cls, directory: Path, environment: Mapping[str, str], **overrides: dict[str, Any]) -> Self:
@@ -245,6 +276,7 @@ class Settings:
             "lake": LakeSettings(),
             "activate": ActivateSettings(),
             "storage": StorageOptions(),
+            "engine": EngineSettings(),
         }
         for name in sorted(document.keys() - sections.keys()):
             raise Invalid(
@@ -298,6 +330,8 @@ _RANGES: Final[dict[str, tuple[float, float]]] = {
     "result_bytes_max": (1024 * 1024, 1 << 50),
     "spool_bytes_max": (1024 * 1024, 1 << 50),
     "keep_hours": (0.001, 24 * 28),
+    "tasks": (0, 100_000),
+    "job_days": (0.01, 365),
     "maintenance_share": (0.01, 1),
     "snapshot_hours": (1, 24 * 365),
     "feed_retention_hours": (1, 24 * 365),
@@ -408,8 +442,10 @@ def _with_values(section: Any, name: str, values: Mapping[str, Any]) -> Any:
     )
 
 
-def _value(name: str, kind: type, value: Any) -> str | int | float:
+def _value(name: str, kind: type, value: Any) -> str | int | float | dict[str, str]:
     """Return a value from a file, the environment or an argument as its setting has it."""
+    if kind is dict:
+        return _table(name, value)
     if kind is str:
         if not isinstance(value, str):
             raise Invalid(f"setting {name} = {value!r}: not text; put it in quotes")
@@ -424,6 +460,17 @@ def _value(name: str, kind: type, value: Any) -> str | int | float:
     if isinstance(value, bool) or math.isnan(number) or not least <= number <= most:
         raise Invalid(f"setting {name} = {value!r}: give {least:,} to {most:,}")
     return number
+
+
+def _table(name: str, value: Any) -> dict[str, str]:
+    """Return a table of texts; numbers and truths are written as Spark writes them."""
+    try:
+        table = json.loads(value) if isinstance(value, str) else value
+    except ValueError as error:
+        raise Invalid(f"setting {name}: not a JSON object of texts: {error}") from error
+    if not isinstance(table, dict) or not all(isinstance(part, (str, int, float)) for part in table.values()):
+        raise Invalid(f'setting {name}: not a table of texts; write "spark.name" = "value" in it')
+    return {key: str(part).lower() if isinstance(part, bool) else str(part) for key, part in table.items()}
 
 
 @dataclass(frozen=True, slots=True)

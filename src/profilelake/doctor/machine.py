@@ -14,6 +14,8 @@ from typing import Final
 
 import profilelake
 from profilelake.doctor.findings import Finding, Patient, fine, problem, warning
+from profilelake.engines.checks import before_start
+from profilelake.engines.choosing import embedded
 
 DESCRIPTORS_MIN: Final = 4096
 SHARED_BYTES_MIN: Final = 64 << 20
@@ -108,6 +110,20 @@ def port(patient: Patient) -> Iterator[Finding]:
         )
     else:
         yield fine("port", f"{http.host}:{http.port} is free")
+
+
+def engine(patient: Patient) -> Iterator[Finding]:
+    """Can batch plans run where the settings say?"""
+    options = patient.settings.engine
+    if embedded(options):
+        yield fine("engine", "plans run on this machine")
+        return
+    troubles = list(before_start(options, patient.layout.directory, os.environ))
+    for trouble in troubles:
+        yield problem(f"engine: {trouble.what}", trouble.text, trouble.fix)
+    if not troubles:
+        shown = options.url.partition(";")[0]
+        yield fine("engine", f"{shown} answers; profilelake engine check tries a job there")
 
 
 def versions(_: Patient) -> Iterator[Finding]:

@@ -28,6 +28,7 @@ CHECKS: Final[tuple[Check, ...]] = (
     machine.jail,
     machine.compiled,
     machine.port,
+    machine.engine,
     machine.versions,
 )
 

@@ -5,17 +5,22 @@ each finished step lie beside the files of its tasks, on the storage of the lake
 """
 
 import hashlib
+import re
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import msgspec
 
-from profilelake.lake.storage import Storage
+from profilelake.errors import NotFound
+from profilelake.lake.storage import Storage, Stored
 from profilelake.ops.failpoints import reach
 
 FOLDER: Final = "_jobs"
 """Below the root of the warehouse; the names of namespaces begin with `ws_`."""
+
+
+_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
 class Step(msgspec.Struct, frozen=True):
@@ -69,10 +74,7 @@ class Job:
 
     def finish(self) -> None:
         """Remove all files of the job: what it made is committed."""
-        # The record of a step goes before its files, so that nothing remembered is missing.
-        files = [file.location for file in self.storage.list(self._folder)]
-        self.storage.remove([file for file in files if file.endswith("/done.msgpack")])
-        self.storage.remove(files)
+        _remove(self.storage, [file.location for file in self.storage.list(self._folder)])
 
 
 def known(storage: Storage, kind: str) -> list[Any]:
@@ -84,3 +86,64 @@ def known(storage: Storage, kind: str) -> list[Any]:
             if begun == kind:
                 found.append(inputs)
     return found
+
+
+class Known(msgspec.Struct, frozen=True):
+    """A job that has begun and is not finished."""
+
+    id: str
+    steps: tuple[tuple[str, float], ...]
+    """Steps that are done, and the seconds each took."""
+    files: int
+    bytes: int
+    touched_at: int
+    """When a file of it was last written, in seconds since 1970."""
+
+
+def known_jobs(storage: Storage) -> list[Known]:
+    """Return all jobs that have begun and are not finished, that touched last first."""
+    jobs: dict[str, list[Stored]] = {}
+    for file in storage.list(f"{storage.root}/{FOLDER}"):
+        # Storages may name files by their plain path.
+        _, _, below = file.location.rpartition(f"/{FOLDER}/")
+        jobs.setdefault(below.partition("/")[0], []).append(file)
+    found = []
+    for id, files in jobs.items():
+        done = [file for file in files if file.location.endswith("/done.msgpack")]
+        # The order in which steps ended is the order of their records.
+        done.sort(key=lambda file: (file.modified_at, file.location))
+        steps = tuple(
+            (
+                file.location.split("/")[-2],
+                msgspec.msgpack.decode(storage.read(file.location), type=Step).seconds,
+            )
+            for file in done
+        )
+        touched_at = max(file.modified_at for file in files)
+        found.append(Known(id, steps, len(files), sum(file.bytes for file in files), touched_at))
+    return sorted(found, key=lambda job: (-job.touched_at, job.id))
+
+
+def remove_job(storage: Storage, id: str) -> int:
+    """Forget what a job has done, and return how many files went. Raises NotFound where there is no such job."""
+    if not _ID.fullmatch(id):
+        raise NotFound(f"removing job {id[:80]!r}: that is no name of a job; profilelake engine jobs list")
+    files = [file.location for file in storage.list(f"{storage.root}/{FOLDER}/{id}")]
+    if not files:
+        raise NotFound(f"removing job {id}: there is no such job; profilelake engine jobs list")
+    _remove(storage, files)
+    return len(files)
+
+
+def sweep_jobs(storage: Storage, older_than_seconds: float, now_seconds: float) -> list[str]:
+    """Forget the jobs that nothing was written for so long, and return which."""
+    old = [job.id for job in known_jobs(storage) if job.touched_at < now_seconds - older_than_seconds]
+    for id in old:
+        remove_job(storage, id)
+    return old
+
+
+def _remove(storage: Storage, files: Sequence[str]) -> None:
+    # The record of a step goes before its files, so that nothing remembered is missing.
+    storage.remove([file for file in files if file.endswith("/done.msgpack")])
+    storage.remove([file for file in files if not file.endswith("/done.msgpack")])
