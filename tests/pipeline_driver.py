@@ -314,7 +314,9 @@ class Desk:
             self._rebuilt = True
             self.open()
 
-    def rebuild_by_plan(self, cutting: Cutting | None = None) -> dict[str, Any]:
+    def rebuild_by_plan(
+        self, cutting: Cutting | None = None, report: Callable[[str], None] = lambda _: None
+    ) -> dict[str, Any]:
         """Do the same part by part, on the engine of one machine."""
         self.close()
         self.now += SECOND
@@ -323,7 +325,7 @@ class Desk:
             storage = LocalStorage(lake.warehouse)
             engine = EmbeddedEngine(self.directory / "engine")
             state = self.directory / "state"
-            return rebuild_on(engine, self.setup, state, lake, storage, self.now, cutting=cutting)
+            return rebuild_on(engine, self.setup, state, lake, storage, self.now, report, cutting)
         finally:
             lake.close()
             self._rebuilt = True

@@ -84,6 +84,7 @@ READING: tuple[tuple[str, ...], ...] = (
     ("lake", "compact"),
     ("lake", "expire"),
     ("lake", "verify"),
+    ("lake", "digest"),
     ("verify",),
     ("rebuild",),
 )

@@ -1,9 +1,9 @@
-"""Which way a data directory is rebuilt: in this process's memory, or as a plan on an engine."""
+"""Batch plans over a data directory: which engine they run on, and whether a rebuild needs one."""
 
 import gc
 import os
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Final
 
 from profilelake.app.directory import WORKSPACE, kernel_cache, workspace_setup
 from profilelake.engines.embedded import EmbeddedEngine
@@ -11,6 +11,10 @@ from profilelake.engines.engine import Engine
 from profilelake.errors import Invalid
 from profilelake.ops.clock import wall
 from profilelake.settings import Layout, Settings
+
+if TYPE_CHECKING:
+    from profilelake.lake.catalog import Lake
+    from profilelake.plans.digests import TableDigest
 
 EMBEDDED: Final = "embedded"
 IN_MEMORY_BYTES_MAX: Final = 512 << 20
@@ -59,6 +63,24 @@ def rebuild_with(layout: Layout, engine_url: str, report: Callable[[str], None])
         gc.enable()
         if engine is not None:
             engine.close()
+
+
+def digests_of(layout: Layout, lake: "Lake", engine_url: str, tables: Sequence[str]) -> "list[TableDigest]":
+    """Return the digests of these tables, or of all, made on the engine with this URL.
+
+    Raises:
+        Invalid: there is no such engine.
+        NotFound: there is no such table.
+    """
+    os.environ.setdefault("NUMBA_CACHE_DIR", str(kernel_cache(layout)))  # before numba is imported
+    from profilelake.lake.storage import LocalStorage
+    from profilelake.plans.digests import digest_tables
+
+    engine = engine_at(engine_url, layout)
+    try:
+        return digest_tables(engine, lake, LocalStorage(lake.warehouse), WORKSPACE, tables)
+    finally:
+        engine.close()
 
 
 def engine_at(url: str, layout: Layout) -> Engine:

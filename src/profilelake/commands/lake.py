@@ -195,6 +195,37 @@ def verify(
     print("the tables are whole", file=sys.stderr)
 
 
+@lake_commands.command("digest")
+def digest(
+    tables: Annotated[list[str] | None, typer.Argument(help="Tables; without one all of them.")] = None,
+    directory: Directory = DEFAULT_DIRECTORY,
+    engine: Annotated[
+        str, typer.Option(help="Where it is computed: `embedded`, or the URL of a cluster.")
+    ] = "embedded",
+    as_json: Json = False,
+) -> None:
+    """Print a digest of the rows of each table: equal ones hold the same, whatever engine wrote or reads them."""
+    from profilelake.app.rebuilding import digests_of
+
+    lake = _lake(directory)
+    try:
+        found = digests_of(layout_of(directory), lake, engine, tables or ())
+    finally:
+        lake.close()
+    _show_rows(
+        [
+            {
+                "table": one.table,
+                "rows": one.digest.rows,
+                "digest": str(one.digest),
+                "columns": ", ".join(one.columns),
+            }
+            for one in found
+        ],
+        as_json,
+    )
+
+
 def _lake(directory: "Directory") -> "Lake":
     from profilelake.lake.catalog import Lake
 

@@ -38,7 +38,7 @@ class Job:
     ) -> None:
         """Begin a job, or go on with it. `inputs` (anything msgspec writes) decide what it computes."""
         self.storage = storage
-        said = msgspec.json.encode([kind, inputs], order="deterministic")
+        said = msgspec.json.encode([kind, inputs], order="sorted")
         self.id = f"{kind}-{hashlib.sha256(said).hexdigest()[:20]}"
         self._folder = f"{storage.root}/{FOLDER}/{self.id}"
         self._report = report

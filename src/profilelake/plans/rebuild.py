@@ -222,7 +222,7 @@ def _stands_at(lake: Lake, workspace: str, found: Found) -> bool:
 
 def give_up(storage: Storage, workspace: str, but: Mapping[str, Any] | None = None) -> None:
     """Remove the files of unfinished rebuilds, but for the one with these inputs."""
-    mine = msgspec.json.decode(msgspec.json.encode(but, order="deterministic"))
+    mine = msgspec.json.decode(msgspec.json.encode(but, order="sorted"))
     for other in known(storage, KIND):
         if other["workspace"] == workspace and other != mine:
             Job(storage, KIND, other).finish()

@@ -39,6 +39,23 @@ def integers(values: npt.NDArray[np.integer]) -> Packed:
     return _numbered(code, wide, width)
 
 
+def decimals(values: npt.NDArray[np.float64]) -> Packed:
+    """Return numbers with a fraction; all that are no numbers alike."""
+    plain = np.where(np.isnan(values), np.nan, values.astype(np.float64))
+    written = np.empty((len(plain), 9), dtype=np.uint8)
+    written[:, 0] = 0xCB
+    written[:, 1:] = plain.astype(">f8").view(np.uint8).reshape(-1, 8)
+    ends = pa.py_buffer(np.arange(0, 9 * len(plain) + 1, 9, dtype=np.int64))
+    return pa.LargeBinaryArray.from_buffers(
+        pa.large_binary(), len(plain), [None, ends, pa.py_buffer(written)]
+    )
+
+
+def or_nil(values: Packed, there: npt.NDArray[np.bool_]) -> Packed:
+    """Return the values, nil where there is none."""
+    return values if there.all() else pc.if_else(pa.array(there), values, _NIL)
+
+
 def booleans(values: npt.NDArray[np.bool_]) -> Packed:
     """Return truth values."""
     return pa.array((b"\xc2", b"\xc3"), pa.large_binary()).take(pa.array(values.astype(np.int8)))
@@ -56,10 +73,9 @@ def binaries(values: pa.Array | pa.ChunkedArray) -> Packed:
 
 def record(*fields: Packed) -> Packed:
     """Return a record of these fields in each row."""
-    head = pa.scalar(bytes([0x90 | len(fields)]), pa.large_binary())
-    if len(fields) > 15:
-        raise Internal(f"packing records: {len(fields)} fields are more than the short form has room for")
-    return pc.binary_join_element_wise(head, *fields, _NOTHING)
+    count = len(fields)
+    head = bytes([0x90 | count]) if count < 16 else b"\xdc" + count.to_bytes(2, "big")
+    return pc.binary_join_element_wise(pa.scalar(head, pa.large_binary()), *fields, _NOTHING)
 
 
 def lists(items: Packed, starts: Int64s) -> Packed:

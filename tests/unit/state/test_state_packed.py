@@ -55,6 +55,17 @@ def test_texts_bytes_lists_and_maps_at_the_edges_of_their_forms() -> None:
     )
 
 
+def test_fractions_and_long_records() -> None:
+    values = [0.0, -1.5, 1e300, float("inf"), 3.0]
+    column = packed.decimals(np.array(values))
+    assert told(column) == written(values)
+    assert len(set(told(packed.decimals(np.array([float("nan"), -float("nan")]))))) == 1
+    for count in (1, 15, 16, 40):
+        assert told(packed.record(*[column] * count)) == written([[value] * count for value in values])
+    kept = np.array([True, False, True, True, False])
+    assert told(packed.or_nil(column, kept))[1::3] == written([None, None])
+
+
 def test_nothing_is_nil_and_no_rows_are_no_rows() -> None:
     assert told(packed.texts(pa.chunked_array([["a", None], [""]]))) == written(["a", None, ""])
     assert told(packed.binaries(pa.array([None, b"ab"], pa.binary(2)))) == written([None, b"ab"])
