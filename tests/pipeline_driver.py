@@ -22,7 +22,6 @@ from profilelake.identity.standing import rules_in_force
 from profilelake.identity.tables import IDENTIFIERS, IDENTITY_MAP, IDENTITY_REFUSALS, SET_MAP
 from profilelake.lake.catalog import Lake
 from profilelake.lake.reading import attach
-from profilelake.lake.storage import LocalStorage
 from profilelake.landing import dedup
 from profilelake.landing.tables import EVENTS
 from profilelake.pipeline import publish, remaking
@@ -322,10 +321,9 @@ class Desk:
         self.now += SECOND
         lake = self._open_lake()
         try:
-            storage = LocalStorage(lake.warehouse)
             engine = EmbeddedEngine(self.directory / "engine")
             state = self.directory / "state"
-            return rebuild_on(engine, self.setup, state, lake, storage, self.now, report, cutting)
+            return rebuild_on(engine, self.setup, state, lake, self.now, report, cutting)
         finally:
             lake.close()
             self._rebuilt = True

@@ -36,7 +36,6 @@ def rebuild_with(layout: Layout, engine_url: str, report: Callable[[str], None])
     os.environ.setdefault("NUMBA_CACHE_DIR", str(kernel_cache(layout)))  # before numba is imported
     from profilelake.lake.catalog import Lake
     from profilelake.lake.reading import damage_told
-    from profilelake.lake.storage import LocalStorage
     from profilelake.pipeline.publish import ensure_tables
     from profilelake.pipeline.remaking import rebuild
     from profilelake.plans.facts import FactFiles
@@ -49,16 +48,15 @@ def rebuild_with(layout: Layout, engine_url: str, report: Callable[[str], None])
         with damage_told():
             lake = Lake.of(layout)
             ensure_tables(lake, WORKSPACE)
-            storage = LocalStorage(lake.warehouse)
             if engine is None:
                 size = sum(table.bytes for table in FactFiles.of(lake, WORKSPACE).tables.values())
                 if size <= IN_MEMORY_BYTES_MAX:
                     gc.disable()  # a record of everything lives until the end: looking for cycles is wasted
                     result = rebuild(setup, layout.state, lake, wall(), report)
-                    give_up(storage, WORKSPACE)
+                    give_up(lake.storage, WORKSPACE)
                     return result
                 engine = engine_at(EMBEDDED, layout)
-            return rebuild_on(engine, setup, layout.state, lake, storage, wall(), report)
+            return rebuild_on(engine, setup, layout.state, lake, wall(), report)
     finally:
         gc.enable()
         if engine is not None:
@@ -73,12 +71,11 @@ def digests_of(layout: Layout, lake: "Lake", engine_url: str, tables: Sequence[s
         NotFound: there is no such table.
     """
     os.environ.setdefault("NUMBA_CACHE_DIR", str(kernel_cache(layout)))  # before numba is imported
-    from profilelake.lake.storage import LocalStorage
     from profilelake.plans.digests import digest_tables
 
     engine = engine_at(engine_url, layout)
     try:
-        return digest_tables(engine, lake, LocalStorage(lake.warehouse), WORKSPACE, tables)
+        return digest_tables(engine, lake, WORKSPACE, tables)
     finally:
         engine.close()
 

@@ -22,7 +22,7 @@ from profilelake.lake.catalog import Lake
 from profilelake.lake.pinned import PinnedTable, Shape, Share
 from profilelake.lake.sql import identifier
 from profilelake.lake.storage import Storage
-from profilelake.plans.facts import read_share
+from profilelake.plans.facts import Read, read_share
 from profilelake.state import packed
 from profilelake.state.packed import Packed
 
@@ -63,9 +63,7 @@ class TableDigest:
     digest: Digest
 
 
-def digest_tables(
-    engine: Engine, lake: Lake, storage: Storage, workspace: str, names: Sequence[str] = ()
-) -> list[TableDigest]:
+def digest_tables(engine: Engine, lake: Lake, workspace: str, names: Sequence[str] = ()) -> list[TableDigest]:
     """Return the digests of these tables, or of all tables of a workspace, as the catalog has them now.
 
     Raises:
@@ -76,7 +74,7 @@ def digest_tables(
     pinned = [PinnedTable.of(lake, workspace, name) for name in names or lake.names(workspace)]
     shapes = {table.name: table.shape for table in pinned}
     units = [share for table in pinned for share in table.shares(SHARE_BYTES)]
-    answers = engine.each("digest", units, DigestShare(storage, shapes))
+    answers = engine.each("digest", units, DigestShare(lake.storage, shapes))
     found: dict[str, Digest] = {}
     for share, body in zip(units, answers, strict=True):
         found[share.table] = found.get(share.table, Digest()) + msgspec.msgpack.decode(body, type=Digest)
@@ -101,7 +99,7 @@ class DigestShare:
         """Return it as MessagePack."""
         shapes = {share.table: self.shapes[share.table]}
         query = f"FROM {identifier(share.table)}"
-        return msgspec.msgpack.encode(digest(read_share(self.storage, shapes, share, query)))
+        return msgspec.msgpack.encode(digest(read_share(self.storage, shapes, share, Read("rows", query))))
 
 
 def digest(parts: Iterable[pa.Table]) -> Digest:

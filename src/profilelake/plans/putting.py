@@ -63,7 +63,6 @@ def put_in_place(
     setup: WorkspaceSetup,
     state_path: Path,
     lake: Lake,
-    storage: Storage,
     connection: duckdb.DuckDBPyConnection,
     now: int,
     report: Callable[[str], None],
@@ -88,8 +87,8 @@ def put_in_place(
         reach("rebuild.appended")
     clock.done("commit")
     state = fresh_state(state_path, setup.name)
-    load_state(state, setup.name, storage, found.written.state)
-    _load_quarantine(state, setup.name, storage, found.quarantine)
+    load_state(state, setup.name, lake.storage, found.written.state)
+    _load_quarantine(state, setup.name, lake.storage, found.quarantine)
     Decided.of(connection, setup).load(state, setup.name)
     clock.done("state")
     load_events(state, setup, connection, progress, now)

@@ -62,7 +62,6 @@ def rebuild_on(
     setup: WorkspaceSetup,
     state_path: Path,
     lake: Lake,
-    storage: Storage,
     now: int,
     report: Callable[[str], None] = lambda _: None,
     cutting: Cutting | None = None,
@@ -78,6 +77,7 @@ def rebuild_on(
         Unavailable: engine, storage or catalog do not answer; the same call goes on where this one was.
     """
     cutting = cutting or Cutting()
+    storage = lake.storage
     job = _unfinished(storage, setup.name, lake, report)
     if job is None:
         reached = reached_by(setup, state_path, lake, now)
@@ -99,9 +99,9 @@ def rebuild_on(
         if not _there(storage, found):
             # A sweep took files of a job that lay unfinished for long.
             job.finish()
-            return rebuild_on(engine, setup, state_path, lake, storage, now, report, cutting)
+            return rebuild_on(engine, setup, state_path, lake, now, report, cutting)
         with _attached(lake, setup.name) as connection:
-            seconds = put_in_place(found, setup, state_path, lake, storage, connection, now, report)
+            seconds = put_in_place(found, setup, state_path, lake, connection, now, report)
     job.finish()
     written = found.written
     return {

@@ -14,7 +14,6 @@ from pipeline_driver import START, WORKSPACE, Desk, LogBuilder
 from pipeline_history import batches, history
 from profilelake.engines.embedded import EmbeddedEngine
 from profilelake.errors import Invalid, NotFound
-from profilelake.lake.storage import LocalStorage
 from profilelake.plans import digests
 from profilelake.plans.digests import Digest, digest, digest_tables
 from profilelake.profiles.tables import PROFILES
@@ -126,9 +125,8 @@ def test_tables_have_the_digest_of_their_rows(tmp_path: Path, monkeypatch: pytes
         desk.apply([log.record(START + number * 1_000_000, batch)])
         if number in (len(some) // 2, len(some) - 1):
             desk.publish()
-    storage = LocalStorage(desk.lake.warehouse)
     engine = EmbeddedEngine(tmp_path / "engine")
-    found = digest_tables(engine, desk.lake, storage, WORKSPACE)
+    found = digest_tables(engine, desk.lake, WORKSPACE)
     assert [one.table for one in found] == desk.lake.names(WORKSPACE)
     by_name = {one.table: one for one in found}
     profiles = desk.lake.current_table(WORKSPACE, PROFILES).scan()
@@ -136,7 +134,7 @@ def test_tables_have_the_digest_of_their_rows(tmp_path: Path, monkeypatch: pytes
     assert by_name["profiles"].columns == tuple(sorted(profiles.column_names))
     assert by_name["events"].digest.rows == len(desk.lake_tables("events")["events"])
     desk.publisher.merge()
-    assert digest_tables(engine, desk.lake, storage, WORKSPACE, ["profiles"])[0] == by_name["profiles"]
+    assert digest_tables(engine, desk.lake, WORKSPACE, ["profiles"])[0] == by_name["profiles"]
     with pytest.raises(NotFound):
-        digest_tables(engine, desk.lake, storage, WORKSPACE, ["nothing"])
+        digest_tables(engine, desk.lake, WORKSPACE, ["nothing"])
     desk.close()

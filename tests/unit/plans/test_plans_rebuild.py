@@ -1,0 +1,146 @@
+"""A rebuild on an engine: the same lake and state as ever, whatever it is cut into and wherever it was cut short."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pyiceberg.table.snapshots import Operation
+
+from pipeline_arrivals import UNTRUSTED
+from pipeline_driver import SECOND, START, WORKSPACE, Desk, LogBuilder
+from pipeline_history import batches, history
+from profilelake.engines.embedded import EmbeddedEngine
+from profilelake.errors import Conflict, Unavailable
+from profilelake.identity.tables import IDENTIFIER_SETS
+from profilelake.lake.commit import Change
+from profilelake.lake.files import local_path
+from profilelake.landing.tables import EVENTS
+from profilelake.plans.rebuild import Cutting
+from profilelake.plans.sizes import Sizes
+from profilelake.profiles.tables import ACCOUNT_LINKS, CONSENT_WRITES, PROFILES
+
+CURRENT = ("set_map", "identifiers", "identity_map", "identity_refusals", "profiles", "schema")
+FINE = Cutting(Sizes(share_bytes=8_000, part_bytes=8_000, part_members=64, sets_per_part=32), None, 4)
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Iterator[Desk]:
+    made = Desk(tmp_path, untrusted=UNTRUSTED)
+    log = LogBuilder("00000000000000aa")
+    for number, batch in enumerate(batches(1, [message for _, message in history(7, 48)])):
+        made.apply([log.record(START + number * SECOND, batch)])
+    made.publish()
+    yield made
+    made.close()
+
+
+def left_over(desk: Desk) -> list[Path]:
+    return [path for path in (desk.directory / "lake" / "_jobs").rglob("*") if path.is_file()]
+
+
+def test_parts_of_any_size_leave_what_there_was(desk: Desk) -> None:
+    before = desk.lake_tables(*CURRENT), desk.state_tables()
+    report: list[str] = []
+    result = desk.rebuild_by_plan(FINE, report.append)
+    assert (desk.lake_tables(*CURRENT), desk.state_tables()) == before
+    assert desk.verify() == []
+    assert left_over(desk) == []
+    assert result["events"] == sum(desk.applied().totals.values())
+    assert result["profiles"] == len(before[0]["profiles"])
+    assert set(result["seconds"]) == {line.partition(":")[0] for line in report} - {"found"}
+    log = LogBuilder("00000000000000bb")
+    desk.apply(
+        [log.record(START + 900 * SECOND, [{"type": "identify", "userId": "new", "messageId": "new"}])]
+    )
+    assert desk.verify() == []
+
+
+def test_an_empty_lake_is_rebuilt(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    assert desk.rebuild_by_plan()["profiles"] == 0
+    assert desk.verify() == []
+    desk.close()
+
+
+def test_what_was_finished_is_not_done_again(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[str] = []
+    spread = EmbeddedEngine.spread
+
+    def failing(self: EmbeddedEngine, name: str, *arguments: Any) -> dict[int, bytes]:
+        if name == "profiles" and ran.count(name) == 0:
+            ran.append(name)
+            raise Unavailable("the cluster has lost its machines")
+        ran.append(name)
+        return spread(self, name, *arguments)
+
+    monkeypatch.setattr(EmbeddedEngine, "spread", failing)
+    with pytest.raises(Unavailable):
+        desk.rebuild_by_plan(FINE)
+    first = list(ran)
+    desk.check_epoch()
+    desk.rebuild_by_plan(FINE)
+    assert ran[len(first) :] == ["profiles"]
+    assert desk.verify() == []
+    assert left_over(desk) == []
+
+
+def test_a_rebuild_of_other_facts_begins_anew_and_gives_the_old_one_up(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("profilelake.plans.rebuild.next_progress", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            desk.rebuild_by_plan(FINE)
+    assert left_over(desk)
+    log = LogBuilder("00000000000000bb")
+    desk.apply(
+        [log.record(START + 900 * SECOND, [{"type": "identify", "userId": "new", "messageId": "new"}])]
+    )
+    desk.publish()
+    desk.rebuild_by_plan(FINE)
+    assert left_over(desk) == []
+    assert desk.verify() == []
+
+
+def test_files_that_a_sweep_took_are_made_again(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("profilelake.plans.rebuild.put_in_place", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            desk.rebuild_by_plan(FINE)
+    table = desk.lake.current_table(WORKSPACE, PROFILES).base
+    named = {local_path(file.location) for file in table.files()}
+    waiting = set(local_path(table.location()).rglob("*.parquet")) - named
+    assert waiting
+    waiting.pop().unlink()
+    desk.rebuild_by_plan(FINE)
+    assert desk.verify() == []
+    assert left_over(desk) == []
+
+
+def test_facts_of_which_a_part_is_missing_are_refused(desk: Desk) -> None:
+    table = desk.lake.table(WORKSPACE, IDENTIFIER_SETS)
+    lost = table.files()[0]
+    table.commit(
+        lambda: Change(Operation.DELETE, removed=frozenset([lost.location]), summary=table.carried())
+    )
+    with pytest.raises(Conflict, match="identifier sets of events"):
+        desk.rebuild_by_plan(FINE)
+
+
+def test_what_an_older_program_did_not_write_is_taken_from_events(desk: Desk) -> None:
+    wanted = desk.lake_tables("account_links", "consent_writes")
+    assert wanted["account_links"]
+    for definition in (ACCOUNT_LINKS, CONSENT_WRITES):
+        table = desk.lake.table(WORKSPACE, definition)
+        gone = frozenset(file.location for file in table.files())
+        if gone:
+            table.commit(
+                lambda table=table, gone=gone: Change(Operation.DELETE, removed=gone, summary=table.carried())  # type: ignore[misc]
+            )
+    assert desk.lake_tables("account_links")["account_links"] == []
+    desk.rebuild_by_plan(FINE)
+    assert desk.lake_tables("account_links", "consent_writes") == wanted
+    assert desk.verify() == []
+    progress = desk.lake.table(WORKSPACE, EVENTS).progress()
+    assert progress == desk.lake.table(WORKSPACE, ACCOUNT_LINKS).progress()
