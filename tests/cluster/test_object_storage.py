@@ -1,4 +1,4 @@
-"""What a storage promises, held by a disk and by an object store alike."""
+"""What a storage promises, held by an object store, and what is said of one alone."""
 
 import io
 import pickle
@@ -16,12 +16,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from profilelake.errors import Invalid, Unavailable
+from profilelake.errors import Unavailable
 from profilelake.lake import object_reading, sql
-from profilelake.lake.local_copies import LocalCopies
-from profilelake.lake.object_storage import PART_BYTES, ObjectStorage
-from profilelake.lake.storage import LocalStorage, Storage, storage_of
+from profilelake.lake.object_storage import ObjectStorage
+from profilelake.lake.storage import Storage
 from profilelake.settings import StorageOptions
+from storage_laws import TestKeeping, TestWriting
+
+__all__ = ["TestKeeping", "TestWriting"]
 
 
 @pytest.fixture
@@ -36,118 +38,9 @@ def objects(s3: Any, options: StorageOptions) -> ObjectStorage:
     return ObjectStorage(f"s3://{s3.bucket}/{uuid.uuid4().hex}", options)
 
 
-@pytest.fixture(params=["disk", "objects"])
-def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
-    if request.param == "disk":
-        return LocalStorage(f"file://{tmp_path}")
-    chosen: Storage = request.getfixturevalue("objects")
-    return chosen
-
-
-def listed(storage: Storage) -> list[str]:
-    return sorted(storage.place(file.location) for file in storage.list(storage.root))
-
-
-class TestWriting:
-    def test_what_was_written_is_read(self, storage: Storage) -> None:
-        location = f"{storage.root}/a/b.txt"
-        for content in (b"one", b"", b"another one"):
-            storage.write(location, content)
-            assert (storage.read(location), storage.size(location)) == (content, len(content))
-        assert listed(storage) == [storage.place(location)]
-
-    def test_of_many_who_create_a_file_one_wins(self, storage: Storage) -> None:
-        location, won = f"{storage.root}/lock", []
-        threads = [
-            threading.Thread(
-                target=lambda n=n: won.append(n) if storage.create(location, b"%d" % n) else None
-            )
-            for n in range(8)
-        ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(60)
-        assert len(won) == 1
-        assert storage.read(location) == b"%d" % won[0]
-
-    def test_equal_content_of_somebody_else_is_not_ours(self, storage: Storage) -> None:
-        assert storage.create(f"{storage.root}/lock", b"same")
-        assert not storage.create(f"{storage.root}/lock", b"same")
-
-    @pytest.mark.parametrize("size", [10, PART_BYTES, 2 * PART_BYTES + 5])
-    def test_a_file_is_there_once_it_is_closed(self, storage: Storage, size: int) -> None:
-        location, content = f"{storage.root}/large", np.random.default_rng(size).bytes(size)
-        with storage.output(location) as sink:
-            for start in range(0, size, 1 << 20):
-                sink.write(content[start : start + (1 << 20)])
-            assert sink.tell() == size
-            assert storage.size(location) is None
-        assert storage.read(location) == content
-        with storage.input(location) as source:
-            source.seek(size // 2)
-            assert source.read() == content[size // 2 :]
-
-    @pytest.mark.parametrize("size", [10, PART_BYTES + 5])
-    def test_after_an_error_nothing_is_there(self, storage: Storage, size: int) -> None:
-        def broken() -> None:
-            with storage.output(f"{storage.root}/half") as sink:
-                sink.write(b"x" * size)
-                raise KeyError("why")
-
-        with pytest.raises(KeyError):
-            broken()
-        assert listed(storage) == []
-
-    @pytest.mark.parametrize("size", [10, PART_BYTES + 5])
-    def test_a_new_file_never_replaces_another(self, storage: Storage, size: int) -> None:
-        location = f"{storage.root}/once"
-        storage.write(location, b"first")
-
-        def again() -> None:
-            with storage.output(location, new=True) as sink:
-                sink.write(b"x" * size)
-
-        with pytest.raises(FileExistsError):
-            again()
-        assert storage.read(location) == b"first"
-        assert listed(storage) == [storage.place(location)]
-
-
-class TestKeeping:
-    def test_what_is_not_there_is_said_so(self, storage: Storage) -> None:
-        location = f"{storage.root}/none"
-        assert storage.size(location) is None
-        assert listed(storage) == []
-        storage.remove([location])
-        with pytest.raises(FileNotFoundError):
-            storage.read(location)
-        with pytest.raises(FileNotFoundError):
-            storage.input(location)
-
-    def test_files_are_listed_below_a_folder_not_beside_it(self, storage: Storage) -> None:
-        names = [f"{storage.root}/{name}" for name in ("t/1", "t/deep/er/2", "t2/3", "t.txt")]
-        for name in names:
-            storage.write(name, b"12345")
-        found = list(storage.list(f"{storage.root}/t"))
-        assert sorted(storage.place(file.location) for file in found) == [storage.place(n) for n in names[:2]]
-        assert {file.bytes for file in found} == {5}
-
-    def test_removed_files_are_gone_and_the_others_are_not(self, storage: Storage) -> None:
-        names = [f"{storage.root}/{number}" for number in range(20)]
-        for name in names:
-            storage.write(name, b"")
-        storage.remove(name for name in [*names[:19], f"{storage.root}/never"])
-        assert listed(storage) == [storage.place(names[19])]
-
-    def test_touched_files_are_the_same_files(self, storage: Storage) -> None:
-        location = f"{storage.root}/kept"
-        storage.write(location, b"content")
-        storage.touch([location])
-        assert storage.read(location) == b"content"
-        assert listed(storage) == [storage.place(location)]
-        with pytest.raises(FileNotFoundError):
-            storage.touch([f"{storage.root}/gone"])
+@pytest.fixture
+def storage(objects: ObjectStorage) -> Storage:
+    return objects
 
 
 class TestReading:
@@ -197,30 +90,6 @@ class TestReading:
             with pytest.raises(duckdb.Error) as raised:
                 connection.sql(query).fetchall()
         assert isinstance(sql.storage_fault(raised.value), FileNotFoundError)
-
-
-class TestCopies:
-    def test_copies_are_bounded_and_readable_after_they_went(
-        self, objects: ObjectStorage, tmp_path: Path
-    ) -> None:
-        copies = LocalCopies(objects, tmp_path / "copies", bytes_max=2_500)
-        names = [f"{objects.root}/{number}" for number in range(5)]
-        for number, name in enumerate(names):
-            objects.write(name, b"%d" % number * 1_000)
-        opened = [open(copies.open(name), "rb") for name in names]  # noqa: SIM115, PTH123
-        assert sum(path.stat().st_size for path in (tmp_path / "copies").iterdir()) <= 2_500
-        for number, file in enumerate(opened):
-            with file:
-                assert file.read() == b"%d" % number * 1_000
-        with pytest.raises(FileNotFoundError):
-            copies.fetch([*names, f"{objects.root}/gone"])
-        LocalCopies(objects, tmp_path / "copies", bytes_max=2_500)
-        assert not (tmp_path / "copies").exists()
-
-    def test_a_file_larger_than_the_cache_is_refused(self, objects: ObjectStorage, tmp_path: Path) -> None:
-        objects.write(f"{objects.root}/large", b"x" * 101)
-        with pytest.raises(Unavailable, match=r"101 bytes are more than the 100 of storage\.cache_bytes"):
-            LocalCopies(objects, tmp_path / "copies", bytes_max=100).open(f"{objects.root}/large")
 
 
 class TestCredentials:
@@ -275,15 +144,3 @@ class TestCredentials:
         with pytest.raises(Unavailable, match=said) as told:
             storage.read("s3://some/where/a")
         assert "hidden" not in str(told.value)
-
-
-class TestChoosing:
-    def test_a_url_says_which_storage(self, tmp_path: Path) -> None:
-        assert storage_of(str(tmp_path)) == LocalStorage(str(tmp_path))
-        assert storage_of(f"file://{tmp_path}/") == LocalStorage(f"file://{tmp_path}")
-        assert storage_of("s3://bucket/prefix/") == ObjectStorage("s3://bucket/prefix")
-
-    @pytest.mark.parametrize("url", ["ftp://host/place", "s3://", "s3:///"])
-    def test_others_are_refused(self, url: str) -> None:
-        with pytest.raises(Invalid, match="opening the storage"):
-            storage_of(url).size(url)

@@ -50,6 +50,11 @@ def test_a_public_url_is_taken_as_it_is(tmp_path: Path, url: str) -> None:
         ("prot = 1", "no section [prot]"),
         ("http = 1", "http = 1 is not a section; write [http]"),
         ("[http", "profilelake.toml: "),
+        ("[storage]\naddressing = 'host'", "storage.addressing = 'host': give one of auto, path, virtual"),
+        ("[storage]\nplain_http = 'yes'", "storage.plain_http = 'yes': give one of refused, allowed"),
+        ("[storage]\nendpoint = 'https://key:hidden@host'", "without user or password"),
+        ("[storage]\nendpoint = 'http://host:9000'", "that is without TLS"),
+        ("[storage]\nrequest_seconds = 0", "storage.request_seconds = 0: give 1 to 3,600"),
         ("[http]\nport = 'x'", "http.port = 'x': not a whole number"),
         ("[http]\nport = 1.5", "http.port = 1.5: not a whole number"),
         ("[http]\nport = true", "http.port = True: not a whole number"),
@@ -154,3 +159,12 @@ def test_nonsense_for_a_format_is_corrupt(tmp_path: Path, found: bytes) -> None:
     (layout.directory / "FORMAT").write_bytes(found)
     with pytest.raises(Corrupt, match="its file FORMAT says"):
         layout.check()
+
+
+def test_credentials_of_a_store_are_seen_from_the_directory(tmp_path: Path) -> None:
+    assert load(tmp_path, "[storage]\ncredentials = 'keys.ini'").storage.credentials == str(
+        tmp_path / "keys.ini"
+    )
+    assert load(tmp_path, "[storage]\ncredentials = '/etc/keys'").storage.credentials == "/etc/keys"
+    options = load(tmp_path, PROFILELAKE_STORAGE_ENDPOINT="https://s3.example.org:9000").storage
+    assert (options.endpoint, options.credentials) == ("https://s3.example.org:9000", "")

@@ -10,7 +10,7 @@ from profilelake.lake.tables import Column, TableDef
 from profilelake.pipeline.lake_metrics import LakeMetrics
 from profilelake.pipeline.register import TABLES
 from profilelake.pipeline.table_docs import columns, markdown
-from profilelake.settings import LakeSettings
+from profilelake.settings import LakeSettings, StorageOptions
 
 DOCS = Path(__file__).parents[3] / "docs"
 
@@ -59,3 +59,6 @@ def test_settings_and_metrics_of_the_lake_are_documented() -> None:
         assert re.search(rf"`{name}(_total)?[`{{]", page), name
     for setting in LakeSettings.__dataclass_fields__:
         assert f"`lake.{setting}`" in page
+    page = (DOCS / "object-storage.md").read_text()
+    for setting in StorageOptions.__dataclass_fields__:
+        assert f"`storage.{setting}`" in page
