@@ -29,7 +29,7 @@ COMMANDS: tuple[tuple[str, ...], ...] = (
     ("sql",),
     ("lake",),
     *(("lake", name) for name in ("tables", "snapshots", "diff", "compact", "expire", "verify")),
-    *(("lake", name) for name in ("duckdb", "materialize")),
+    *(("lake", name) for name in ("duckdb", "materialize", "connect", "move")),
     ("schema",),
     ("verify",),
     ("rebuild",),

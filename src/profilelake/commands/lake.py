@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from profilelake.commands import _lake_places
 from profilelake.commands.common import DEFAULT_DIRECTORY, Directory, Json, layout_of, print_json
 from profilelake.errors import Conflict, Corrupt, Invalid, NotFound
 from profilelake.settings import Layout
@@ -32,6 +33,8 @@ WAIT_SECONDS_MAX: Final = 900.0
 ORPHAN_MINUTES_MIN: Final = 10
 
 lake_commands = typer.Typer(no_args_is_help=True, help="The Iceberg tables.")
+lake_commands.command("connect")(_lake_places.connect)
+lake_commands.command("move")(_lake_places.move)
 
 Table = Annotated[str, typer.Argument(help="Table, as `lake tables` names it.")]
 Tables = Annotated[

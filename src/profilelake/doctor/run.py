@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from profilelake.doctor import data, directory, machine, storage
+from profilelake.doctor import catalog, data, directory, machine, storage
 from profilelake.doctor.findings import Finding, Patient, problem
 from profilelake.errors import ProfilelakeError
 
@@ -20,6 +20,7 @@ CHECKS: Final[tuple[Check, ...]] = (
     directory.leftovers,
     data.log,
     data.state,
+    catalog.catalog,
     storage.storage,
     data.tables,
     data.message_ids,

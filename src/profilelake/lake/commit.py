@@ -89,13 +89,19 @@ def manifests_of(table: Table, snapshot: Snapshot | None) -> tuple[ManifestFile,
     """
     if snapshot is None:
         return ()
-    manifests = tuple(snapshot.manifests(table.io))
-    if any(m.content != ManifestContent.DATA for m in manifests):
+    found = snapshot.manifests(table.io)
+    # One whose files are all gone only says so; rewriting the data files leaves such.
+    if any(
+        m.content != ManifestContent.DATA and (m.has_added_files() or m.has_existing_files()) for m in found
+    ):
+        name = ".".join(table.name())
         raise Invalid(
-            f"reading table {'.'.join(table.name())}: snapshot {snapshot.snapshot_id} has delete files; "
-            "rewrite its data files with the engine that wrote them, or read it with iceberg_scan"
+            f"reading table {name}: snapshot {snapshot.snapshot_id} has delete files, of a merge-on-read by another "
+            f"engine; run there: CALL profilelake.system.rewrite_data_files(table => '{name}', "
+            "options => map('delete-file-threshold', '1', 'remove-dangling-deletes', 'true')); "
+            "and set write.delete.mode, write.update.mode and write.merge.mode to copy-on-write"
         )
-    return manifests
+    return tuple(m for m in found if m.content == ManifestContent.DATA)
 
 
 def live_entries(table: Table, manifests: Iterable[ManifestFile]) -> list[ManifestEntry]:
