@@ -1,0 +1,99 @@
+"""Compaction of many tables at once is what compaction of each is."""
+
+from pathlib import Path
+
+import pytest
+
+from lake_examples import open_lake
+from profilelake.lake.compaction import Compacted, Policy
+from profilelake.lake.files import local_path
+from profilelake.lake.table import LakeTable
+from profilelake.plans import compaction
+from upkeep_lakes import digests, engine_in, filled
+
+SMALL = Policy(file_bytes=6_000, step_bytes=20_000)
+
+
+def test_a_round_changes_no_row_and_leaves_nothing_to_do(tmp_path: Path) -> None:
+    lake = open_lake(tmp_path)
+    held, people = filled(lake, 9, 40)
+    before, files = digests(lake, "w"), len(held.files())
+    told: list[Compacted] = []
+    groups = compaction.compact(
+        engine_in(tmp_path), lake.storage, [held], policy=SMALL, report=lambda _, done: told.append(done)
+    )
+    assert groups == len(told) > 1
+    assert len(held.files()) < files
+    assert held.groups(None, SMALL) == []
+    assert compaction.compact(engine_in(tmp_path), lake.storage, [held], policy=SMALL) == 0
+    assert compaction.merge(engine_in(tmp_path), lake.storage, [people]) == 1
+    assert compaction.merge(engine_in(tmp_path), lake.storage, [people]) == 0
+    after = digests(lake, "w")
+    assert {name: after[name] for name in ("visits", "members")} == {
+        name: before[name] for name in ("visits", "members")
+    }
+    assert list((tmp_path / "warehouse" / "_jobs").rglob("*.msgpack")) == []
+
+
+def test_a_merge_by_buckets_is_the_merge_of_the_table(tmp_path: Path) -> None:
+    one, other = open_lake(tmp_path / "one"), open_lake(tmp_path / "other")
+    _, mine = filled(one, 7, 30)
+    _, yours = filled(other, 7, 30)
+    assert compaction.merge(engine_in(tmp_path), one.storage, [mine]) == 1
+    yours.merge()
+    assert mine.base.scan().sort_by("member_id") == yours.base.scan().sort_by("member_id")
+    named = {
+        "profilelake.merged-through",
+        "profilelake.merged-files-through",
+        "profilelake.merged-previously",
+    }
+    assert {name: mine.base.properties()[name] for name in named} == {
+        name: yours.base.properties()[name] for name in named
+    }
+
+
+def test_a_driver_that_died_goes_on_with_what_its_tasks_had_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lake = open_lake(tmp_path)
+    held, _ = filled(lake, 6, 40)
+    before = digests(lake, "w")["visits"]
+
+    def died(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as dying:
+        dying.setattr(LakeTable, "commit_gathered", died)
+        with pytest.raises(KeyboardInterrupt):
+            compaction.compact(engine_in(tmp_path), lake.storage, [held], policy=SMALL)
+    monkeypatch.setattr(compaction, "gather", died)  # Nothing is to be gathered again.
+    files = {f.location for f in held.files()}
+    with monkeypatch.context() as once:
+        once.setattr(compaction, "ROUND_GROUPS_PER_TASK", 4)
+        rounds = iter([True, False])
+        compaction.compact(
+            engine_in(tmp_path), lake.storage, [held], policy=SMALL, go_on=lambda: next(rounds)
+        )
+    assert not files & {f.location for f in held.files()}
+    assert digests(lake, "w")["visits"] == before
+
+
+def test_what_was_swept_before_it_was_committed_is_done_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lake = open_lake(tmp_path)
+    held, _ = filled(lake, 6, 40)
+    before, there = digests(lake, "w")["visits"], {f.location for f in held.files()}
+
+    def died(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as dying:
+        dying.setattr(LakeTable, "commit_gathered", died)
+        with pytest.raises(KeyboardInterrupt):
+            compaction.compact(engine_in(tmp_path), lake.storage, [held])
+    for path in (tmp_path / "warehouse" / "ws_w" / "visits").rglob("*.parquet"):
+        if path not in {local_path(location) for location in there}:
+            path.unlink()
+    compaction.compact(engine_in(tmp_path), lake.storage, [held])
+    assert digests(lake, "w")["visits"] == before
