@@ -68,6 +68,8 @@ class Change:
     properties: Mapping[str, str] = field(default_factory=dict)
     expired: Sequence[int] = ()
     manifests_max: int = MANIFESTS_MAX
+    forgetful: bool = False
+    """Manifests do not go on telling of files that earlier snapshots removed, with the bounds of their columns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +169,13 @@ class _Writer:
                     writer.existing(entry)
         return writer.to_manifest_file(), gone
 
+    def living(self, manifest: ManifestFile) -> ManifestFile:
+        """Rewrite a manifest without what it says of files that are gone."""
+        with self.manifest(self.metadata.specs()[manifest.partition_spec_id]) as writer:
+            for entry in live_entries(self.table, [manifest]):
+                writer.existing(entry)
+        return writer.to_manifest_file()
+
     def merged(self, manifests: Sequence[ManifestFile]) -> list[ManifestFile]:
         """Replace the small manifests of earlier snapshots by one per partition spec."""
         kept: list[ManifestFile] = []
@@ -205,7 +214,9 @@ def stage(table: Table, held: Sequence[ManifestFile], change: Change, now_ms: in
             continue  # Only says what its snapshot removed; the next snapshot need not repeat it.
         rewritten = writer.without(manifest, change.removed) if change.removed else None
         if rewritten is None:
-            manifests.append(manifest)
+            manifests.append(
+                writer.living(manifest) if change.forgetful and manifest.deleted_files_count else manifest
+            )
         else:
             manifests.append(rewritten[0])
             gone.extend(rewritten[1])

@@ -412,11 +412,18 @@ class CurrentTable:
             _PREVIOUS: str(previous),
         }
 
-    def _cut(self) -> None:
+    def cut_merged(self) -> None:
+        """Drop the files of the log that the base contains, without waiting for its next generation.
+
+        For removals: who has planned a read of the base before this one plans again.
+        """
+        self._cut(Generation.of_base)
+
+    def _cut(self, through: Callable[[Mapping[str, str]], Generation] = Generation.previous) -> None:
         """Drop the files of the log whose rows the previous base contained already."""
 
         def plan() -> Change | None:
-            cut = Generation.previous(self.base.properties())
+            cut = through(self.base.properties())
             seq = self.log.field_id("seq")
             gone = frozenset(
                 f.location

@@ -35,7 +35,8 @@ from profilelake.lake.file_io import storage_behind
 from profilelake.lake.gathering import Gathered, Group, gather, group_of
 from profilelake.lake.handover import HandedFile, TableFiles
 from profilelake.lake.maintenance import Swept
-from profilelake.lake.progress import Progress
+from profilelake.lake.progress import PREFIX, Progress
+from profilelake.lake.rewriting import Rewritten
 from profilelake.lake.schema import ARROW_PER_PARQUET, FILE_BYTES_TARGET, checked, partitions
 from profilelake.lake.sql import LiveFile
 from profilelake.lake.tables import TableDef
@@ -45,6 +46,8 @@ COMMIT_ATTEMPTS_MAX: Final = 4
 """We are the only committer of a table, so a conflict is rare, and a row of them means a second one."""
 
 DEFAULT_POLICY: Final = Policy()
+_ADDED: Final = PREFIX + "added-files"
+"""Of a table: the mark of the files that were taken in last from somebody else."""
 
 _LOGGER: Final = logging.getLogger(__name__)
 
@@ -242,13 +245,14 @@ class LakeTable:
 
     def _replace_files(self, operation: Operation, gone: frozenset[str], added: Sequence[DataFile]) -> bool:
         def plan() -> Change:
-            if lost := gone - {f.location for f in self.files()}:
-                raise Conflict(
-                    f"rewriting files of {self.name}: {sorted(lost)} are gone; read the table again"
-                )
+            self._check_there(gone)
             return Change(operation, added=added, removed=gone, summary=self.carried())
 
         return self.commit(plan, added)
+
+    def _check_there(self, locations: frozenset[str]) -> None:
+        if lost := locations - {f.location for f in self.files()}:
+            raise Conflict(f"rewriting files of {self.name}: {sorted(lost)} are gone; read the table again")
 
     def replace(self, parts: Iterable[pa.Table], progress: Progress) -> int:
         """Put these rows in the place of all there are, in one snapshot; return how many they are.
@@ -316,6 +320,44 @@ class LakeTable:
         swapped = bool(gone) and self._replace_files(Operation.REPLACE, gone, added)
         reach("compact.committed")
         return swapped
+
+    def commit_rewritten(
+        self, done: Sequence[Rewritten], account: Callable[[Progress], Progress] = lambda held: held
+    ) -> bool:
+        """Put files from which rows have gone, or in which rows have changed, in the place of what they were.
+
+        All in one snapshot. `account` says what the progress is then: rows that have gone are to be counted
+        somewhere else.
+
+        Raises:
+            Conflict: one of the files is no part of the table any more; plan again.
+        """
+        gone = frozenset(one.location for one in done)
+        added = [file.data_file() for one in done for file in one.files]
+        if not gone:
+            return False
+
+        def plan() -> Change:
+            self._check_there(gone)
+            held = self.progress()
+            summary = {} if held is None else account(held).properties()
+            return Change(Operation.OVERWRITE, added=added, removed=gone, summary=summary)
+
+        return self.commit(plan, added)
+
+    def add_files(self, files: Sequence[HandedFile], mark: str) -> bool:
+        """Take in files that others wrote, in one snapshot that brings no progress; once for each mark.
+
+        False, with nothing changed, where the last files that were taken in so bore this mark.
+        """
+        added = [file.data_file() for file in files]
+
+        def plan() -> Change | None:
+            if not added or self.properties().get(_ADDED) == mark:
+                return None
+            return Change(Operation.APPEND, added=added, summary=self.carried(), properties={_ADDED: mark})
+
+        return self.commit(plan)
 
     def write(self, rows: pa.Table) -> list[DataFile]:
         """Write rows into data files that no snapshot names yet.
@@ -434,6 +476,19 @@ class LakeTable:
                 else None
             )
         )
+
+    def forget_removed(self) -> bool:
+        """Have the newest snapshot tell nothing of files that were removed: not their names, not their bounds.
+
+        False where it does not anyway. The snapshots before it go with `expire`.
+        """
+
+        def plan() -> Change | None:
+            if not any(manifest.deleted_files_count for manifest in self._held_manifests()):
+                return None
+            return Change(Operation.REPLACE, summary=self.carried(), forgetful=True)
+
+        return self.commit(plan)
 
     def unreachable(self) -> list[Swept]:
         """Return the files in the table's folder that no live snapshot reaches."""
