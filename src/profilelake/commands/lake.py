@@ -40,6 +40,9 @@ Table = Annotated[str, typer.Argument(help="Table, as `lake tables` names it.")]
 Tables = Annotated[
     list[str] | None, typer.Argument(metavar="[TABLE]...", help="Tables; all where none is named.")
 ]
+EngineUrl = Annotated[
+    str, typer.Option("--engine", metavar="URL", help="Where the work is done: embedded, or a cluster.")
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only tell what would be done.")]
 
 
@@ -133,13 +136,56 @@ def compact(
     directory: Directory = DEFAULT_DIRECTORY,
     dry_run: DryRun = False,
     seconds: Annotated[float, typer.Option(min=1, max=86_400, help="Begin no step after this long.")] = 600.0,
+    engine: EngineUrl = "",
     as_json: Json = False,
 ) -> None:
-    """Gather small files of append-only tables into large sorted ones, days that are not over included."""
+    """Gather small files of append-only tables into large sorted ones, days that are not over included.
+
+    With --engine all tables at once, as many files at a time as there is room; changes of current tables are
+    merged too. The server must not run then.
+    """
     from profilelake.pipeline.lake_requests import Request
+
+    if engine:
+        if dry_run:
+            raise Invalid("lake compact: --dry-run does not go with --engine; leave one of them out")
+        from profilelake.app.upkeep import compact_directory
+
+        _lake(directory)  # that there is one is told before anything is locked
+        _show_rows(compact_directory(layout_of(directory), engine, tuple(tables or ()), seconds), as_json)
+        return
 
     request = Request(action="compact", tables=tuple(tables or ()), dry_run=dry_run, seconds_max=seconds)
     _show_rows(_change(layout_of(directory), request, seconds + WAIT_SECONDS_MAX), as_json)
+
+
+@lake_commands.command("repair")
+def repair(
+    directory: Directory = DEFAULT_DIRECTORY,
+    dry_run: DryRun = False,
+    engine: EngineUrl = "embedded",
+    as_json: Json = False,
+) -> None:
+    """Put the facts right: every event once, and what events say in all tables where it belongs.
+
+    The server must not run. What no event tells any more is said, and stays as it is.
+    """
+    from profilelake.app.upkeep import repair_directory
+
+    _lake(directory)  # that there is one is told before anything is locked
+    done = repair_directory(
+        layout_of(directory), engine, dry_run=dry_run, report=lambda step: print(step, file=sys.stderr)
+    )
+    rows = [{"what": what, "rows": count, "told": told} for what, count, told in done.told()]
+    if as_json:
+        print_json(rows)
+    else:
+        _show_rows(rows, as_json=False)
+    if not done.looked_at_facts:
+        print("the other tables are looked at once these events have left", file=sys.stderr)
+    if done.rebuild:
+        later = "then run" if dry_run else "run"
+        print(f"events are counted elsewhere now; {later}: profilelake rebuild", file=sys.stderr)
 
 
 @lake_commands.command("expire")

@@ -109,7 +109,7 @@ class Landing:
         verdicts = judged.verdicts
         accepted = verdicts == Verdict.ACCEPTED
         keyed, sightings = self._with_sets(events, parsed.identifiers, accepted)
-        conflicts = _conflicts(keyed.filter(pa.array(verdicts == Verdict.CONFLICT)))
+        conflicts = conflict_rows(keyed.filter(pa.array(verdicts == Verdict.CONFLICT)))
         return Landed(
             events=keyed.filter(pa.array(accepted)) if not accepted.all() else keyed,
             sightings=sightings,
@@ -287,7 +287,7 @@ def _undecodable_rows(records: Sequence[Record], detail: str) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=FAILED_EVENTS.schema())
 
 
-def _conflicts(events: pa.Table) -> pa.Table:
+def conflict_rows(events: pa.Table) -> pa.Table:
     """Return dead letters for events whose message id belongs to another event already."""
     schema = FAILED_EVENTS.schema()
     if not events.num_rows:

@@ -3,7 +3,7 @@
 `semantics.last_write` says which write wins; this is its form on the online state.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Final
 
@@ -37,22 +37,43 @@ def fold_traits(work: Working, events: pa.Table) -> pa.Table:
 
 
 def _fold(work: Working, events: pa.Table, collection: Collection) -> pa.Table:
+    writers = writers_among(events, collection)
+    if not writers.num_rows:
+        return TRAIT_WRITES.schema().empty_table()
+    work.load_traits(writers.column(WRITERS[collection][1]).to_pylist())
+    told = list(_written(writers, collection))
+    for _, key, written in told:
+        _apply(work, key, written)
+    return _rows(writers, collection, told)
+
+
+def writers_among(events: pa.Table, collection: Collection) -> pa.Table:
+    """Return the events that write traits of sets of a collection."""
     call, set_column = WRITERS[collection]
     mask = pc.and_(
         pc.equal(events.column("type"), call),
         pc.and_(pc.is_valid(events.column("traits")), pc.is_valid(events.column(set_column))),
     )
-    writers = events.filter(mask)
-    if not writers.num_rows:
-        return TRAIT_WRITES.schema().empty_table()
-    sets = writers.column(set_column).to_pylist()
-    work.load_traits(sets)
-    rows: list[int] = []
-    names: list[str] = []
-    values: list[str | None] = []
+    return events.filter(mask)
+
+
+def trait_rows(writers: pa.Table, collection: Collection) -> pa.Table:
+    """Return what events write (`writers_among`) as rows of `trait_writes`."""
+    return _rows(writers, collection, list(_written(writers, collection)))
+
+
+def trait_counts(texts: Iterable[str]) -> list[int]:
+    """Return how many traits each of these objects writes."""
+    return [len(_decode(text)) for text in texts]
+
+
+def _written(
+    writers: pa.Table, collection: Collection
+) -> Iterator[tuple[int, bytes, dict[str, TraitRecord]]]:
+    """Yield each event that writes anything: its row, its set, and what it writes."""
     for row, (key, text, timestamp, position, source_id, message_id) in enumerate(
         zip(
-            sets,
+            writers.column(WRITERS[collection][1]).to_pylist(),
             writers.column("traits").to_pylist(),
             writers.column("timestamp").cast(pa.int64()).to_pylist(),
             writers.column("position").to_pylist(),
@@ -67,16 +88,24 @@ def _fold(work: Working, events: pa.Table, collection: Collection) -> pa.Table:
             )
             for name, raw in _decode(text).items()
         }
-        if not written:
-            continue
+        if written:
+            yield row, key, written
+
+
+def _rows(
+    writers: pa.Table, collection: Collection, told: Sequence[tuple[int, bytes, Mapping[str, TraitRecord]]]
+) -> pa.Table:
+    rows: list[int] = []
+    names: list[str] = []
+    values: list[str | None] = []
+    for row, _, written in told:
         rows += [row] * len(written)
         names += written
         values += [write.value for write in written.values()]
-        _apply(work, key, written)
     chosen = pa.array(rows, pa.int64())
     columns = {
-        "set_id": writers.column(set_column).take(chosen),
-        "collection": pa.array([collection] * len(rows)),
+        "set_id": writers.column(WRITERS[collection][1]).take(chosen),
+        "collection": pa.array([collection] * len(rows), pa.string()),
         "trait": pa.array(names, pa.string()),
         "value": pa.array(values, pa.string()),
     }

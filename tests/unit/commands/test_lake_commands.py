@@ -172,3 +172,36 @@ def test_columns_are_explained_and_markdown_goes_with_them(layout: Layout) -> No
     ran = run("lake", "tables", "--schema", "--format", "markdown", "--dir", layout.directory)
     assert ran.out.startswith(b"# The tables")
     told(run("lake", "tables", "--format", "markdown", "--dir", layout.directory), 2, "goes with --schema")
+
+
+def test_all_tables_are_compacted_at_once_on_an_engine(layout: Layout) -> None:
+    (row,) = lake(layout, "compact", "--engine", "embedded")
+    assert (
+        row.items() >= {"table": "events", "steps": 1, "files_before": 3, "files_after": 1, "rows": 3}.items()
+    )
+    assert lake(layout, "compact", "--engine", "embedded") == []
+    told(run("lake", "compact", "--engine", "nowhere", "--dir", layout.directory), 2, "nowhere")
+    refused = run("lake", "compact", "--engine", "embedded", "--dry-run", "--dir", layout.directory)
+    told(refused, 2, "--dry-run does not go with --engine")
+
+
+def test_what_is_there_twice_is_repaired_by_a_command(layout: Layout) -> None:
+    opened = Lake.of(layout)
+    table = opened.table("default", EVENTS)
+    table.add_files(table.files_elsewhere().write(events(2)), "another engine")
+    opened.close()
+    wanted = [{"what": "repeated", "rows": 1, "told": "events that were there before; they leave"}]
+    assert lake(layout, "repair", "--dry-run") == wanted
+    assert lake(layout, "repair") == wanted
+    assert lake(layout, "repair") == []
+    rows = {row["table"]: row for row in lake(layout, "tables")}
+    assert rows["events"].items() >= {"rows": 3, "sequence": 3}.items()
+
+
+def test_a_repair_needs_the_directory_to_itself(layout: Layout) -> None:
+    lock = DirectoryLock(layout)
+    try:
+        told(run("lake", "repair", "--dir", layout.directory), 4, "")
+    finally:
+        lock.release()
+    told(run("lake", "repair", "--engine", "nowhere", "--dir", layout.directory), 2, "nowhere")
