@@ -30,6 +30,7 @@ from profilelake.pipeline.publish import CURRENT
 from profilelake.settings import Layout
 
 IN_MEMORY: Final = ""
+EMBEDDED: Final = "embedded"
 
 
 def rebuilt(directory: Path, engine: str) -> dict[str, Any]:
@@ -41,7 +42,7 @@ def rebuilt(directory: Path, engine: str) -> dict[str, Any]:
     wall, cpu = time.perf_counter() - wall, _cpu() - cpu
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     lake = Lake.of(layout)
-    digests = rebuilding.digests_of(layout, lake, rebuilding.EMBEDDED, [table.name for table in CURRENT])
+    digests = rebuilding.digests_of(layout, lake, EMBEDDED, [table.name for table in CURRENT])
     size = sum(file.bytes for name in lake.names("default") for file in lake.load("default", name).files)
     lake.close()
     return {
@@ -89,7 +90,7 @@ def main() -> int:
         if options.data is None:
             load(options, directory)
         found: dict[str, dict[str, Any]] = {}
-        for engine in (IN_MEMORY, rebuilding.EMBEDDED, *options.engine):
+        for engine in (IN_MEMORY, EMBEDDED, *options.engine):
             with multiprocessing.get_context("spawn").Pool(1) as pool:
                 one = found[engine] = pool.apply(rebuilt, (directory, engine))
             base = found[IN_MEMORY]

@@ -6,34 +6,29 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from profilelake.app.directory import WORKSPACE, kernel_cache, workspace_setup
-from profilelake.engines.embedded import EmbeddedEngine
-from profilelake.engines.engine import Engine
-from profilelake.errors import Invalid
 from profilelake.ops.clock import wall
-from profilelake.settings import Layout, Settings
+from profilelake.settings import EngineSettings, Layout, Settings
 
 if TYPE_CHECKING:
     from profilelake.lake.catalog import Lake
     from profilelake.plans.digests import TableDigest
 
-EMBEDDED: Final = "embedded"
 IN_MEMORY_BYTES_MAX: Final = 512 << 20
 """Files of tables of facts that are rebuilt in memory where nobody names an engine; larger ones part by part."""
-TASKS_MAX: Final = 8
-"""Tasks of the embedded engine that run at the same time, where there are as many cores."""
 
 
 def rebuild_with(layout: Layout, engine_url: str, report: Callable[[str], None]) -> dict[str, object]:
     """Rebuild a data directory that nobody else writes to, on the engine with this URL.
 
-    Without one it is done in memory where the lake is small, else as a plan on this machine. `report` is
-    told of each step that is done.
+    Without one the settings name it; where they name none it is done in memory if the lake is small, else as a
+    plan on this machine. `report` is told of each step that is done.
 
     Raises:
         Invalid: there is no such engine.
         Conflict, Unavailable, Corrupt: as `pipeline.remaking.rebuild` and `plans.rebuild.rebuild_on`.
     """
     os.environ.setdefault("NUMBA_CACHE_DIR", str(kernel_cache(layout)))  # before numba is imported
+    from profilelake.engines.choosing import engine_of
     from profilelake.lake.catalog import Lake
     from profilelake.lake.reading import damage_told
     from profilelake.pipeline.publish import ensure_tables
@@ -43,7 +38,8 @@ def rebuild_with(layout: Layout, engine_url: str, report: Callable[[str], None])
 
     policy = Settings.load(layout.directory, os.environ).pipeline.policy()
     setup = workspace_setup(layout, policy)
-    engine = engine_at(engine_url, layout) if engine_url else None
+    options = _engine_settings(layout, engine_url)
+    engine = engine_of(options, layout.directory) if options.url else None
     try:
         with damage_told():
             lake = Lake.of(layout)
@@ -55,7 +51,7 @@ def rebuild_with(layout: Layout, engine_url: str, report: Callable[[str], None])
                     result = rebuild(setup, layout.state, lake, wall(), report)
                     give_up(lake.storage, WORKSPACE)
                     return result
-                engine = engine_at(EMBEDDED, layout)
+                engine = engine_of(options, layout.directory)
             return rebuild_on(engine, setup, layout.state, lake, wall(), report)
     finally:
         gc.enable()
@@ -71,22 +67,15 @@ def digests_of(layout: Layout, lake: "Lake", engine_url: str, tables: Sequence[s
         NotFound: there is no such table.
     """
     os.environ.setdefault("NUMBA_CACHE_DIR", str(kernel_cache(layout)))  # before numba is imported
+    from profilelake.engines.choosing import engine_of
     from profilelake.plans.digests import digest_tables
 
-    engine = engine_at(engine_url, layout)
+    engine = engine_of(_engine_settings(layout, engine_url), layout.directory)
     try:
         return digest_tables(engine, lake, WORKSPACE, tables)
     finally:
         engine.close()
 
 
-def engine_at(url: str, layout: Layout) -> Engine:
-    """Return the engine with this URL.
-
-    Raises:
-        Invalid: there is none.
-    """
-    if url == EMBEDDED:
-        cores = len(os.sched_getaffinity(0))
-        return EmbeddedEngine(layout.run / "engine", min(cores, TASKS_MAX))
-    raise Invalid(f"--engine {url}: no such engine; name {EMBEDDED}")
+def _engine_settings(layout: Layout, engine_url: str) -> EngineSettings:
+    return Settings.load(layout.directory, os.environ, engine={"url": engine_url or None}).engine
