@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry
 from profilelake.audiences import facts as defining
 from profilelake.audiences import handover
 from profilelake.engines.embedded import EmbeddedEngine
+from profilelake.engines.engine import Engine
 from profilelake.eventlog import Damage, Flags, Kind, LogEnd, Record, Slice
 from profilelake.identity import facts
 from profilelake.identity import publish as identity_rows
@@ -314,14 +315,17 @@ class Desk:
             self.open()
 
     def rebuild_by_plan(
-        self, cutting: Cutting | None = None, report: Callable[[str], None] = lambda _: None
+        self,
+        cutting: Cutting | None = None,
+        report: Callable[[str], None] = lambda _: None,
+        engine: Engine | None = None,
     ) -> dict[str, Any]:
-        """Do the same part by part, on the engine of one machine."""
+        """Do the same part by part, on the engine of one machine or another one."""
         self.close()
         self.now += SECOND
         lake = self._open_lake()
         try:
-            engine = EmbeddedEngine(self.directory / "engine")
+            engine = engine or EmbeddedEngine(self.directory / "engine")
             state = self.directory / "state"
             return rebuild_on(engine, self.setup, state, lake, self.now, report, cutting)
         finally:
