@@ -75,7 +75,7 @@ def test_what_is_missing_is_told_with_its_fix(
     proxy.rule = rule
     ((check, text, fix),) = bad(storage.storage(patient))
     assert check == "storage"
-    assert said in text
+    assert said in f"{text}; {fix}"
     assert fix
 
 

@@ -84,6 +84,22 @@ class TestReading:
             with connection.cursor() as cursor:
                 assert cursor.sql(query).fetchall() == [(wanted, 997, 200_010)]
 
+    def test_ends_of_files_are_fetched_ahead_within_bounds(
+        self, objects: ObjectStorage, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(object_reading, "AHEAD_MAX", 4)
+        monkeypatch.setattr(object_reading, "TAILS_BYTES_MAX", 8_000)
+        locations = []
+        for number in range(30):
+            locations.append(f"{objects.root}/{number}.parquet")
+            with objects.output(locations[-1]) as sink:
+                pq.write_table(pa.table({"n": [number] * 1_000}), sink)
+        listed = ", ".join(sql.text(objects.place(location)) for location in locations)
+        query = f"SELECT sum(n)::BIGINT FROM read_parquet([{listed}])"  # noqa: S608
+        with sql.connect("1GB", "", objects) as connection:
+            for _ in range(3):
+                assert connection.sql(query).fetchall() == [(1_000 * sum(range(30)),)]
+
     def test_a_file_that_went_is_told_as_such(self, objects: ObjectStorage) -> None:
         with sql.connect("1GB", "", objects) as connection:
             query = f"FROM read_parquet(['{objects.root}/gone.parquet'])"

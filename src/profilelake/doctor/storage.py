@@ -36,13 +36,19 @@ def storage(patient: Patient) -> Iterator[Finding]:
     try:
         yield from _used(opened, probe, patient.now)
     except Unavailable as error:
-        yield problem("storage", str(error), "put that right, then run doctor again")
-    finally:
-        opened.remove([probe])
+        text, _, fix = str(error).partition("; ")
+        yield problem("storage", text, fix or "put that right, then run doctor again")
 
 
 def _used(opened: Storage, probe: str, now: int) -> Iterator[Finding]:
     opened.create(probe, _CONTENT)
+    try:
+        yield from _held(opened, probe, now)
+    finally:
+        opened.remove([probe])
+
+
+def _held(opened: Storage, probe: str, now: int) -> Iterator[Finding]:
     if opened.read(probe) != _CONTENT:
         yield problem(
             "storage",

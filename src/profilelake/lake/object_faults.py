@@ -19,8 +19,8 @@ _KIND: Final = re.compile(r"kind: (Connect|Timeout|Request|Interrupted|Decode|Un
 _EXPIRED: Final = frozenset({"ExpiredToken", "ExpiredTokenException", "InvalidToken", "TokenRefreshRequired"})
 _UNKNOWN_KEY: Final = frozenset({"InvalidAccessKeyId", "SignatureDoesNotMatch", "AuthFailure"})
 _NEW_ONES: Final = (
-    "put good ones into AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (with AWS_SESSION_TOKEN where they are "
-    "for a time) and start again, or into the file that storage.credentials names, which is read again at once"
+    "put good ones into the file that storage.credentials names (read again at once), or into "
+    "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN and start again"
 )
 _RIGHTS: Final = (
     "grant s3:GetObject, s3:PutObject, s3:DeleteObject, s3:AbortMultipartUpload below the prefix and "
@@ -66,6 +66,11 @@ def fault(error: Exception, doing: str, location: str) -> Exception:
         return FileNotFoundError(f"{what}: there is no such file")
     if isinstance(error, InvalidPathError):
         return Invalid(f"{what}: no object can have that name")
+    if any(service in text for service in _METADATA_SERVICE):
+        return Unavailable(
+            f"{what}: there are no credentials: neither in the environment nor from a role of this machine; "
+            f"{_NEW_ONES}"
+        )
     if code in _EXPIRED:
         return Unavailable(f"{what}: the credentials have expired ({code}); {_NEW_ONES}")
     if code in _UNKNOWN_KEY:
@@ -75,15 +80,7 @@ def fault(error: Exception, doing: str, location: str) -> Exception:
             f"{what}: the clock of this machine is too far off ({code}); set it right: chronyc makestep"
         )
     if status in ("401", "403"):
-        return Unavailable(
-            f"{what}: the credentials do not allow it ({code or status}); {_RIGHTS}, or where they are out of "
-            f"date {_NEW_ONES}"
-        )
-    if any(service in text for service in _METADATA_SERVICE):
-        return Unavailable(
-            f"{what}: there are no credentials: neither in the environment nor from a role of this machine; "
-            f"{_NEW_ONES}"
-        )
+        return Unavailable(f"{what}: the credentials do not allow it ({code or status}); {_RIGHTS}")
     if status:
         answer = f"{status} {code}" if code else status
         hint = "it is busy or broken" if status[0] == "5" or status == "429" else "see its log"

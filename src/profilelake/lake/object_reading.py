@@ -7,7 +7,7 @@ request, and are held for the next reader, since files of a table never change.
 
 import io
 import threading
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -28,8 +28,10 @@ TAIL_BYTES: Final = 128 << 10
 """What is fetched of a file when it is opened: the footer, and all of a small file."""
 TAILS_BYTES_MAX: Final = 64 << 20
 """Of the ends of files that a process holds; those go first that were not asked for the longest."""
-AHEAD_MAX: Final = 10_000
-"""Files whose ends are fetched before somebody opens them; those of one query, at most."""
+AHEAD_MAX: Final = 128
+"""Files of one connection whose ends are fetched before it opens them."""
+ANNOUNCED_MAX: Final = 10_000
+"""Files of one connection that wait for their turn to be fetched ahead; more are fetched when they are opened."""
 _NEVER_CHANGES: Final = datetime(2000, 1, 1, tzinfo=UTC)
 
 Locate = Callable[[str], "tuple[ObjectStore, str]"]
@@ -129,8 +131,7 @@ class _Tails:
     def expect(self, location: str) -> None:
         """Begin to fetch the end of a file that somebody is about to open."""
         with self._lock:
-            known = location in self._held or location in self._coming
-            if not known and len(self._coming) < AHEAD_MAX:
+            if location not in self._held and location not in self._coming:
                 self._coming[location] = self._threads.submit(self._fetch, location)
 
     def get(self, location: str) -> Tail:
@@ -161,6 +162,32 @@ class _Tails:
 _tails: Final = lru_cache(maxsize=16)(_Tails)
 
 
+class _Ahead:
+    """The files of one connection that it is about to open, in that order."""
+
+    def __init__(self, tails: _Tails) -> None:
+        self._tails = tails
+        self._announced: deque[str] = deque(maxlen=ANNOUNCED_MAX)
+        self._expected: set[str] = set()
+        self._lock = threading.Lock()
+
+    def announce(self, location: str) -> None:
+        with self._lock:
+            self._announced.append(location)
+            self._advance()
+
+    def opened(self, location: str) -> None:
+        with self._lock:
+            self._expected.discard(location)
+            self._advance()
+
+    def _advance(self) -> None:
+        while self._announced and len(self._expected) < AHEAD_MAX:
+            location = self._announced.popleft()
+            self._expected.add(location)
+            self._tails.expect(location)
+
+
 class _Objects(AbstractFileSystem):  # type: ignore[misc]
     """What DuckDB asks of a filesystem, no more."""
 
@@ -169,16 +196,17 @@ class _Objects(AbstractFileSystem):  # type: ignore[misc]
     def __init__(self, scheme: str, tails: _Tails, locate: Locate) -> None:
         super().__init__()
         self.protocol = scheme
-        self._tails, self._locate = tails, locate
+        self._tails, self._locate, self._ahead = tails, locate, _Ahead(tails)
 
     def glob(self, path: str, **_: Any) -> list[str]:
         """Return a planned file as it is; DuckDB is about to open it."""
-        self._tails.expect(path)
+        self._ahead.announce(path)
         return [path]
 
     def open(self, path: str, mode: str = "rb", **_: Any) -> RangedFile:
         if mode != "rb":
             raise OSError(f"opening {path}: queries only read")
+        self._ahead.opened(path)
         return RangedFile(*self._locate(path), path, self._tails.get(path))
 
     def info(self, path: str, **_: Any) -> dict[str, Any]:
