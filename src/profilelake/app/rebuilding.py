@@ -10,6 +10,7 @@ from profilelake.ops.clock import wall
 from profilelake.settings import EngineSettings, Layout, Settings
 
 if TYPE_CHECKING:
+    from profilelake.engines.engine import Engine
     from profilelake.lake.catalog import Lake
     from profilelake.plans.digests import TableDigest
 
@@ -67,14 +68,20 @@ def digests_of(layout: Layout, lake: "Lake", engine_url: str, tables: Sequence[s
         NotFound: there is no such table.
     """
     os.environ.setdefault("NUMBA_CACHE_DIR", str(kernel_cache(layout)))  # before numba is imported
-    from profilelake.engines.choosing import engine_of
     from profilelake.plans.digests import digest_tables
 
-    engine = engine_of(_engine_settings(layout, engine_url), layout.directory)
+    engine = engine_at(engine_url, layout)
     try:
         return digest_tables(engine, lake, WORKSPACE, tables)
     finally:
         engine.close()
+
+
+def engine_at(engine_url: str, layout: Layout) -> "Engine":
+    """Return the engine with this URL, or the one that the settings of a data directory name. Raises as `engine_of`."""
+    from profilelake.engines.choosing import engine_of
+
+    return engine_of(_engine_settings(layout, engine_url), layout.directory)
 
 
 def _engine_settings(layout: Layout, engine_url: str) -> EngineSettings:
