@@ -123,7 +123,7 @@ def gather_facts(
     """
     names = {*_READS, *(_SHOWN if held.retracted else ())}
     units = [share for name in sorted(names) for share in files.tables[name].shares(sizes.share_bytes)]
-    parts = power_of_two(sum(share.bytes for share in units) / sizes.part_bytes, least=engine.tasks)
+    parts = power_of_two(max(engine.tasks, sum(share.bytes for share in units) / sizes.part_bytes))
     shapes = {name: table.shape for name, table in files.tables.items()}
     answers = job.step(
         "facts",

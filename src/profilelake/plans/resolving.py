@@ -40,6 +40,8 @@ ASKED: Final = pa.schema([("ident_id", ID), ("part", pa.int32())])
 TEXTS: Final = pa.schema([("ident_id", ID), ("part", pa.int32()), ("value", pa.string())])
 """The same with their values."""
 
+_HEAVY: Final = "sets of part "
+
 
 class Placed(msgspec.Struct, frozen=True):
     """A part of sets, and for each row of `known` the part of components it goes to."""
@@ -74,12 +76,11 @@ def resolve_parts(
     units = [_Placing(files, of, len(sets)) for files, of in zip(sets, found.files, strict=True)]
     placed = job.step("place", lambda: engine.each("place", units, placing))
     told = together(placed)
-    heaviest = max((count for name, count in told.counts.items() if name.isdigit()), default=0)
+    heaviest = max((count for name, count in told.counts.items() if name.startswith(_HEAVY)), default=0)
     if heaviest > sets_per_task_max:
         raise Invalid(
             f"resolving identities: about {heaviest} sets hang together, more than the {sets_per_task_max} of a "
-            "task; give tasks more memory and raise that limit, or block or quarantine the values that tie so "
-            "many together (`identity effects` shows the largest profile)"
+            "task; lower degree_max in the identity rules, or block or quarantine the values that tie so many together"
         )
     parts = {file.part: file for file in told.files.get("parts", [])}
     given: list[Placed | KeptFile] = [Placed(files, parts[files.known.part]) for files in sets]
@@ -152,7 +153,7 @@ class _Place:
         counts = np.bincount(parts)
         # Ids are spread evenly over files, so what is heavy in all shows in each.
         heavy = np.flatnonzero(counts * unit.of > self.heavy)
-        return Answer(files, {str(number): int(counts[number]) for number in heavy}).encoded()
+        return Answer(files, {f"{_HEAVY}{number}": int(counts[number]) for number in heavy}).encoded()
 
 
 def _several(known: pa.Table, parts: PartNumbers) -> pa.Table:

@@ -61,7 +61,9 @@ STATEMENTS: Final = pa.schema(
         ("message_id", pa.string()),
     ]
 )
-"""What each set said last of consent: a row for each category of the statement that holds."""
+"""What each set said last of consent: a row for each category that it ever named, as the last statement has it.
+
+A set that never named one has a row without category: it allows nothing."""
 
 LINKS: Final = pa.schema(
     [
@@ -77,7 +79,7 @@ LINKS: Final = pa.schema(
 VALUES: Final = pa.schema(
     [("ident_id", ID), ("collection", pa.string()), ("type", pa.string()), ("value", pa.string())]
 )
-"""Every identifier once."""
+"""Every identifier of a set once."""
 
 REFUSED: Final = pa.struct(
     [

@@ -70,9 +70,7 @@ def gather_values(
     """
     table = files.tables[IDENTIFIERS.name]
     units: list[Share | SetFiles] = [*table.shares(sizes.share_bytes), *sets]
-    parts = power_of_two(
-        max(table.bytes / sizes.part_bytes, members / sizes.part_members), least=engine.tasks
-    )
+    parts = power_of_two(max(engine.tasks, table.bytes / sizes.part_bytes, members / sizes.part_members))
     name = "values_without_lost" if lost else "values"
     inputs = {"values": VALUES, "met": MET}
     answers = job.step(

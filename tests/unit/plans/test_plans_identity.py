@@ -59,9 +59,7 @@ def _resolve(folder: Path, case: Case, sizes: Sizes | None = None, lost: int = 0
 def test_a_component_too_large_for_a_task_is_refused_with_what_to_do(tmp_path: Path) -> None:
     chain = [{f"email:e{n}", f"anonymous_id:a{n // 2}"} for n in range(20)]
     chain += [{f"email:e{n}", f"anonymous_id:a{(n + 1) // 2}"} for n in range(20)]
-    with pytest.raises(
-        Invalid, match="sets hang together, more than the 4 of a task; give tasks more memory"
-    ):
+    with pytest.raises(Invalid, match="sets hang together, more than the 4 of a task; lower degree_max"):
         _resolve(tmp_path, _case(*chain), Sizes(sets_per_part=2, sets_per_task_max=4))
 
 
