@@ -22,6 +22,7 @@ from profilelake.kernels.dense import dense_numbers
 from profilelake.lake import sql
 from profilelake.lake.catalog import Lake
 from profilelake.lake.pinned import PinnedFile, PinnedTable, Shape, Share
+from profilelake.lake.reading import damage_told
 from profilelake.lake.storage import Storage
 from profilelake.landing.tables import EVENT_COPIES, EVENTS
 from profilelake.pipeline.fold_facts import Rows, in_order, received_at, words
@@ -145,8 +146,12 @@ def read_share(
     """Yield what a query says over the rows of one share of a table.
 
     `chosen` are the ids of the sets in the table of that name.
+
+    Raises:
+        Corrupt: a file of the table is missing or not what it should be.
+        Unavailable: where it lies there is no answer.
     """
-    with tempfile.TemporaryDirectory(prefix="profilelake-read-") as spill:
+    with tempfile.TemporaryDirectory(prefix="profilelake-read-") as spill, damage_told():
         connection = sql.connect(SQL_MEMORY, spill)
         try:
             connection.execute(

@@ -7,7 +7,7 @@ from fold_cases import KEY, SERVER, START, WEB, Case, Event, fact_tables
 from planned_identity import FINEST, Rows, fact_files
 from profilelake.engines.embedded import EmbeddedEngine
 from profilelake.engines.jobs import Job
-from profilelake.errors import Invalid
+from profilelake.errors import Corrupt, Invalid
 from profilelake.identity.facts import Standing
 from profilelake.lake.storage import LocalStorage
 from profilelake.plans.identity import Resolved, resolve
@@ -75,6 +75,15 @@ def test_identifiers_without_a_value_are_left_out_and_counted(tmp_path: Path) ->
     assert resolved.values_lost == 1
     assert {row["profile"] is None for row in rows.table(resolved.sets)} == {True, False}
     assert len(rows.table(resolved.owned)) == 1
+
+
+def test_a_file_that_is_missing_is_damage(tmp_path: Path) -> None:
+    case = _case({"user_id:u1"})
+    files = fact_files(tmp_path, fact_tables(case))
+    Path(files.tables["identifier_sets"].files[0].location).unlink()
+    job = Job(LocalStorage(str(tmp_path / "warehouse")), "test", "one")
+    with pytest.raises(Corrupt, match="restore the file from backup"):
+        resolve(EmbeddedEngine(tmp_path / "scratch"), job, files, Standing(case.rules))
 
 
 def test_an_empty_lake_has_nobody(tmp_path: Path) -> None:
