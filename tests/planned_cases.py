@@ -8,6 +8,7 @@ import yaml
 
 from fold_cases import KEY, SERVER, WEB, Case, Event, fact_tables
 from identity_cases import case_rules, decision_of, events_of, identifier_of, position_of, received_at
+from identity_histories import World
 from planned_identity import Cutting, Rows, check_against_reference, fact_files, planned
 from profilelake.engines.engine import Engine
 from profilelake.pipeline.rebuild import standing_of
@@ -58,15 +59,26 @@ def written(path: Path, demotion: Demotion) -> Written:
     return Written(Case(seen, decisions, rules, "user_wins"), accounts)
 
 
+def of_world(world: World) -> Written:
+    """Return a random world in the same form; it has no accounts."""
+    events = [
+        Event(
+            replace(sighting, position=_long(sighting.position)),
+            SERVER if sighting.trusted else WEB,
+            False,
+            {},
+            None,
+        )
+        for sighting in world.sightings
+    ]
+    decisions = [Fact(_long(fact.position), _placed(fact.decision)) for fact in world.decisions]
+    return Written(Case(events, decisions, world.rules, "user_wins"), [])
+
+
 def check_by_plan(
-    folder: Path,
-    path: Path,
-    demotion: Demotion,
-    cutting: Cutting | None = None,
-    engine: Engine | None = None,
+    folder: Path, told: Written, cutting: Cutting | None = None, engine: Engine | None = None
 ) -> None:
     """The plan says of a case what the reference says."""
-    told = written(path, demotion)
     # Windows of cases are shorter than a day, so each event is a row of its own.
     tables = fact_tables(told.case, day=1)
     with duckdb.connect() as connection:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from identity_cases import CASES, POLICIES
-from planned_cases import check_by_plan
+from planned_cases import check_by_plan, written
 from planned_identity import SMALL
 from profilelake.engines.distributed import SparkEngine
 from profilelake.semantics.rules import Demotion
@@ -27,4 +27,4 @@ ASKED = {
 @pytest.mark.parametrize("path", [path for path in CASES if path.stem in ASKED], ids=lambda path: path.stem)
 def test_case(path: Path, spark_engine: SparkEngine, tmp_path: Path) -> None:
     demotion: Demotion = POLICIES[ASKED[path.stem] == "lowest_priority"]
-    check_by_plan(tmp_path, path, demotion, SMALL, spark_engine)
+    check_by_plan(tmp_path, written(path, demotion), SMALL, spark_engine)

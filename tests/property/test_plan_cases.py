@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from identity_cases import CASES
-from planned_cases import check_by_plan
+from planned_cases import check_by_plan, written
 from planned_identity import FINEST
 
 TELLING = {
@@ -20,4 +20,4 @@ TELLING = {
 
 @pytest.mark.parametrize("path", [path for path in CASES if path.stem in TELLING], ids=lambda path: path.stem)
 def test_case(path: Path, tmp_path: Path) -> None:
-    check_by_plan(tmp_path, path, "minimal", FINEST)
+    check_by_plan(tmp_path, written(path, "minimal"), FINEST)
