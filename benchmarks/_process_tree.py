@@ -9,7 +9,7 @@ from typing import Final
 
 _SUBREAPER: Final = 36
 _TICKS: Final = os.sysconf("SC_CLK_TCK")
-_LOOK_SECONDS: Final = 0.25
+_LOOK_SECONDS: Final = 1.0
 
 
 def adopt_orphans() -> None:
@@ -88,7 +88,8 @@ def _tree(root: int) -> dict[int, list[str]]:
 def _proportional(pid: int) -> int:
     try:
         for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-            if line.startswith("Pss:"):
+            # Pages of mapped files can be given back at any time, so they are not counted.
+            if line.startswith("Pss_Anon:"):
                 return int(line.split()[1]) * 1024
     except OSError:
         pass

@@ -2,12 +2,14 @@
 
     python benchmarks/components.py write --edges 10000000 --directory /tmp/graph
     python benchmarks/components.py run   --directory /tmp/graph [--engines embedded,spark,stars] [--heap 3g]
+    python benchmarks/components.py rounds --directory /tmp/graph
 
 `write` puts the graph of `identity_graph.py` into files: sets of two ids of 128 bits, as a rebuild has them, and the
 same edges as pairs of 64-bit numbers, which is the best that DataFrames can be given.
 `run` starts each engine in a process of its own and prints processor seconds of the whole process tree (JVM, Python
 workers and all), wall seconds, peak memory, and for each step rows and bytes that were shuffled. All must find as
-many components. Engines:
+many components. `rounds` cuts the sets into units of 8,192 and lets no task finish anything, so that all is done in rounds, and
+prints how many rows each of them moves. Engines:
 
 - `embedded`: `plans.components` on this machine, without a JVM;
 - `spark`: the same plan on Spark, local[2];
@@ -17,14 +19,12 @@ many components. Engines:
 
 import argparse
 import json
-import os
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final, TypeAlias
@@ -37,12 +37,11 @@ import pyarrow.parquet as pq
 sys.path.insert(0, str(Path(__file__).parent))
 
 from _machine import machine
-from _process_tree import Memory, adopt_orphans, cpu_seconds, wait_for_all
+from _process_tree import Memory, adopt_orphans, wait_for_all
+from _watched import Step, engine_named, shuffled_by, spark_session, stepping
 from identity_graph import TYPES, Graph, columns
-from profilelake.engines.embedded import EmbeddedEngine
-from profilelake.engines.engine import Cut, CutUp, Engine, Gather, Work
 from profilelake.engines.jobs import Job
-from profilelake.engines.kept import KeptFile, keep
+from profilelake.engines.kept import KeptFile, keep, read_kept
 from profilelake.kernels import siphash
 from profilelake.kernels._hashed_table import Int64s, Words
 from profilelake.lake.storage import LocalStorage
@@ -109,17 +108,6 @@ def write(graph: Graph, directory: Path) -> None:
 
 
 @dataclass
-class Step:
-    """What a step took."""
-
-    name: str
-    seconds: float
-    cpu_seconds: float
-    rows: int = 0
-    bytes: int = 0
-
-
-@dataclass
 class Result:
     """What one engine says."""
 
@@ -130,79 +118,12 @@ class Result:
     steps: list[Step] = field(default_factory=list)
 
 
-class Watched:
-    """An engine, with the rows and bytes that it spreads and the processor seconds of its steps."""
-
-    def __init__(self, engine: Engine, shuffled: Shuffled | None) -> None:
-        self._engine = engine
-        self._shuffled = shuffled
-        self.name, self.tasks = engine.name, engine.tasks
-        self.steps: list[Step] = []
-
-    def each(self, name: str, units: Sequence[Any], work: Work[Any]) -> list[bytes]:
-        """Return what the engine does."""
-        with stepping(self.steps, name, self._shuffled):
-            return self._engine.each(name, units, work)
-
-    def spread(
-        self,
-        name: str,
-        units: Sequence[Any],
-        cut: CutUp[Any],
-        inputs: Mapping[str, pa.Schema],
-        parts: int,
-        gather: Gather,
-    ) -> dict[int, bytes]:
-        """Return what the engine does."""
-        with stepping(self.steps, name, self._shuffled) as step:
-            step.rows = rows_of(units)
-            counted = cut if self._shuffled else _Counted(cut, step)
-            return self._engine.spread(name, units, counted, inputs, parts, gather)
-
-    def close(self) -> None:
-        """End it."""
-        self._engine.close()
-
-
-@contextmanager
-def stepping(steps: list[Step], name: str, shuffled: Shuffled | None) -> Iterator[Step]:
-    """Add what happens inside to `steps`."""
-    step = Step(name, time.monotonic(), cpu_seconds(os.getpid()))
-    before = shuffled() if shuffled else 0
-    yield step
-    step.seconds = time.monotonic() - step.seconds
-    step.cpu_seconds = cpu_seconds(os.getpid()) - step.cpu_seconds
-    if shuffled:
-        step.bytes = shuffled() - before
-    steps.append(step)
-
-
-def rows_of(units: Sequence[Any]) -> int:
-    """Return how many rows units hold; here all of them are spread."""
-    files = (getattr(unit, "identifiers", getattr(unit, "file", unit)) for unit in units)
-    return sum(file.rows for file in files)
-
-
-@dataclass
-class _Counted:
-    cut: CutUp[Any]
-    step: Step
-
-    def __call__(self, unit: Any) -> Iterator[Cut]:
-        for piece in self.cut(unit):
-            self.step.bytes += piece.rows.nbytes
-            yield piece
-
-
 def run_plan(name: str, directory: Path, heap: str, scratch: Path) -> Result:
     """Find components with our plan."""
     told = msgspec.json.decode((directory / "graph.json").read_bytes())
     files = msgspec.convert(told["files"], list[KeptFile])
     storage = LocalStorage(str(scratch / "lake"))
-    if name == "embedded":
-        watched = Watched(EmbeddedEngine(scratch / "engine"), None)
-    else:
-        watched = _spark_engine(heap, scratch)
+    watched = engine_named(name, heap, scratch)
     began = time.monotonic()
     found = find_components(
         watched, Job(storage, "bench", told["edges"]), files, links, ["ids"], limits=LIMITS
@@ -216,11 +137,11 @@ def run_stars(directory: Path, heap: str, scratch: Path) -> Result:
     """Find components with Spark's DataFrames."""
     from pyspark.sql import functions as sql  # noqa: PLC0415 - only this engine needs it
 
-    session = _session(heap, scratch)
+    session = spark_session(heap, scratch)
     session.conf.set("spark.sql.adaptive.enabled", "true")
     session.conf.set("spark.sql.autoBroadcastJoinThreshold", "-1")
     session.sparkContext.setCheckpointDir(str(scratch / "checkpoints"))
-    shuffled = _shuffled_of(session)
+    shuffled = shuffled_by(session)
     result = Result("stars", 0, 0, 0.0)
     began = time.monotonic()
     edges = (
@@ -274,46 +195,27 @@ def _round(edges: Any) -> Any:
     )
 
 
-def _spark_engine(heap: str, scratch: Path) -> "Watched":
-    from profilelake.engines.distributed import SparkEngine  # noqa: PLC0415
-
-    session = _session(heap, scratch)
-    return Watched(SparkEngine(session, "local[2]", end=session.stop), _shuffled_of(session))
-
-
-def _session(heap: str, scratch: Path) -> Any:
-    from pyspark.sql import SparkSession  # noqa: PLC0415
-
-    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
-    session = (
-        SparkSession.builder.master("local[2]")
-        .appName("components")
-        .config("spark.driver.memory", heap)
-        .config("spark.driver.bindAddress", "127.0.0.1")
-        .config("spark.driver.host", "127.0.0.1")
-        .config("spark.ui.enabled", "false")
-        .config("spark.ui.showConsoleProgress", "false")
-        .config("spark.local.dir", str(scratch))
-        .config("spark.sql.shuffle.partitions", "32")
-        .getOrCreate()
-    )
-    session.sparkContext.setLogLevel("ERROR")
-    return session
-
-
-def _shuffled_of(session: Any) -> Shuffled:
-    """Return a function that tells how many bytes Spark has written for shuffles so far."""
-    context = session.sparkContext
-    # Spark's own figures have no way in from Python.
-    jvm, store, gateway = context._jvm, context._jsc.sc().statusStore(), context._gateway  # noqa: SLF001
-
-    def shuffled() -> int:
-        stages = store.stageList(
-            None, False, False, gateway.new_array(jvm.double, 0), jvm.java.util.ArrayList()
+def run_rounds(directory: Path) -> None:
+    """Find components with no task that finishes, and print what each round moves."""
+    told = msgspec.json.decode((directory / "graph.json").read_bytes())
+    limits = Limits(unit_sets=1 << 13, part_rows=1 << 14, finish_bytes=0)
+    with tempfile.TemporaryDirectory(dir=directory, prefix="rounds-") as scratch:
+        storage = LocalStorage(scratch)
+        files = [
+            kept
+            for file in msgspec.convert(told["files"], list[KeptFile])
+            for rows in read_kept(storage, file, rows=limits.unit_sets)
+            for kept in keep(storage, f"{scratch}/sets", rows)
+        ]
+        watched = engine_named("embedded", "", Path(scratch))
+        found = find_components(
+            watched, Job(storage, "bench", told["edges"]), files, links, ["ids"], limits=limits
         )
-        return sum(stages.apply(place).shuffleWriteBytes() for place in range(stages.size()))
-
-    return shuffled
+    print(
+        f"{told['edges']:,} edges in {len(files)} units: {found.components:,} components, {found.rounds} rounds"
+    )
+    for step in watched.steps:
+        print(step.line())
 
 
 # ---- all of them -------------------------------------------------------------------------------
@@ -346,10 +248,7 @@ def run(directory: Path, engines: Sequence[str], heap: str) -> None:
         )
         spent = cpu
         for step in found.steps:
-            print(
-                f"  {step.name:<12} {step.cpu_seconds:8.1f} CPU s {step.seconds:8.1f} s {step.rows:>14,} rows "
-                f"{step.bytes / 1e6:>10,.1f} MB shuffled"
-            )
+            print(step.line())
     counts = {found.components for found, _ in results.values()}
     if len(counts) > 1:
         raise SystemExit(f"they differ: {counts}")
@@ -361,7 +260,7 @@ def run(directory: Path, engines: Sequence[str], heap: str) -> None:
 def main() -> None:
     """Run what the command line says."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("what", choices=["write", "run", "one"])
+    parser.add_argument("what", choices=["write", "run", "rounds", "one"])
     parser.add_argument("--edges", type=int, default=1_000_000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--directory", type=Path, required=True)
@@ -374,6 +273,8 @@ def main() -> None:
         write(Graph(asked.edges, asked.seed), asked.directory.resolve())
     elif asked.what == "run":
         run(asked.directory.resolve(), asked.engines.split(","), asked.heap)
+    elif asked.what == "rounds":
+        run_rounds(asked.directory.resolve())
     else:
         steps = run_stars if asked.engine == "stars" else lambda *given: run_plan(asked.engine, *given)
         found = steps(asked.directory, asked.heap, asked.scratch)
