@@ -226,7 +226,7 @@ def a_whole_life_of_definitions(steps: Sequence[Step], data: st.DataObject) -> N
             note(f"{format_time(lived.at)} {step.what} {step.told}")
             _take(lived, step)
             desk.tick(lived.at)
-            between = data.draw(st.sampled_from(("", "", "publish", "tend", "rebuild")))
+            between = data.draw(st.sampled_from(("", "", "publish", "tend", "rebuild", "rebuild by plan")))
             note(between)
             if between:
                 _BETWEEN[between](desk)
@@ -248,6 +248,7 @@ _BETWEEN: Final[Mapping[str, Callable[[Desk], object]]] = {
     "publish": lambda desk: desk.publish(whole=False),
     "tend": Desk.tend,
     "rebuild": Desk.rebuild,
+    "rebuild by plan": Desk.rebuild_by_plan,
 }
 
 

@@ -137,6 +137,7 @@ STEPS = {
     "tend": _tend,
     "restart": Desk.restart,
     "rebuild": Desk.rebuild,
+    "rebuild by plan": Desk.rebuild_by_plan,
     "verify": _verify,
 }
 
