@@ -65,7 +65,8 @@ def attach(connection: duckdb.DuckDBPyConnection, lake: Lake, workspace: str) ->
         Unavailable: the tables changed faster than they could be read.
         Corrupt: the metadata of a table cannot be read.
     """
-    connection.execute("SET TimeZone='UTC'")
+    # A bar of progress would go to stdout, among the rows of commands.
+    connection.execute("SET TimeZone='UTC'; SET enable_progress_bar=false")
     lake.storage.attach(connection)
     names = lake.names(workspace)
     for name in names:

@@ -189,7 +189,7 @@ def connect(
             "autoload_known_extensions": "false",
         }
     )
-    connection.execute("SET TimeZone='UTC'")
+    connection.execute("SET TimeZone='UTC'; SET enable_progress_bar=false")
     if storage is not None:
         storage.attach(connection)
     return connection

@@ -157,7 +157,7 @@ class _GatherUntold:
 
     def _untold(self, rows: Mapping[str, pa.Table]) -> dict[str, pa.Table]:
         with duckdb.connect() as connection:
-            connection.execute("SET TimeZone='UTC'; SET threads=1")
+            connection.execute("SET TimeZone='UTC'; SET threads=1; SET enable_progress_bar=false")
             for name, table in rows.items():
                 connection.register(f"{name}_rows", table)
             connection.execute(

@@ -52,7 +52,7 @@ def write_database(lake: Lake, workspace: str, path: Path, places: Places) -> Wr
             f"writing {path}: no DuckDB database can be there: {error}; name another file"
         ) from error
     with connection:
-        connection.execute("SET TimeZone='UTC'")
+        connection.execute("SET TimeZone='UTC'; SET enable_progress_bar=false")
         lake.storage.attach(connection)
         connection.execute("BEGIN")
         try:

@@ -13,7 +13,7 @@ from lake_examples import MEMBERS, VISITS, changes, members, open_lake, upto, vi
 from profilelake.errors import Invalid, Unavailable
 from profilelake.lake.current import Generation
 from profilelake.lake.reading import attach
-from profilelake.lake.sql import identifier, text
+from profilelake.lake.sql import connect, identifier, text
 from profilelake.lake.tables import Column
 
 
@@ -207,3 +207,13 @@ def test_a_reader_in_another_process_sees_whole_snapshots_only(tmp_path: Path) -
     assert writer.wait(30) == 0
     attach(connection, lake, "w")
     assert _rows(connection, "SELECT count(*) AS n FROM visits") == [{"n": 70}]
+
+
+def test_no_bar_of_progress_goes_to_stdout(tmp_path: Path) -> None:
+    def shown(connection: duckdb.DuckDBPyConnection) -> object:
+        return connection.sql("SELECT current_setting('enable_progress_bar')").fetchall()[0][0]
+
+    attached = duckdb.connect()
+    attach(attached, open_lake(tmp_path), "w")
+    assert shown(attached) is False
+    assert shown(connect("1GB", str(tmp_path))) is False
