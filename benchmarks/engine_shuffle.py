@@ -49,7 +49,7 @@ def made(unit: int, begin: int, count: int) -> pa.Table:
     letters = (chance.integers(97, 123, 24 * count, dtype=np.uint8)).tobytes()
     offsets = pa.py_buffer(np.arange(0, 24 * (count + 1), 24, dtype=np.int32))
     texts = pa.Array.from_buffers(pa.string(), count, [None, offsets, pa.py_buffer(letters)])
-    at = chance.integers(0, 1 << 50, count)
+    at = chance.integers(0, 1 << 40, count)
     return pa.table([ids, texts, pa.array(at), pa.array(chance.random(count))], schema=ROWS)
 
 

@@ -53,16 +53,30 @@ def free_ports(count: int) -> list[int]:
 
 @contextlib.contextmanager
 def process(
-    command: list[str], log: Path, environment: dict[str, str], user: str | None = None
+    command: list[str],
+    log: Path,
+    environment: dict[str, str],
+    user: str | None = None,
+    *,
+    keep_open: bool = False,
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Run a server; at the end ask it to stop, and end it if it does not."""
     with log.open("wb") as sink:
         running = subprocess.Popen(
-            command, stdout=sink, stderr=subprocess.STDOUT, env=environment, user=user, start_new_session=True
+            command,
+            # One that reads its input ends with this process, however that ends.
+            stdin=subprocess.PIPE if keep_open else subprocess.DEVNULL,
+            stdout=sink,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            user=user,
+            start_new_session=True,
         )
     try:
         yield running
     finally:
+        if running.stdin is not None:
+            running.stdin.close()
         for number, seconds in ((signal.SIGTERM, STOP_SECONDS), (signal.SIGKILL, STOP_SECONDS)):
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(running.pid, number)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from profilelake.errors import Conflict, Corrupt, Invalid
-from profilelake.settings import FORMAT, HttpSettings, Layout, PipelineSettings, Settings
+from profilelake.settings import FORMAT, EngineSettings, HttpSettings, Layout, PipelineSettings, Settings
 
 
 def load(directory: Path, toml: str = "", **environment: str) -> Settings:
@@ -168,3 +168,18 @@ def test_credentials_of_a_store_are_seen_from_the_directory(tmp_path: Path) -> N
     assert load(tmp_path, "[storage]\ncredentials = '/etc/keys'").storage.credentials == "/etc/keys"
     options = load(tmp_path, PROFILELAKE_STORAGE_ENDPOINT="https://s3.example.org:9000").storage
     assert (options.endpoint, options.credentials) == ("https://s3.example.org:9000", "")
+
+
+def test_properties_of_spark_are_a_table(tmp_path: Path) -> None:
+    text = '[engine]\nurl = "local[2]"\n[engine.conf]\n"spark.a" = "b"\n"spark.c" = true\n"spark.d" = 8\n'
+    assert load(tmp_path, text).engine.conf == {"spark.a": "b", "spark.c": "true", "spark.d": "8"}
+    assert load(tmp_path, PROFILELAKE_ENGINE_CONF='{"spark.a": "e"}').engine.conf == {"spark.a": "e"}
+    for wrong in ("[1]", "{", '{"a": {}}'):
+        with pytest.raises(Invalid, match=r"setting engine\.conf: not a"):
+            load(tmp_path, PROFILELAKE_ENGINE_CONF=wrong)
+
+
+def test_every_setting_of_engines_is_documented() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "engines.md").read_text()
+    for name in EngineSettings.__slots__:
+        assert f"| `engine.{name}` |" in page

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -50,9 +51,7 @@ class Sorting:
         named = tuple(inputs.items())
         cutting = sent(CutTask(Units.of(units), cut, named, lanes(parts, 3)))
         blobs = pa.Table.from_batches(cutting([numbers(*range(len(units)))]), _spark_tasks._BLOBS)
-        assert all(
-            size.as_py() <= _spark_tasks.BLOB_BYTES_MAX for size in pa.compute.binary_length(blobs["rows"])
-        )
+        assert all(size.as_py() <= _spark_tasks.BLOB_BYTES_MAX for size in pc.binary_length(blobs["rows"]))
         batches = blobs.sort_by("part").to_batches(max_chunksize=self.batch)
         answers = [answer for batch in [GatherTask(gather, named)(batches)] for answer in batch]
         return {answer["number"][0].as_py(): answer["answer"][0].as_py() for answer in answers}
