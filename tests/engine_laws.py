@@ -1,6 +1,7 @@
 """Work that tests give to engines, and what must come of it."""
 
 import os
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -110,3 +111,9 @@ class KilledOnce:
 def always_killed(unit: int) -> bytes:
     """Kill the worker."""
     os._exit(9)
+
+
+def waits(unit: int) -> bytes:
+    """Take a moment."""
+    time.sleep(0.5)
+    return doubled(unit)

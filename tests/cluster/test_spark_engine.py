@@ -2,12 +2,15 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pyspark.sql import SparkSession
 
-from engine_laws import KilledOnce, always_killed, breaks, check_spread, doubled, no_room, refuses
-from profilelake.engines.distributed import SparkEngine
+from engine_laws import KilledOnce, always_killed, breaks, check_spread, doubled, no_room, refuses, waits
+from profilelake.engines._lanes import spark_hash
+from profilelake.engines.distributed import Progress, SparkEngine
 from profilelake.engines.engine import Engine
 from profilelake.errors import Internal, Invalid, Unavailable
 
@@ -60,3 +63,26 @@ class TestFailures:
         with pytest.raises(Unavailable, match="memoryOverhead"):
             spark_engine.each("kill", [1], always_killed)
         assert spark_engine.each("double", [1], doubled) == [b"2"]
+
+
+class TestWatching:
+    def test_progress_is_told(self, spark: SparkSession) -> None:
+        seen: list[Progress] = []
+        SparkEngine(spark, "local[2]", progress=seen.append).each("wait", [1, 2, 3, 4], waits)
+        assert seen
+        assert all(0 <= one.done <= one.tasks <= 4 and one.step == "wait" for one in seen)
+        assert seen[-1].tasks == 4
+
+    def test_an_interrupted_step_stops_on_the_cluster(self, spark: SparkSession) -> None:
+        def interrupt(progress: Progress) -> None:
+            if progress.tasks:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            SparkEngine(spark, "local[2]", progress=interrupt).each("wait", list(range(1000)), waits)
+        assert spark.sparkContext.statusTracker().getActiveJobsIds() == []
+
+    def test_parts_fall_on_partitions_as_spark_hashes(self, spark: SparkSession) -> None:
+        keys = [0, 1, -1, 7, 2**31 - 1, -(2**31)]
+        frame = spark.createDataFrame([(key,) for key in keys], "key int").selectExpr("hash(key)")
+        assert [row[0] for row in frame.collect()] == spark_hash(np.array(keys, np.int32)).tolist()

@@ -5,7 +5,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,22 +21,44 @@ from profilelake.engines.engine import Engine
 from profilelake.lake.storage import LocalStorage
 from profilelake.settings import EngineSettings
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 TESTS = Path(__file__).parent.parent
 HOME = Path(pyspark.__file__).parent
 
 
+@dataclass(frozen=True)
+class Cluster:
+    """A master, and the ports of its workers."""
+
+    url: str
+    workers: tuple[int, ...]
+
+    def executors(self) -> list[int]:
+        """Return the processes of executors that the workers have started."""
+        workers = [f"spark://Worker@127.0.0.1:{port}".encode() for port in self.workers]
+        found = []
+        for place in Path("/proc").glob("[0-9]*/cmdline"):
+            try:
+                command = place.read_bytes().split(b"\0")
+            except OSError:
+                continue
+            if b"--worker-url" in command and any(worker in command for worker in workers):
+                found.append(int(place.parent.name))
+        return found
+
+
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of a master with two workers of one core each."""
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A master with two workers of one core each."""
     active = SparkSession.getActiveSession()
     if active is not None:
         active.stop()
     folder = tmp_path_factory.mktemp("standalone")
     port, *others = free_ports(6)
+    here = os.pathsep.join([str(Path(__file__).parent), str(TESTS), os.environ.get("PYTHONPATH", "")])
     environment = {
         **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")]),
+        "PYTHONPATH": here,
         "SPARK_LOCAL_IP": "127.0.0.1",
     }
     java = [str(HOME / "bin" / "spark-class")]
@@ -55,20 +77,31 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         ):
             wait_for("a worker", lambda: accepts(others[1]), one, folder / "first.log")
             wait_for("a worker", lambda: accepts(others[3]), two, folder / "second.log")
-            yield url
+            yield Cluster(url, (others[1], others[3]))
 
 
-@pytest.fixture(scope="module")
-def engine(cluster: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
-    options = EngineSettings(
-        url=cluster,
+def options(cluster: Cluster) -> EngineSettings:
+    """Return how the engine is opened: a task that lags behind is tried elsewhere at the same time."""
+    return EngineSettings(
+        url=cluster.url,
         tasks=2,
         driver_memory="512m",
         executor_memory="512m",
         executor_python=sys.executable,
-        conf={"spark.driver.host": "127.0.0.1", "spark.driver.bindAddress": "127.0.0.1"},
+        conf={
+            "spark.driver.host": "127.0.0.1",
+            "spark.driver.bindAddress": "127.0.0.1",
+            "spark.speculation": "true",
+            "spark.speculation.quantile": "0.5",
+            "spark.speculation.multiplier": "2",
+            "spark.speculation.minTaskRuntime": "1s",
+        },
     )
-    running = engine_of(options, tmp_path_factory.mktemp("driver"))
+
+
+@pytest.fixture(scope="module")
+def engine(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    running = engine_of(options(cluster), tmp_path_factory.mktemp("driver"))
     yield running
     running.close()
 
@@ -87,18 +120,54 @@ class Slow:
         return doubled(unit)
 
 
-def executors(driver: bytes) -> list[int]:
-    """Return the processes of executors of this test."""
-    found = []
-    for place in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            command = place.read_bytes().split(b"\0")
-        except OSError:
-            continue
-        # The driver that they work for is named, by a port that only it has.
-        if b"org.apache.spark.executor.CoarseGrainedExecutorBackend" in command and driver in command:
-            found.append(int(place.parent.name))
-    return found
+@dataclass(frozen=True)
+class LagsOnce:
+    """Takes very long the first time it is asked for unit 3."""
+
+    folder: str
+
+    def __call__(self, unit: int) -> bytes:
+        """Answer, at last."""
+        first = unit == 3 and not any(Path(self.folder).iterdir())
+        if unit == 3:
+            (Path(self.folder) / os.urandom(4).hex()).touch()
+        time.sleep(300 if first else 0.2)
+        return doubled(unit)
+
+
+def until(seconds: float, true: Callable[[], bool]) -> bool:
+    """Wait until something is true, and tell whether it came to be."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if true():
+            return True
+        time.sleep(0.2)
+    return False
+
+
+DRIVER = """
+import sys
+from pathlib import Path
+from profilelake.engines.choosing import engine_of
+from test_standalone_slow import Cluster, Slow, options
+engine = engine_of(options(Cluster(sys.argv[1], ())), Path(sys.argv[2]))
+engine.each("slow", list(range(10_000)), Slow(sys.argv[3]))
+"""
+
+
+def test_a_killed_driver_leaves_nothing_running(cluster: Cluster, tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    work.mkdir()
+    environment = dict(os.environ)
+    environment["PYTHONPATH"] = os.pathsep.join(
+        [str(Path(__file__).parent), str(TESTS), environment.get("PYTHONPATH", "")]
+    )
+    command = [sys.executable, "-c", DRIVER, cluster.url, str(tmp_path / "driver"), str(work)]
+    with process(command, tmp_path / "driver.log", environment) as driver:
+        assert until(240, lambda: len(list(work.iterdir())) > 3), (tmp_path / "driver.log").read_text()
+        assert cluster.executors()
+        os.kill(driver.pid, signal.SIGKILL)
+        assert until(120, lambda: not cluster.executors())
 
 
 def test_executors_of_other_processes_do_the_work(engine: Engine, tmp_path: Path) -> None:
@@ -107,22 +176,13 @@ def test_executors_of_other_processes_do_the_work(engine: Engine, tmp_path: Path
     check_spread(engine, [(("people", rows),), (("numbers", rows),)], 5)
 
 
-def test_a_killed_executor_is_replaced(engine: Engine, tmp_path: Path) -> None:
+def test_a_killed_executor_is_replaced(engine: Engine, cluster: Cluster, tmp_path: Path) -> None:
     killed: list[int] = []
-    session = SparkSession.getActiveSession()
-    assert session is not None
-    port = session.sparkContext.getConf().get("spark.driver.port")
-    driver = f"spark://CoarseGrainedScheduler@127.0.0.1:{port}".encode()
 
     def kill() -> None:
-        until = time.monotonic() + 120
-        while time.monotonic() < until and not killed:
-            if len(list(tmp_path.iterdir())) >= 4:
-                mine = executors(driver)
-                if mine:
-                    os.kill(mine[0], signal.SIGKILL)
-                    killed.append(mine[0])
-            time.sleep(0.1)
+        if until(240, lambda: len(list(tmp_path.iterdir())) >= 4 and bool(cluster.executors())):
+            killed.extend(cluster.executors()[:1])
+            os.kill(killed[0], signal.SIGKILL)
 
     killer = threading.Thread(target=kill)
     killer.start()
@@ -132,3 +192,8 @@ def test_a_killed_executor_is_replaced(engine: Engine, tmp_path: Path) -> None:
     assert len(killed) == 1
     # What it was doing was done again.
     assert len(list(tmp_path.iterdir())) > 16
+
+
+def test_a_task_that_lags_is_overtaken_and_counts_once(engine: Engine, tmp_path: Path) -> None:
+    assert engine.each("lag", list(range(8)), LagsOnce(str(tmp_path))) == [doubled(unit) for unit in range(8)]
+    assert len(list(tmp_path.iterdir())) >= 2

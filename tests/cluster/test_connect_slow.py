@@ -18,7 +18,7 @@ from profilelake.settings import EngineSettings
 
 # Of Spark 3.5 the wheel has the client alone.
 HAS_SERVER = bool(list((Path(pyspark.__file__).parent / "jars").glob("spark-connect_*.jar")))
-pytestmark = [pytest.mark.slow]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 TESTS = Path(__file__).parent.parent
 
 SERVER = """
