@@ -174,10 +174,11 @@ def main() -> None:
         )
         spark = open_engine(options, place / "spark", place / "jars")
         session = SparkSession.builder.getOrCreate()
-        warm = CutUp(100, chosen.parts)
+        warm = CutUp(50_000, chosen.parts)  # The JVM has compiled what it needs often.
         blobs(spark, warm)
         plain(session, warm)
         blobs(embedded, warm)
+        making(embedded, warm)
         measured(cut, session, embedded, spark)
         spark.close()
 
