@@ -2,8 +2,9 @@
 
 import gc
 import os
+import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from profilelake.app.directory import WORKSPACE, kernel_cache, workspace_setup
 from profilelake.ops.clock import wall
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 IN_MEMORY_BYTES_MAX: Final = 512 << 20
 """Files of tables of facts that are rebuilt in memory where nobody names an engine; larger ones part by part."""
 
+PROGRESS_SECONDS: Final = 10.0
+"""How often the tasks of a long step are told."""
+
 
 def rebuild_with(layout: Layout, engine_url: str, report: Callable[[str], None]) -> dict[str, object]:
     """Rebuild a data directory that nobody else writes to, on the engine with this URL.
@@ -29,7 +33,6 @@ def rebuild_with(layout: Layout, engine_url: str, report: Callable[[str], None])
         Conflict, Unavailable, Corrupt: as `pipeline.remaking.rebuild` and `plans.rebuild.rebuild_on`.
     """
     os.environ.setdefault("NUMBA_CACHE_DIR", str(kernel_cache(layout)))  # before numba is imported
-    from profilelake.engines.choosing import engine_of
     from profilelake.lake.catalog import Lake
     from profilelake.lake.reading import damage_told
     from profilelake.pipeline.publish import ensure_tables
@@ -40,7 +43,7 @@ def rebuild_with(layout: Layout, engine_url: str, report: Callable[[str], None])
     policy = Settings.load(layout.directory, os.environ).pipeline.policy()
     setup = workspace_setup(layout, policy)
     options = _engine_settings(layout, engine_url)
-    engine = engine_of(options, layout.directory) if options.url else None
+    engine = _opened(options, layout, report) if options.url else None
     try:
         with damage_told():
             lake = Lake.of(layout)
@@ -52,7 +55,7 @@ def rebuild_with(layout: Layout, engine_url: str, report: Callable[[str], None])
                     result = rebuild(setup, layout.state, lake, wall(), report)
                     give_up(lake.storage, WORKSPACE)
                     return result
-                engine = engine_of(options, layout.directory)
+                engine = _opened(options, layout, report)
             return rebuild_on(engine, setup, layout.state, lake, wall(), report)
     finally:
         gc.enable()
@@ -77,11 +80,45 @@ def digests_of(layout: Layout, lake: "Lake", engine_url: str, tables: Sequence[s
         engine.close()
 
 
-def engine_at(engine_url: str, layout: Layout) -> "Engine":
-    """Return the engine with this URL, or the one that the settings of a data directory name. Raises as `engine_of`."""
-    from profilelake.engines.choosing import engine_of
+def engine_at(engine_url: str, layout: Layout, report: Callable[[str], None] = lambda _: None) -> "Engine":
+    """Return the engine with this URL, or the one that the settings of a data directory name.
 
-    return engine_of(_engine_settings(layout, engine_url), layout.directory)
+    Raises:
+        Invalid: there is no such engine, or something is in the way of work there.
+        Unavailable: the cluster cannot be reached.
+    """
+    return _opened(_engine_settings(layout, engine_url), layout, report)
+
+
+def _opened(options: EngineSettings, layout: Layout, report: Callable[[str], None]) -> "Engine":
+    """Return an engine that has been seen to work, where it is a cluster: it may be hours until it would fail."""
+    from profilelake.engines.checks import ready, ready_there
+    from profilelake.engines.choosing import embedded, engine_of
+    from profilelake.lake.place import LakePlace
+    from profilelake.lake.storage import storage_of
+
+    ready(options, layout.directory, os.environ)
+    engine = engine_of(options, layout.directory, _now_and_then(report))
+    if not embedded(options):
+        try:
+            place = LakePlace.of(layout, os.environ)
+            ready_there(engine, storage_of(place.warehouse, place.storage))
+        except BaseException:
+            engine.close()
+            raise
+    return engine
+
+
+def _now_and_then(report: Callable[[str], None]) -> Callable[[Any], None]:
+    told_at = time.monotonic()
+
+    def progress(now: Any) -> None:
+        nonlocal told_at
+        if now.tasks and time.monotonic() - told_at >= PROGRESS_SECONDS:
+            told_at = time.monotonic()
+            report(f"{now.step}: {now.done:,} of {now.tasks:,} tasks done, {now.seconds:.0f} s")
+
+    return progress
 
 
 def _engine_settings(layout: Layout, engine_url: str) -> EngineSettings:
