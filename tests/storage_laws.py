@@ -21,6 +21,8 @@ class TestWriting:
         for content in (b"one", b"", b"another one"):
             storage.write(location, content)
             assert (storage.read(location), storage.size(location)) == (content, len(content))
+            with storage.input(location) as source:
+                assert (source.size(), source.read()) == (len(content), content)
         assert listed(storage) == [storage.place(location)]
 
     def test_of_many_who_create_a_file_one_wins(self, storage: Storage) -> None:

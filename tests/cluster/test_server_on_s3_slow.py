@@ -1,16 +1,18 @@
 """A whole server whose tables lie on an object store, behind a proxy that makes trouble."""
 
+import json
 import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
+import httpx
 import pytest
 
 from command_line import run_process
 from s3_faults import Fault, FaultyProxy, faulty, never
-from server_process import ServerProcess
+from server_process import ADMIN_TOKEN, ServerProcess
 
 TROUBLES: Final[tuple[Fault, ...]] = ("slow_down", "hang", "expired")
 TIRED: Final[tuple[Fault, ...]] = ("", "", "lost", "", "", "reset", "", "", "slow_down", "")
@@ -61,9 +63,11 @@ def events(first: int, count: int) -> list[dict[str, Any]]:
 
 def ask(server: ServerProcess, query: str) -> Any:
     """Ask SQL over HTTP."""
-    status, document = server.request("POST", "/api/sql", {"query": query, "format": "json"})
-    assert status == 200, document
-    return document
+    url = json.loads((server.directory / "run" / "server.json").read_text())["url"]
+    said = {"Authorization": f"Bearer {ADMIN_TOKEN}"}
+    answer = httpx.post(f"{url}/api/sql", json={"query": query}, headers=said, timeout=90)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
 
 
 def counted(directory: Path) -> tuple[int, int]:

@@ -144,7 +144,8 @@ class LocalStorage:
 
     def input(self, location: str) -> pa.NativeFile:
         """Open a file for reading anywhere in it."""
-        return pa.memory_map(str(local_path(location)))
+        # Not mapped into memory: a block that a disk cannot read is an error then, not the end of the process.
+        return pa.OSFile(str(local_path(location)), "r")
 
     def output(self, location: str, *, new: bool = False) -> BinaryIO:
         """Open a new file; it is there, whole, once it is closed."""
