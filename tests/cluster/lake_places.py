@@ -2,7 +2,7 @@
 
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +12,6 @@ import psycopg
 import pytest
 
 from cluster_servers import S3Server
-from lake_examples import Clock
 from profilelake.errors import Invalid, Unavailable
 from profilelake.lake.catalog import Lake
 from profilelake.lake.place import SECRET_VARIABLE, LakePlace
@@ -29,9 +28,12 @@ class Placed:
     place: LakePlace
     workspace: str
 
-    def open(self, clock: Callable[[], int] | None = None) -> Lake:
-        """Open the lake, as a process of its own would."""
-        return Lake.at(self.place, clock=clock or Clock())
+    def open(self) -> Lake:
+        """Open the lake, as a process of its own would.
+
+        By the clock of this machine: Spark and REST servers refuse snapshots that are later than their own.
+        """
+        return Lake.at(self.place)
 
 
 @contextmanager

@@ -1,7 +1,6 @@
 """Commits, crashes, lost answers and current tables, on every kind of catalog and storage."""
 
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -178,8 +177,7 @@ def test_a_current_table_is_published_and_read(at: Placed) -> None:
 
 
 def test_old_files_go_and_nothing_that_is_needed(at: Placed) -> None:
-    # The clock of this machine: a REST server refuses snapshots that are later than its own.
-    table = at.open(time.time_ns).table(at.workspace, VISITS)
+    table = at.open().table(at.workspace, VISITS)
     for number in range(6):
         table.append(visits(number, 1), upto(number + 1))
     assert table.compact(None) is not None

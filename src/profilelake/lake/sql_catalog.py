@@ -58,6 +58,11 @@ class TableRowsCatalog(SqlCatalog):
         self.engine = engine
         self._init_catalog()
 
+    @property
+    def is_old(self) -> bool:
+        """Whether its tables are of schema V0, as catalogs made them that know no views."""
+        return self._schema_version == "v0"
+
     def pointers(self) -> dict[tuple[str, str], str]:
         """Return the current metadata file of every table, all of one moment."""
         statement = select(
@@ -83,7 +88,7 @@ class TableRowsCatalog(SqlCatalog):
 
     def _ours(self) -> list[ColumnElement[bool]]:
         named = IcebergTables.catalog_name == self.name
-        if self._schema_version == "v0":
+        if self.is_old:
             return [named]
         # Other engines keep their views in the same rows.
         return [named, or_(IcebergTables.iceberg_type.is_(None), IcebergTables.iceberg_type == "TABLE")]
@@ -149,12 +154,26 @@ def open_sql_catalog(name: str, place: LakePlace, properties: dict[str, str]) ->
     with answering(doing, opening=True):
         engine = _sqlite(doing, place.catalog) if place.kind == "sqlite" else _postgresql(place)
         try:
-            return TableRowsCatalog(name, engine, uri=place.catalog, **properties)
-        except (OperationalError, ProgrammingError, IntegrityError) as error:
-            if "already exists" not in str(error):
-                raise
-            # Another process made the catalog's tables between our look and our try.
-            return TableRowsCatalog(name, engine, uri=place.catalog, **properties)
+            return _opened(name, place, engine, properties)
+        except BaseException:
+            engine.dispose()
+            raise
+
+
+def _opened(name: str, place: LakePlace, engine: Engine, properties: dict[str, str]) -> TableRowsCatalog:
+    try:
+        catalog = TableRowsCatalog(name, engine, uri=place.catalog, **properties)
+    except (OperationalError, ProgrammingError, IntegrityError) as error:
+        if "already exists" not in str(error):
+            raise
+        # Another process made the catalog's tables between our look and our try.
+        catalog = TableRowsCatalog(name, engine, uri=place.catalog, **properties)
+    if catalog.is_old and place.kind == "postgresql":
+        raise Invalid(
+            f"opening the catalog {place.catalog}: iceberg_tables is of schema V0, and other engines are told V1; "
+            "run there: ALTER TABLE iceberg_tables ADD COLUMN iceberg_type VARCHAR(5)"
+        )
+    return catalog
 
 
 def _sqlite(doing: str, url: str) -> Engine:
