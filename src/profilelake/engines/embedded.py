@@ -21,7 +21,6 @@ from profilelake.engines.engine import CutUp, Gather, Work
 from profilelake.errors import Unavailable
 
 THREADS: Final = 2
-_IPC: Final = pa.ipc.IpcWriteOptions(compression="lz4")
 
 U = TypeVar("U")
 R = TypeVar("R")
@@ -29,7 +28,10 @@ R = TypeVar("R")
 
 @dataclass
 class _Divided:
-    """Rows of one input on disk, batch by batch, each in the order of its parts."""
+    """Rows of one input on disk, batch by batch, each in the order of its parts.
+
+    They are not compressed: every part is a slice of every batch, and only its pages of the file are looked at.
+    """
 
     path: Path
     schema: pa.Schema
@@ -38,12 +40,13 @@ class _Divided:
 
     def open(self) -> None:
         self._sink = pa.OSFile(str(self.path), "wb")
-        self._writer = pa.ipc.new_file(self._sink, self.schema, options=_IPC)
+        self._writer = pa.ipc.new_file(self._sink, self.schema)
 
     def add(self, rows: pa.Table, numbers: npt.NDArray[np.int32], parts: int) -> None:
         if not rows.num_rows:
             return  # no batch would be written, and batches are counted
-        order = np.argsort(numbers, kind="stable")
+        # Numbers of two bytes are sorted by counting.
+        order = np.argsort(numbers.astype(np.uint16) if parts <= 1 << 16 else numbers, kind="stable")
         starts = np.searchsorted(numbers[order], np.arange(parts + 1))
         sorted_rows = rows.select(self.schema.names).cast(self.schema).take(pa.array(order)).combine_chunks()
         batches = sorted_rows.to_batches()
