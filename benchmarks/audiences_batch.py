@@ -4,11 +4,13 @@ The baseline, in the same run, is each definition as a DuckDB query of its own, 
 both mean the same, the values are compared. Figures in CPU seconds hold also on a busy machine.
 
     python benchmarks/audiences_batch.py --events 20000000 --profiles 1000000
+    python benchmarks/audiences_batch.py --events 1000000 --every 30 --engine local[2]   # beside, on Spark
 """
 
 # ruff: noqa: S608 - queries of our own making, over data of our own making
 
 import argparse
+import os
 import resource
 import shutil
 import sys
@@ -30,18 +32,21 @@ sys.path.insert(0, str(Path(__file__).parent))
 from _definitions import Pair, pairs
 from _machine import machine
 from _shop import DAY, DAYS, END, WORKSPACE, Shop
-from profilelake.audiences.batch import Values, compute, numbered
 from profilelake.audiences.people import subjects
 from profilelake.audiences.preview import preview
 from profilelake.audiences.reading import Reading, Wanted, event_schema, slice_of_set
+from profilelake.engines.embedded import EmbeddedEngine
+from profilelake.engines.engine import Engine
 from profilelake.kernels import siphash
 from profilelake.lake import reading, sql
 from profilelake.lake.catalog import Lake
+from profilelake.plans.definitions import Asked, compute
 from profilelake.semantics.definitions import EXTERNAL_IDS, Definition, Held
 from profilelake.state.store import State
 from profilelake.traits import stored
 from profilelake.traits.answers import answers
 from profilelake.traits.fold import fold
+from profilelake.traits.partials import numbered
 from profilelake.traits.steps import Plan, planned
 
 THREADS: Final = 2
@@ -57,6 +62,10 @@ PREVIEWED: Final = (
 )
 DIFFERENCE_MAX: Final = 1e-12
 """Of averages, which both divide in their own way."""
+
+
+Values = Mapping[str, pa.Table]
+"""By the key of a definition: `profile_id` and `value` of the profiles that have one."""
 
 
 @dataclass(slots=True)
@@ -107,6 +116,72 @@ def baselines(
         with timed() as costs[pair.key]:
             connection.execute(f"CREATE TEMP TABLE {sql.identifier(pair.key)} AS {pair.sql}")
     return connection, costs
+
+
+def computed(lake: Lake, plan: Plan, engine: Engine) -> tuple[Values, Mapping[str, float]]:
+    """Return what definitions are worth, by key, and the seconds of each step."""
+    job, found = compute(engine, lake, WORKSPACE, Asked(plan, END))
+    values = found.values()
+    job.finish()
+    return values, job.seconds
+
+
+def beside(master: str, lake: Lake, plan: Plan, spill: Path, known: Values) -> None:
+    """Print what the same costs on Spark, a Java virtual machine and its workers, and whether it says the same."""
+    # Who has no Spark can run everything else.
+    from pyspark.sql import SparkSession  # noqa: PLC0415
+
+    from profilelake.engines.distributed import SparkEngine  # noqa: PLC0415
+
+    session = (
+        SparkSession.builder.master(master)
+        .config("spark.ui.enabled", "false")
+        .config("spark.ui.showConsoleProgress", "false")
+        .config("spark.driver.memory", "2g")
+        .config("spark.driver.bindAddress", "127.0.0.1")
+        .config("spark.driver.host", "127.0.0.1")
+        .config("spark.local.dir", str(spill))
+        .getOrCreate()
+    )
+    try:
+        engine = SparkEngine(session, master)
+        with on_machine() as cost:
+            values, seconds = computed(lake, plan, engine)
+        same = all(
+            values[key].sort_by("profile_id") == rows.sort_by("profile_id") for key, rows in known.items()
+        )
+        steps = ", ".join(f"{step} {took:.1f} s" for step, took in seconds.items())
+        print(
+            f"the same on Spark {master}: {cost.line()}, all processes ({steps}); {'the same' if same else 'OTHER'} values"
+        )
+    finally:
+        session.stop()
+
+
+@contextmanager
+def on_machine() -> Iterator[Cost]:
+    """Measure a block with all processes below this one."""
+    cost = Cost()
+    cpu, wall = _cpu_of_all(), time.perf_counter()
+    yield cost
+    cost.cpu, cost.wall = _cpu_of_all() - cpu, time.perf_counter() - wall
+
+
+def _cpu_of_all() -> float:
+    """Return the CPU seconds of this process, its children that live, and those that have ended."""
+    parents, seconds = {}, {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            fields = (folder / "stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        parents[int(folder.name)] = int(fields[1])
+        # Of itself and of children it has waited for.
+        seconds[int(folder.name)] = sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+    mine = {os.getpid()}
+    while more := {pid for pid, parent in parents.items() if parent in mine} - mine:
+        mine |= more
+    return sum(seconds[pid] for pid in mine if pid in seconds)
 
 
 def compared(connection: duckdb.DuckDBPyConnection, chosen: list[Pair], values: Values) -> list[str]:
@@ -243,6 +318,9 @@ def main() -> int:
         "--kept-days", type=int, default=5, help="days of events whose partials the state has"
     )
     parser.add_argument("--no-baseline", action="store_true", help="only compute, compare nothing")
+    parser.add_argument(
+        "--engine", help="compute the same on Spark too, on this master: local[2], spark://..."
+    )
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         directory = given.lake or Path(temporary)
@@ -269,12 +347,14 @@ def run(directory: Path, given: argparse.Namespace) -> None:
     steps = {step.digest for one in plan for step in one.steps.values()}
     print(f"\n{len(plan)} definitions, {len(steps)} different steps")
     with timed() as whole:
-        values = compute(lake, WORKSPACE, plan, END, directory=spill)
+        values, _ = computed(lake, plan, EmbeddedEngine(spill))
     size = sum(rows.nbytes for rows in values.values())
     print(
         f"computed over everything {whole.line()}, peak {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GiB"
         f" of which {size / 2**30:.1f} are {sum(rows.num_rows for rows in values.values()):,} values"
     )
+    if given.engine:
+        beside(given.engine, lake, plan, spill, values)
     if not given.no_baseline:
         connection, costs = baselines(lake, chosen, spill)
         print("each definition as a query of its own:")

@@ -1,20 +1,26 @@
 """Writes random worlds (`condition_worlds`) into the tables of a small lake, as the pipeline would have."""
 
 import json
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
 
 from condition_worlds import Person, World, events_table, set_id
+from profilelake.engines.embedded import EmbeddedEngine
+from profilelake.engines.engine import Engine
+from profilelake.engines.jobs import FOLDER
 from profilelake.identity.tables import SET_MAP
 from profilelake.lake.catalog import Lake
 from profilelake.lake.progress import Progress
 from profilelake.lake.tables import TableDef
 from profilelake.landing.tables import EVENTS
+from profilelake.plans import definitions
 from profilelake.profiles.tables import PROFILES
 from profilelake.semantics.identifiers import public_id
+from profilelake.traits.steps import Plan
 
 WORKSPACE: Final = "default"
 
@@ -53,6 +59,19 @@ def write(lake: Lake, world: World, cuts: Sequence[int] = ()) -> None:
         )
     replace(lake, SET_MAP, of_sets)
     replace(lake, PROFILES, of_people)
+
+
+def computed(lake: Lake, plan: Plan, at: int, engine: Engine | None = None) -> Mapping[str, pa.Table]:
+    """Return what definitions are worth over the whole lake, by key; on this machine where no engine is given."""
+    storage = lake.storage
+    with tempfile.TemporaryDirectory() as scratch:
+        asked = definitions.Asked(plan, at)
+        job, found = definitions.compute(engine or EmbeddedEngine(Path(scratch)), lake, WORKSPACE, asked)
+        values = found.values()
+        job.finish()
+        assert not list(storage.list(f"{storage.root}/{FOLDER}"))
+        assert not list(Path(scratch).iterdir())
+    return values
 
 
 def replace(lake: Lake, definition: TableDef, rows: Sequence[dict[str, Any]]) -> None:

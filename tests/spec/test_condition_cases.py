@@ -3,6 +3,7 @@
 import pytest
 
 from condition_cases import ASKED, ENGINES, FILES, Case, answers_as_told, cases, moment
+from condition_lakes import on_lake, together
 from condition_subjects import columnar
 from profilelake.semantics.conditions.times import next_change
 from profilelake.traits.columns import NEVER
@@ -12,6 +13,10 @@ from profilelake.traits.columns import NEVER
 @pytest.mark.parametrize("file", FILES)
 def test_answers(file: str, engine: str) -> None:
     answers_as_told(ENGINES[engine], cases(file))
+
+
+def test_answers_over_a_lake() -> None:
+    answers_as_told(on_lake(), together(FILES, cases))
 
 
 CHANGING = [case for file in FILES for case in cases(file) if "changes" in case.told]

@@ -1,7 +1,7 @@
 """Partials that wait in the state: packed, cut to some steps, given other numbers."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any, Final
 
 import msgspec
@@ -18,7 +18,7 @@ _encode: Final = msgspec.msgpack.Encoder().encode
 
 class _Packed(msgspec.Struct, array_like=True):
     rows: dict[str, tuple[bytes, bytes]]
-    events: list[tuple[bytes, int, list[tuple[Any, ...]]]]
+    events: list[tuple[bytes, int, list[CutEvent]]]
     texts: dict[bytes, str]
 
 
@@ -31,10 +31,7 @@ def packed(partials: Partials) -> bytes:
     return _encode(
         _Packed(
             {name: (part.sets.tobytes(), part.rows.tobytes()) for name, part in rows.items()},
-            [
-                (key, number, [tuple(getattr(event, field.name) for field in fields(event)) for event in cut])
-                for (key, number), cut in partials.events.items()
-            ],
+            [(key, number, list(cut)) for (key, number), cut in partials.events.items()],
             dict(partials.texts),
         )
     )
@@ -49,7 +46,7 @@ def unpacked(packed: bytes) -> Partials:
         )
         for name, (sets, values) in held.rows.items()
     }
-    events = {(key, number): [CutEvent(*event) for event in cut] for key, number, cut in held.events}
+    events = {(key, number): cut for key, number, cut in held.events}
     return Partials(**rows, events=events, texts=held.texts)
 
 

@@ -16,7 +16,6 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
-from profilelake.audiences.batch import numbered
 from profilelake.audiences.effects import effects_of_rows
 from profilelake.audiences.people import subjects
 from profilelake.audiences.reading import PART_ROWS, Reading, Wanted, event_schema, in_parts, scratch, told
@@ -31,7 +30,7 @@ from profilelake.semantics.definitions import Definition, Held
 from profilelake.traits.answers import answers
 from profilelake.traits.fold import fold
 from profilelake.traits.merging import merge
-from profilelake.traits.partials import Partials
+from profilelake.traits.partials import Partials, numbered
 from profilelake.traits.steps import Plan, planned
 
 How = Literal["exact", "estimate", "unknown"]

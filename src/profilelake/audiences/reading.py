@@ -6,7 +6,7 @@ is divided by profile (or by set) into slices on disk first, each of which does.
 
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ from profilelake.errors import Unavailable
 from profilelake.identity.tables import SET_MAP
 from profilelake.lake import reading, sql
 from profilelake.lake.catalog import Lake, PublishedTable
+from profilelake.lake.sql import LiveFile
 from profilelake.landing.tables import EVENTS
 from profilelake.profiles.tables import PROFILES
 from profilelake.semantics.rules import Collection
@@ -43,7 +44,8 @@ NEVER: Final = 1 << 62
 _TEXTS: Final = ("properties", "context")
 FOLDED: Final = ("set_id", "type", "event", "name", "timestamp", "source_id", "position", *_TEXTS)
 """Columns of `events` that folding looks at; what no step asks for is null."""
-_WANTED: Final = "wanted_events"
+WANTED: Final = "wanted_events"
+"""The table of names and times that a connection must have for `Wanted.select`."""
 _NAME: Final = """
     CASE type WHEN 'track' THEN event WHEN 'page' THEN 'Page Viewed' WHEN 'screen' THEN 'Screen Viewed' END
 """
@@ -99,6 +101,47 @@ class Wanted:
         texts = {text for text, since in self.texts_since.items() if since}
         return self.columns | texts | ({"received_at"} if self.received_until is not None else set())
 
+    def files(self, events: PublishedTable) -> list[LiveFile]:
+        """Return the files of `events` that can have something that matters."""
+        # An event is never dated after its receipt, so what was received before is older still.
+        received = events.table.schema().find_field("received_at").field_id
+        bounds = [(file, file.upper_bound(received)) for file in events.files]
+        return [file for file, bound in bounds if bound is None or bound >= self.earliest()]
+
+    def select(
+        self,
+        events: PublishedTable,
+        files: Sequence[LiveFile],
+        place: Callable[[str], str] = sql.local_place,
+        of_sets: str = "",
+    ) -> str:
+        """Return a SELECT of what matters in files of `events`, for a connection that has `rows` as `WANTED`.
+
+        `of_sets` names a table there; then only events of the sets (`set_id`) in it count.
+        """
+        read = sorted(self.read())
+        rows = sql.select_by_name(events.table.schema(), files, read, place)
+        if of_sets:
+            # Before anything else: of the other events neither names nor times need to be looked at.
+            few = f"FROM ({rows}) SEMI JOIN {sql.identifier(of_sets)} USING (set_id)"
+            rows = f"WITH few AS MATERIALIZED ({few}) FROM few"
+        until = "" if self.until is None else f"AND epoch_us(timestamp) <= {self.until:d}"
+        received_until = (
+            "" if self.received_until is None else f"AND epoch_us(received_at) <= {self.received_until:d}"
+        )
+        columns = ", ".join(
+            f"NULL AS {name}"
+            if name not in read
+            else f"CASE WHEN epoch_us(timestamp) >= {name}_since THEN {name} END AS {name}"
+            if name in _TEXTS
+            else name
+            for name in FOLDED
+        )
+        return f"""
+            SELECT {columns} FROM ({rows}) JOIN {WANTED} ON {_NAME} = wanted AND epoch_us(timestamp) >= since
+            WHERE set_id IS NOT NULL {until} {received_until}
+        """  # noqa: S608 - numbers, and names of our own columns
+
     def rows(self) -> pa.Table:
         """Return the names and times as DuckDB joins them."""
         texts = {
@@ -136,33 +179,8 @@ class Reading:
 
         `of_sets` names a table of the connection; then only events of the sets (`set_id`) in it count.
         """
-        self.connection.register(_WANTED, wanted.rows())
-        # An event is never dated after its receipt, so what was received before is older still.
-        received = self.events.table.schema().find_field("received_at").field_id
-        bounds = [(file, file.upper_bound(received)) for file in self.events.files]
-        files = [file for file, bound in bounds if bound is None or bound >= wanted.earliest()]
-        read = sorted(wanted.read())
-        rows = sql.select_by_name(self.events.table.schema(), files, read)
-        if of_sets:
-            # Before anything else: of the other events neither names nor times need to be looked at.
-            few = f"FROM ({rows}) SEMI JOIN {sql.identifier(of_sets)} USING (set_id)"
-            rows = f"WITH few AS MATERIALIZED ({few}) FROM few"
-        until = "" if wanted.until is None else f"AND epoch_us(timestamp) <= {wanted.until:d}"
-        received_until = (
-            "" if wanted.received_until is None else f"AND epoch_us(received_at) <= {wanted.received_until:d}"
-        )
-        columns = ", ".join(
-            f"NULL AS {name}"
-            if name not in read
-            else f"CASE WHEN epoch_us(timestamp) >= {name}_since THEN {name} END AS {name}"
-            if name in _TEXTS
-            else name
-            for name in FOLDED
-        )
-        return f"""
-            SELECT {columns} FROM ({rows}) JOIN {_WANTED} ON {_NAME} = wanted AND epoch_us(timestamp) >= since
-            WHERE set_id IS NOT NULL {until} {received_until}
-        """  # noqa: S608 - numbers, and names of our own columns
+        self.connection.register(WANTED, wanted.rows())
+        return wanted.select(self.events, wanted.files(self.events), of_sets=of_sets)
 
     def select_sets(self, collection: Collection) -> str:
         """Return a SELECT of `set_id` and `profile_id` of the sets that have a profile."""

@@ -1,8 +1,9 @@
 """The tables of a workspace as DuckDB views, for any process, while another one commits."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Final
 
 import duckdb
@@ -12,10 +13,21 @@ from profilelake.errors import Corrupt, Unavailable
 from profilelake.lake import sql
 from profilelake.lake.catalog import Lake, PublishedTable, namespace_of
 from profilelake.lake.current import Generation
-from profilelake.lake.schema import KEY, KIND, personal_columns, sql_type
+from profilelake.lake.schema import (
+    BUCKET_WIDTH,
+    KEY,
+    KIND,
+    SLOT,
+    SLOTS,
+    personal_columns,
+    sql_type,
+)
+from profilelake.lake.sql import LiveFile
 from profilelake.lake.tables import Part
 
 PLAN_ATTEMPTS_MAX: Final = 5
+PIECE_BYTES: Final = 64 << 20
+"""Parquet bytes of a current table that one task reads."""
 _BESIDE: Final[tuple[Part, ...]] = ("sync", "linked")
 """Namespaces beside that of the workspace itself."""
 
@@ -109,30 +121,94 @@ def select(
         raise Corrupt(f"reading the tables: {name}: {error}; restore the file from backup") from error
 
 
+@dataclass(frozen=True, slots=True)
+class Pieces:
+    """A current table as it was at one moment, as SELECTs that can be run apart; together they have each row once."""
+
+    snapshot: str
+    """Names what was read: tables of another name may have other rows."""
+    selects: tuple[str, ...]
+
+
+def pieces(
+    lake: Lake,
+    workspace: str,
+    name: str,
+    place: Callable[[str], str] = sql.local_place,
+    piece_bytes: int = PIECE_BYTES,
+) -> Pieces:
+    """Return a current table of the workspace in ranges of slots, each of about so many bytes.
+
+    Raises: as `select`.
+    """
+    base, log, generation = _current(lake, workspace, name, "", lake.load(workspace, name))
+    slot = sql.identifier(base.table.properties[SLOT])
+    sizes = dict.fromkeys(range(0, SLOTS, BUCKET_WIDTH), 0)
+    for file in base.files:
+        sizes[file.partition or 0] += file.bytes
+    bounds, held = [0], 0
+    for bucket, size in sizes.items():
+        held += size
+        count = min(BUCKET_WIDTH, held // piece_bytes)
+        # Small buckets are read together, a large one in several pieces.
+        bounds += [bucket + BUCKET_WIDTH * number // count for number in range(1, count + 1)]
+        held = 0 if count else held
+    selects = [
+        _select_current(
+            base,
+            log,
+            generation,
+            place,
+            [f for f in base.files if start - BUCKET_WIDTH < (f.partition or 0) < stop],
+            f"{slot} >= {start:d} AND {slot} < {stop:d}",
+        )
+        for start, stop in pairwise([*bounds, *([SLOTS] if bounds[-1] < SLOTS else [])])
+    ]
+    return Pieces(f"{base.table.metadata_location} {log.table.metadata_location}", tuple(selects))
+
+
 def _select(lake: Lake, workspace: str, name: str, part: Part, place: Callable[[str], str]) -> str:
     published = lake.load(workspace, name, part)
     if published.table.properties.get(KIND) != "current":
         return sql.select_files(published.table.schema(), published.files, place)
+    base, log, generation = _current(lake, workspace, name, part, published)
+    return _select_current(base, log, generation, place, base.files)
+
+
+def _current(
+    lake: Lake, workspace: str, name: str, part: Part, published: PublishedTable
+) -> tuple[PublishedTable, PublishedTable, Generation]:
+    """Return base and log of a current table that belong together."""
     for _ in range(PLAN_ATTEMPTS_MAX):
         # The base first: changes the log has lost since are in a later base, never in neither.
         generation = Generation.of_base(published.table.properties)
         log = lake.load(workspace, f"{name}_changes", part)
         if Generation.cut(log.table.properties) <= generation:
-            return _select_current(published, log, generation, place)
+            return published, log, generation
         published = lake.load(workspace, name, part)
     raise Unavailable(f"reading {name} of workspace {workspace}: it is merged faster than read; retry later")
 
 
 def _select_current(
-    base: PublishedTable, log: PublishedTable, generation: Generation, place: Callable[[str], str]
+    base: PublishedTable,
+    log: PublishedTable,
+    generation: Generation,
+    place: Callable[[str], str],
+    files: Sequence[LiveFile],
+    within: str = "",
 ) -> str:
     schema, key = base.table.schema(), base.table.properties[KEY]
-    below = sql.select_files(schema, base.files, place)
+    below = _within(sql.select_files(schema, files, place), within)
     pending = [f for f in log.files if f.sequence > generation.files_through]
     if not pending:
         return below
-    newest = sql.select_newest(sql.select_files(log.table.schema(), pending, place), key, generation.through)
+    changes = _within(sql.select_files(log.table.schema(), pending, place), within)
+    newest = sql.select_newest(changes, key, generation.through)
     return sql.select_current(below, newest, key, [f.name for f in schema.fields])
+
+
+def _within(select: str, within: str) -> str:
+    return f"SELECT * FROM ({select}) WHERE {within}" if within else select  # noqa: S608 - made here
 
 
 def columns(lake: Lake, workspace: str, name: str, part: Part = "") -> list[ColumnRead]:

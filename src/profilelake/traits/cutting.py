@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from itertools import repeat
 from typing import TypeAlias
 
 import numpy as np
@@ -25,10 +26,7 @@ def cut(
     context = _objects(_tree(step.context_paths, matching.context), chosen)
     times = happened.times[events[chosen]].tolist()
     sources = happened.sources(events[chosen])
-    return [
-        CutEvent(at, name, source, said, around)
-        for at, source, said, around in zip(times, sources, properties, context, strict=True)
-    ]
+    return list(map(CutEvent, times, repeat(name), sources, properties, context))
 
 
 def _tree(paths: Sequence[Path], columns: Mapping[Path, Column]) -> _Tree:

@@ -105,9 +105,13 @@ class _Folding:
         """Keep chosen events of a name for a step that asks for the events themselves."""
         happened = self._happened
         kept = cut(happened, matching, name, numbered.step, events, chosen)
-        ids = happened.ids
-        for place, event in zip(happened.places[events[chosen]].tolist(), kept, strict=True):
-            self._events.setdefault((ids[place], numbered.number), []).append(event)
+        # The events of a set follow each other.
+        places = happened.places[events[chosen]]
+        starts = starts_of(places)
+        ids, number = happened.ids, numbered.number
+        begins = starts.tolist()
+        for place, start, stop in zip(places[starts].tolist(), begins, [*begins[1:], len(kept)], strict=True):
+            self._events.setdefault((ids[place], number), []).extend(kept[start:stop])
 
     def add(
         self, numbered: Numbered, matching: Matching, events: Longs, chosen: Longs, *, aged: bool

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from profilelake.kernels.siphash import Words
 from profilelake.state.computed import COUNTS, ENTRIES, NUMBERS, VALUES
-from profilelake.traits.steps import Family, Step
+from profilelake.traits.steps import Family, Plan, Step
 
 LAYOUTS: Final = {Family.COUNT: COUNTS, Family.NUMBER: NUMBERS, Family.VALUE: VALUES}
 
@@ -23,6 +23,12 @@ class Numbered(NamedTuple):
 
     number: int
     step: Step
+
+
+def numbered(plan: Plan) -> list[Numbered]:
+    """Return the steps of definitions, each once, with numbers for one computation."""
+    steps = {step.digest: step for planned in plan for step in planned.steps.values()}
+    return [Numbered(number, step) for number, step in enumerate(steps.values(), 1)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +48,7 @@ class Rows:
         return self if mask.all() else Rows(self.sets[mask], self.rows[mask])
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class CutEvent:
+class CutEvent(NamedTuple):
     """One event of a step of `Family.EVENTS`, cut down to what is asked of it.
 
     `properties` and `context` are JSON objects with the paths of the step alone.

@@ -1,7 +1,7 @@
 import pyarrow as pa
 
-from profilelake.audiences.batch import VALUES
 from profilelake.audiences.effects import Effect, effect, effects_of_rows
+from profilelake.plans.definitions import VALUES
 
 
 def _values(**values: str) -> pa.Table:

@@ -1,0 +1,82 @@
+"""The law of computing over a whole lake, for any engine: it says what the reference says, however the lake is cut."""
+
+import json
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from hypothesis import strategies as st
+
+from condition_worlds import Defined, World, definitions, expected
+from profilelake.audiences import reading
+from profilelake.engines.engine import Engine
+from profilelake.plans import definitions as plans
+from profilelake.semantics.definitions import Json
+from profilelake.traits.steps import planned
+from world_lakes import computed, open_lake, profile_id, write
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Where commits end, and the limits of the plan."""
+
+    cuts: tuple[int, ...]
+    slice_events: int
+    rows: dict[str, int]
+
+
+def bounds() -> st.SearchStrategy[Bounds]:
+    """Return ways to cut a lake."""
+    few_or_many = st.sampled_from((2, 1000))
+    rows = {
+        "PART_ROWS": few_or_many,
+        "CUT_ROWS": few_or_many,
+        "UNIT_ROWS": few_or_many,
+        "BUSY_EVENTS": st.sampled_from((1, 1000)),
+        # With none that may be looked up, events are folded by set before they come to the profile.
+        "SETS_JOINED_MAX": st.sampled_from((0, 1000)),
+    }
+    cuts = st.lists(st.integers(0, 16), max_size=3).map(tuple)
+    return st.builds(Bounds, cuts, st.sampled_from((1, 3, 1000)), st.fixed_dictionaries(rows))
+
+
+def asked_of_events(most: int = 4) -> st.SearchStrategy[list[Defined]]:
+    """Return definitions of users that ask for no rows of entities: those are not in the lake."""
+    return definitions(most, accounts=False).filter(
+        lambda made: all("entity(" not in one.definition.query for one in made)
+    )
+
+
+def the_whole_lake_gives_the_answers_of_the_reference(
+    world: World, made: list[Defined], at: int, cut: Bounds, engine: Engine | None = None
+) -> None:
+    wanted = expected(made, world, at)
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reading, "SLICE_EVENTS", cut.slice_events)
+        for name, bound in cut.rows.items():
+            patch.setattr(plans, name, bound)
+        lake = open_lake(Path(folder))
+        write(lake, world, [place for place in cut.cuts if place < len(world.calls)])
+        found = computed(lake, planned({one.definition.key: one.held() for one in made}), at, engine)
+        lake.close()
+    ids = [profile_id(person) for person in world.people]
+    for one in made:
+        key = one.definition.key
+        told = zip(ids, wanted[key], strict=True)
+        rows = found[key].to_pydict()
+        got = {id: json.loads(value) for id, value in zip(rows["profile_id"], rows["value"], strict=True)}
+        trait = one.definition.kind == "trait"
+        assert got == {
+            id: value for id, value in told if not _none(value) or (trait and _is_value(one, value))
+        }
+
+
+def _none(value: Json) -> bool:
+    return value is None or value is False or (value == 0 and not isinstance(value, bool))
+
+
+def _is_value(one: Defined, value: Json) -> bool:
+    """Tell whether 0 or false is a value of its own: of anything but a count."""
+    counts = getattr(one.root, "how", None) == "count" or getattr(one.root, "counted", False)
+    return value is not None and not counts
