@@ -21,6 +21,7 @@ from profilelake.commands.common import (
     server_of,
     state_of,
 )
+from profilelake.commands.computing import compute_definitions
 from profilelake.commands.destination import destination_commands
 from profilelake.commands.doctor import doctor
 from profilelake.commands.engine import engine_commands
@@ -72,6 +73,7 @@ app.command()(apply)
 app.command()(validate)
 app.command()(diff)
 app.command("test")(run_cases)
+app.command("compute")(compute_definitions)
 app.add_typer(audience_commands, name="audience")
 app.add_typer(trait_commands, name="trait")
 app.command()(schema)

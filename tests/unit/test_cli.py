@@ -27,6 +27,7 @@ COMMANDS: tuple[tuple[str, ...], ...] = (
     ("profile", "history"),
     ("export",),
     ("sql",),
+    ("compute",),
     ("lake",),
     *(("lake", name) for name in ("tables", "snapshots", "diff", "compact", "expire", "repair", "verify")),
     *(("lake", name) for name in ("duckdb", "materialize", "connect", "move")),

@@ -1,0 +1,63 @@
+"""`profilelake compute`: what definitions are worth, from the tables alone, on any engine."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from profilelake.commands._applying import Pipeline
+from profilelake.commands._defining import defined
+from profilelake.commands.common import DEFAULT_DIRECTORY, Directory, Json, layout_of, print_json, print_rows
+from profilelake.errors import Invalid
+
+
+def compute_definitions(
+    keys: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY]...", help="Of audiences and computed traits; else all."),
+    ] = None,
+    at: Annotated[str, typer.Option(help="As of this time, `2026-01-31T00:00:00Z`; else now.")] = "",
+    received_until: Annotated[
+        str, typer.Option("--received-until", help="Leave out events received later than this.")
+    ] = "",
+    engine: Annotated[str, typer.Option(help="Where it runs: `embedded`, or the URL of a cluster.")] = "",
+    to: Annotated[Path | None, typer.Option(help="A new folder for a Parquet file of each.")] = None,
+    directory: Directory = DEFAULT_DIRECTORY,
+    as_json: Json = False,
+) -> None:
+    """Compute audiences and traits over the whole lake at once. Nothing online changes."""
+    from profilelake.app.computing import compute_over_lake
+    from profilelake.ops.clock import wall
+
+    pipeline = Pipeline(layout_of(directory))
+    found = compute_over_lake(
+        pipeline.layout,
+        defined(pipeline).held,
+        keys or [],
+        _time(at, "--at") or wall(),
+        received_until=_time(received_until, "--received-until"),
+        engine_url=engine,
+        to=to,
+        report=lambda step: print(step, file=sys.stderr),
+    )
+    for key, reason in sorted(found.left_out.items()):
+        print(f"left out {key}: {reason}", file=sys.stderr)
+    if as_json:
+        print_json(
+            {"at": found.at, "profiles": found.profiles, "events": found.events, "values": found.found}
+        )
+        return
+    print(f"{found.events:,} events and {found.profiles:,} people", file=sys.stderr)
+    print_rows([{"key": key, "profiles": f"{count:,}"} for key, count in sorted(found.found.items())])
+
+
+def _time(text: str, option: str) -> int | None:
+    from profilelake.semantics.times import parse_time
+
+    if not text:
+        return None
+    at = parse_time(text)
+    if at is None:
+        raise Invalid(f"{option} {text}: it is no time; write 2026-01-31T00:00:00Z")
+    return at
