@@ -78,7 +78,7 @@ def test_all_of_a_person_goes_and_the_others_stay(desk: Desk) -> None:
                 desk.lake.storage,
                 table.location(),
                 ids=[*sets, *idents],
-                texts=[*profiles, *messages, GONE],
+                texts=[*profiles, *messages],
             )
         )
         assert found == [], table.name
