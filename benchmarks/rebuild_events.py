@@ -44,7 +44,7 @@ def rebuild(layout: Layout) -> None:
         print(f"  {now - before:8.2f} CPU s  {step}", flush=True)
         before = now
 
-    result = rebuilding.rebuild_with(layout, rebuilding.EMBEDDED, report)
+    result = rebuilding.rebuild_with(layout, "embedded", report)
     report("end")
     print({name: value for name, value in result.items() if name != "seconds"})
 

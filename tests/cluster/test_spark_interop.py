@@ -72,11 +72,11 @@ def test_spark_reads_what_we_write(at: Placed, spark: SparkSql) -> None:
     newest = f"""
         SELECT * FROM (SELECT *, row_number() OVER (PARTITION BY member_id ORDER BY seq DESC) AS place
             FROM {name(at, "members_changes")} WHERE seq > {int(merged)})
-        WHERE place = 1"""  # noqa: S608
+        WHERE place = 1"""
     found = spark.rows(
         f"""SELECT member_id, points FROM ({newest}) WHERE op = 'upsert'
         UNION ALL SELECT member_id, points FROM {name(at, "members")} AS base
-        WHERE NOT EXISTS (SELECT 1 FROM ({newest}) AS late WHERE late.member_id = base.member_id)"""  # noqa: S608
+        WHERE NOT EXISTS (SELECT 1 FROM ({newest}) AS late WHERE late.member_id = base.member_id)"""
     )
     assert ordered(found) == ordered(ours(at, "SELECT member_id, points FROM members"))
     assert len(found) == 9
@@ -175,7 +175,7 @@ def test_a_table_of_spark_is_read_beside_ours(at: Placed, spark: SparkSql, versi
         "FROM range(20)"
     )
     query = f"""SELECT o.id, o.total, v.email, o.at FROM ws_{at.workspace}_linked.orders o
-        JOIN visits v USING (visit_id)"""  # noqa: S608
+        JOIN visits v USING (visit_id)"""
     in_spark = query.replace("ws_", "profilelake.ws_").replace("JOIN visits", f"JOIN {name(at, 'visits')}")
     assert ordered(ours(at, query)) == ordered(spark.rows(in_spark))
     assert len(ours(at, query)) == 20
