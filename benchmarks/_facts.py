@@ -28,7 +28,7 @@ START: Final = 1_772_359_210_000_000
 DAY: Final = 86_400_000_000
 TYPES: Final = ("user_id", "email", "anonymous_id")
 EDGES_PER_PERSON: Final = 13.8
-EVENTS_PER_PERSON: Final = 10.5
+EVENTS_PER_PERSON: Final = 17.55
 PEOPLE_PER_PART: Final = 200_000
 _KINDS: Final = (((2,), 0.6), ((0, 2), 0.95), ((0, 1, 2), 0.7))
 """Which of a person's identifiers a set has, and on how many devices it was seen."""
