@@ -16,7 +16,10 @@ if TYPE_CHECKING:
     from profilelake.plans.digests import TableDigest
 
 IN_MEMORY_BYTES_MAX: Final = 512 << 20
-"""Files of tables of facts that are rebuilt in memory where nobody names an engine; larger ones part by part."""
+"""Files of tables of facts that are rebuilt in memory where nobody names an engine; larger ones part by part.
+
+A rebuild in memory takes up to fourteen times as much (a million events in 175 MiB took 2.4 GiB).
+"""
 
 PROGRESS_SECONDS: Final = 10.0
 """How often the tasks of a long step are told."""
