@@ -119,7 +119,7 @@ def _now_and_then(report: Callable[[str], None]) -> Callable[[Any], None]:
         nonlocal told_at
         if now.tasks and time.monotonic() - told_at >= PROGRESS_SECONDS:
             told_at = time.monotonic()
-            report(f"{now.step}: {now.done:,} of {now.tasks:,} tasks done, {now.seconds:.0f} s")
+            report(f"{now.step}: {now.done:,} of {now.tasks:,} tasks")
 
     return progress
 

@@ -98,6 +98,7 @@ def lake_process(settings: Settings, *, parent: int, ready: int) -> int:
         clock=wall,
         registry=CollectorRegistry(),
         lake_settings=settings.lake,
+        job_days=settings.engine.job_days,
         lake_requests=layout.lake_requests,
         maintenance_record=layout.maintenance_record,
         asking=Asking(QueryProcess(layout.query_socket).result, layout.sql_values, layout.sql_requests),

@@ -35,7 +35,7 @@ from profilelake.pipeline.publish import Publisher
 from profilelake.pipeline.sql_runs import Ask, SqlRuns
 from profilelake.pipeline.tending import Tending
 from profilelake.pipeline.upkeep import Record, Upkeep
-from profilelake.settings import LakeSettings, PipelineSettings
+from profilelake.settings import EngineSettings, LakeSettings, PipelineSettings
 from profilelake.state.store import State
 
 MICRO_BATCH_BYTES_MAX: Final = 32 << 20
@@ -180,6 +180,8 @@ class Publishing:
     registry: CollectorRegistry
     log_limits: Limits = field(default_factory=Limits)
     lake_settings: LakeSettings = field(default_factory=LakeSettings)
+    job_days: float = EngineSettings().job_days
+    """How long what an unfinished job of a plan has done is kept."""
     lake_requests: Path | None = None
     maintenance_record: Path | None = None
     asking: Asking | None = None
@@ -263,6 +265,7 @@ class Publishing:
                 for setup in self.workspaces
             ],
             settings=self.lake_settings,
+            job_days=self.job_days,
             publish_age_seconds=self.settings.publish_age_seconds,
             requests=self.lake_requests or self.flush_request.with_name("lake"),
             clock=self.clock,

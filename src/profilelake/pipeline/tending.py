@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from profilelake.engines.jobs import sweep_jobs
 from profilelake.errors import Corrupt, Unavailable
 from profilelake.lake.compaction import Stopped
 from profilelake.lake.table import LakeTable
@@ -22,7 +23,7 @@ from profilelake.pipeline.lake_requests import Request
 from profilelake.pipeline.progress import load_published
 from profilelake.pipeline.publish import Publisher
 from profilelake.pipeline.upkeep import Upkeep, size_of
-from profilelake.settings import LakeSettings
+from profilelake.settings import EngineSettings, LakeSettings
 
 TICK_SECONDS: Final = 0.25
 MERGE_LOOK_SECONDS: Final = 5.0
@@ -34,8 +35,12 @@ SEEN_SECONDS: Final = 300.0
 """A file goes at the second look that finds nothing reaching it, so its last readers have at least this long."""
 DAMAGED_SECONDS: Final = 3600.0
 """How long a table is left alone that cannot be compacted because files of it are damaged."""
+JOBS_SECONDS: Final = 3600.0
+"""How often the jobs of plans are looked through for those that nobody went on with."""
 REST_SECONDS_MAX: Final = 600.0
 RETRY_SECONDS: Final = 5.0
+
+DAY_SECONDS: Final = 86_400
 
 _log = logging.getLogger(__name__)
 
@@ -64,9 +69,12 @@ class Tending:
     metrics: LakeMetrics
     stop: threading.Event
     monotonic: Callable[[], float] = time.monotonic
+    job_days: float = EngineSettings().job_days
+    """How long what an unfinished job has done is kept."""
     _watched: list[_Watched] = field(default_factory=list)
     _known: dict[str, int] = field(default_factory=dict)
     _merge_at: float = 0.0
+    _jobs_at: float = 0.0
     _rest_until: float = 0.0
     _sizes: dict[str, dict[str, TableSize]] = field(default_factory=dict)
 
@@ -89,6 +97,9 @@ class Tending:
         if now >= self._merge_at:
             self._merge_at = now + MERGE_LOOK_SECONDS
             self._merge()
+        if now >= self._jobs_at:
+            self._jobs_at = now + JOBS_SECONDS
+            self._forget_jobs()
         if now < self._rest_until:
             return asked > 0
         self._watch(now)
@@ -117,6 +128,13 @@ class Tending:
             due = self.clock() - merged_at >= self.publish_age_seconds * 1_000_000
             if due and publisher.merge():
                 self.metrics.done("merge", self.clock())
+
+    def _forget_jobs(self) -> None:
+        """Remove the files of jobs that nobody went on with; all workspaces have theirs in one place."""
+        for upkeep in self.upkeeps[:1]:
+            now = self.clock() / 1_000_000
+            for job in sweep_jobs(upkeep.lake.storage, self.job_days * DAY_SECONDS, now):
+                upkeep.record.write("forget job", job)
 
     def _watch(self, now: float) -> None:
         """Take in tables that were opened since; of many workspaces only those that commit are."""

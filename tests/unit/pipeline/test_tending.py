@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry
 
 from lake_examples import VISITS, Clock, open_lake, upto, visits
 from pipeline_driver import START, WORKSPACE, Desk, LogBuilder
+from profilelake.engines.jobs import Job, known_jobs
 from profilelake.errors import Conflict, Corrupt, NotFound, Unavailable
 from profilelake.lake.files import local_path
 from profilelake.landing.tables import EVENTS
@@ -310,3 +311,17 @@ def test_a_conflict_begins_a_compaction_anew(tmp_path: Path, monkeypatch: pytest
     (table,) = bench.upkeep.tables(["events"])
     monkeypatch.setattr(table, "compact", beaten)
     assert bench.upkeep.compact(table) is None
+
+
+def test_jobs_that_nobody_goes_on_with_are_forgotten(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    storage = bench.desk.lake.storage
+    job = Job(storage, "rebuild", [1])
+    job.step("first", lambda: [b"answer"])
+    bench.tending.step()
+    assert "forget job" not in bench.done()
+    (known,) = known_jobs(storage)
+    bench.tending.clock = lambda: (known.touched_at + 7 * 86_400 + 1) * 1_000_000
+    bench.steps(3700)
+    assert bench.done().count("forget job") == 1
+    assert known_jobs(storage) == []
