@@ -19,7 +19,7 @@ from profilelake.lake.reading import attach
 from profilelake.settings import Layout
 from server_process import ServerProcess
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 AWAY_SECONDS = 12
 GONE_SECONDS = 20

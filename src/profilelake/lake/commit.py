@@ -50,6 +50,9 @@ MANIFESTS_MAX: Final = 50
 MANIFEST_BYTES_MERGED: Final = 8 << 20
 """A manifest of this size is left alone."""
 
+DELETE_FILES: Final = "has delete files"
+"""What the refusal of such a table says."""
+
 _AVRO: Final = "deflate"
 
 
@@ -98,7 +101,7 @@ def manifests_of(table: Table, snapshot: Snapshot | None) -> tuple[ManifestFile,
     ):
         name = ".".join(table.name())
         raise Invalid(
-            f"reading table {name}: snapshot {snapshot.snapshot_id} has delete files, of a merge-on-read by another "
+            f"reading table {name}: snapshot {snapshot.snapshot_id} {DELETE_FILES}, of a merge-on-read by another "
             f"engine; run there: CALL profilelake.system.rewrite_data_files(table => '{name}', "
             "options => map('delete-file-threshold', '1', 'remove-dangling-deletes', 'true')); "
             "and set write.delete.mode, write.update.mode and write.merge.mode to copy-on-write"

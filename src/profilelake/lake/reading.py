@@ -9,9 +9,10 @@ from typing import Final
 import duckdb
 from pyiceberg.exceptions import ValidationError
 
-from profilelake.errors import Corrupt, Unavailable
+from profilelake.errors import Corrupt, Invalid, Unavailable
 from profilelake.lake import sql
 from profilelake.lake.catalog import Lake, PublishedTable, namespace_of
+from profilelake.lake.commit import DELETE_FILES
 from profilelake.lake.current import Generation
 from profilelake.lake.schema import (
     BUCKET_WIDTH,
@@ -52,6 +53,8 @@ def damage_told() -> Iterator[None]:
     try:
         yield
     except (duckdb.IOException, duckdb.InvalidInputException, FileNotFoundError) as error:
+        if DELETE_FILES in str(error):
+            raise Invalid(str(error).removeprefix("Invalid Input Error: ")) from error
         raise Corrupt(f"reading the tables: {error}; restore the file from backup") from error
     except duckdb.Error as error:
         fault = sql.storage_fault(error)
@@ -73,7 +76,7 @@ def attach(connection: duckdb.DuckDBPyConnection, lake: Lake, workspace: str) ->
     table shows base and log together; the log alone is `<name>_changes`.
 
     Raises:
-        Invalid: a table has delete files of another engine.
+        Invalid: a table of ours has delete files of another engine; a linked one says so when it is asked for.
         Unavailable: the tables changed faster than they could be read.
         Corrupt: the metadata of a table cannot be read.
     """
@@ -98,7 +101,14 @@ def attach(connection: duckdb.DuckDBPyConnection, lake: Lake, workspace: str) ->
 def _show(
     connection: duckdb.DuckDBPyConnection, view: str, lake: Lake, workspace: str, name: str, part: Part = ""
 ) -> None:
-    connection.execute(f"CREATE OR REPLACE VIEW {view} AS {select(lake, workspace, name, part)}")
+    try:
+        rows = select(lake, workspace, name, part)
+    except Invalid as error:
+        if part != "linked":
+            raise
+        # Its owner's engine made it unreadable to us: that is told to whoever asks for it, and for no other.
+        rows = f"SELECT error({sql.text(str(error))}) AS unreadable"
+    connection.execute(f"CREATE OR REPLACE VIEW {view} AS {rows}")
 
 
 def select(

@@ -11,8 +11,9 @@ from pyiceberg.manifest import ManifestContent
 
 from lake_examples import MEMBERS, VISITS, changes, members, open_lake, upto, visits
 from profilelake.errors import Invalid, Unavailable
+from profilelake.lake.catalog import PublishedTable
 from profilelake.lake.current import Generation
-from profilelake.lake.reading import attach
+from profilelake.lake.reading import attach, damage_told
 from profilelake.lake.sql import connect, identifier, text
 from profilelake.lake.tables import Column
 
@@ -128,6 +129,29 @@ def test_a_table_with_delete_files_is_refused(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(type(manifest), "content", ManifestContent.DELETES)
     with pytest.raises(Invalid, match="has delete files"):
         attach(duckdb.connect(), lake, "w")
+
+
+def test_a_linked_table_with_delete_files_is_refused_to_whoever_asks_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lake = open_lake(tmp_path)
+    lake.table("w", VISITS).append(visits(0, 1), upto(1))
+    lake.put_linked("w", "orders", pa.table({"number": [1]}))
+    files = PublishedTable.__dict__["files"].func
+
+    def refused(published: PublishedTable) -> object:
+        if published.table.name()[-1] == "orders":
+            raise Invalid(
+                "reading table ws_w_linked.orders: has delete files, of a merge-on-read; run: CALL it('x')"
+            )
+        return files(published)
+
+    monkeypatch.setattr(PublishedTable, "files", property(refused))
+    connection = duckdb.connect()
+    attach(connection, lake, "w")
+    assert _rows(connection, "SELECT count(*) AS rows FROM visits") == [{"rows": 1}]
+    with pytest.raises(Invalid, match=r"^reading table ws_w_linked.orders: .* CALL it\('x'\)"), damage_told():
+        connection.execute("FROM ws_w_linked.orders").fetchall()
 
 
 def test_a_log_that_was_cut_beyond_the_base_is_never_combined_with_it(
