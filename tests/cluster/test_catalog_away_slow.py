@@ -34,6 +34,7 @@ class Killable:
     user: int
     pid: int
     how: signal.Signals
+    folder: Path = Path("/")
     again: list["subprocess.Popen[bytes]"] = field(default_factory=list)
 
     @classmethod
@@ -56,6 +57,10 @@ class Killable:
             time.sleep(0.05)
 
     def start(self) -> None:
+        # Any session of pytest that begins meanwhile closes the folder of all to other accounts.
+        for parent in self.folder.parents:
+            if parent != Path("/") and parent.stat().st_uid == os.getuid():
+                parent.chmod(parent.stat().st_mode | 0o011)
         self.again.append(subprocess.Popen(self.command, env=self.environment, user=self.user))
 
     def end(self) -> None:
@@ -90,6 +95,7 @@ def catalog(
             }.items():
                 monkeypatch.setenv(name, value)
             found = Killable.running("weed", signal.SIGKILL)
+        found.folder = tmp_path / "catalog"
         stack.callback(found.end)
         yield found
 
