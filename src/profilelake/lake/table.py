@@ -567,7 +567,11 @@ class LakeTable:
         if snapshot is None:
             return ()
         if self._manifests is None or self._manifests[0] != snapshot.snapshot_id:
-            self._manifests = (snapshot.snapshot_id, manifests_of(self._table, snapshot))
+            try:
+                self._manifests = (snapshot.snapshot_id, manifests_of(self._table, snapshot))
+            except Invalid:
+                self._stale = True  # what another engine did to it, it may have put right the next time
+                raise
         return self._manifests[1]
 
     def _refresh_if_stale(self) -> None:
