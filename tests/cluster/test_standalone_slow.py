@@ -81,7 +81,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 
 def options(cluster: Cluster) -> EngineSettings:
-    """Return how the engine is opened: a task that lags behind is tried elsewhere at the same time."""
+    """Return how the engine is opened."""
     return EngineSettings(
         url=cluster.url,
         tasks=2,
@@ -91,10 +91,6 @@ def options(cluster: Cluster) -> EngineSettings:
         conf={
             "spark.driver.host": "127.0.0.1",
             "spark.driver.bindAddress": "127.0.0.1",
-            "spark.speculation": "true",
-            "spark.speculation.quantile": "0.5",
-            "spark.speculation.multiplier": "2",
-            "spark.speculation.minTaskRuntime": "1s",
         },
     )
 
@@ -117,21 +113,6 @@ class Slow:
         executor = os.getppid()
         (Path(self.folder) / f"{unit}-{executor}-{os.urandom(4).hex()}").touch()
         time.sleep(0.5)
-        return doubled(unit)
-
-
-@dataclass(frozen=True)
-class LagsOnce:
-    """Takes very long the first time it is asked for unit 3."""
-
-    folder: str
-
-    def __call__(self, unit: int) -> bytes:
-        """Answer, at last."""
-        first = unit == 3 and not any(Path(self.folder).iterdir())
-        if unit == 3:
-            (Path(self.folder) / os.urandom(4).hex()).touch()
-        time.sleep(300 if first else 0.2)
         return doubled(unit)
 
 
@@ -192,8 +173,3 @@ def test_a_killed_executor_is_replaced(engine: Engine, cluster: Cluster, tmp_pat
     assert len(killed) == 1
     # What it was doing was done again.
     assert len(list(tmp_path.iterdir())) > 16
-
-
-def test_a_task_that_lags_is_overtaken_and_counts_once(engine: Engine, tmp_path: Path) -> None:
-    assert engine.each("lag", list(range(8)), LagsOnce(str(tmp_path))) == [doubled(unit) for unit in range(8)]
-    assert len(list(tmp_path.iterdir())) >= 2
