@@ -16,7 +16,7 @@ from pyiceberg.table import Table
 from pyiceberg.table.snapshots import Operation
 from pyiceberg.table.update import TableRequirement, TableUpdate
 
-from profilelake.errors import Conflict, Internal, Unavailable
+from profilelake.errors import Conflict, Internal, Invalid, Unavailable
 from profilelake.lake import maintenance
 from profilelake.lake.catalog_answers import NotCommitted
 from profilelake.lake.commit import (
