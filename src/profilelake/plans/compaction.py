@@ -4,6 +4,7 @@ Rounds are bounded, and committed before the next begins, so what a killed drive
 task does is what `LakeTable.compact` and `CurrentTable.merge` do.
 """
 
+import hashlib
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -181,10 +182,13 @@ def merge(engine: Engine, storage: Storage, tables: Sequence[CurrentTable]) -> i
             continue
 
         def begin(merging: Merging = merging) -> Job:
+            # Files of the base too: a repair adds to it, and what was merged before lacks that.
+            held = sorted(file for files in merging.base_files.values() for file in files)
+            named = hashlib.sha256("\n".join(held).encode()).hexdigest()
             return Job(
                 storage,
                 "merge",
-                [merging.base.definition.name, str(merging.generation), sorted(merging.pending)],
+                [merging.base.definition.name, str(merging.generation), sorted(merging.pending), named],
             )
 
         def run(job: Job, merging: Merging = merging) -> list[tuple[int, list[HandedFile]]]:

@@ -2,10 +2,12 @@
 
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from lake_examples import open_lake
 from profilelake.lake.compaction import Compacted, Policy
+from profilelake.lake.current import CurrentTable
 from profilelake.lake.files import local_path
 from profilelake.lake.table import LakeTable
 from profilelake.plans import compaction
@@ -97,3 +99,26 @@ def test_what_was_swept_before_it_was_committed_is_done_again(
             path.unlink()
     compaction.compact(engine_in(tmp_path), lake.storage, [held])
     assert digests(lake, "w")["visits"] == before
+
+
+def test_a_merge_that_died_takes_no_rows_away_that_came_to_the_base_since(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lake = open_lake(tmp_path)
+    _, people = filled(lake, 7, 30)
+
+    def died(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as dying:
+        dying.setattr(CurrentTable, "commit_merged", died)
+        with pytest.raises(KeyboardInterrupt):
+            compaction.merge(engine_in(tmp_path), lake.storage, [people])
+    # As a repair does: the log says nothing of it.
+    added = people.base.scan().slice(0, 1)
+    row = added.to_pylist()[0] | {"member_id": "new"}
+    files = people.base.files_elsewhere().write(pa.Table.from_pylist([row], added.schema))
+    assert people.base.add_files(files, "repair")
+    before = digests(lake, "w")["members"]
+    assert compaction.merge(engine_in(tmp_path), lake.storage, [people]) == 1
+    assert digests(lake, "w")["members"] == before
