@@ -19,8 +19,10 @@ import pyarrow as pa
 from profilelake.engines.engine import Engine
 from profilelake.engines.jobs import Job, known
 from profilelake.errors import Corrupt, NotFound
+from profilelake.identity.tables import IDENTIFIERS
 from profilelake.lake import sql
 from profilelake.lake.catalog import Lake
+from profilelake.lake.pinned import PinnedTable
 from profilelake.lake.progress import Progress
 from profilelake.lake.reading import attach
 from profilelake.lake.storage import Storage
@@ -31,6 +33,7 @@ from profilelake.pipeline.publish import EVERY_CURRENT
 from profilelake.pipeline.remaking import FACTS, Decided, next_progress, reached_by, refuse_missing
 from profilelake.plans.checked import check_facts
 from profilelake.plans.components import Limits
+from profilelake.plans.facts import TABLES as FACT_TABLES
 from profilelake.plans.facts import FactFiles
 from profilelake.plans.identity import resolve
 from profilelake.plans.profiles import TABLES, write_profiles
@@ -78,7 +81,9 @@ def rebuild_on(
     """
     cutting = cutting or Cutting()
     storage = lake.storage
-    job = _unfinished(storage, setup.name, lake, report)
+    with _attached(lake, setup.name) as connection:
+        decided = Decided.of(connection, setup)
+    job = _unfinished(storage, setup, lake, decided, report)
     if job is None:
         reached = reached_by(setup, state_path, lake, now)
         files = FactFiles.of(lake, setup.name)
@@ -184,29 +189,75 @@ def _inputs(
 ) -> dict[str, Any]:
     """Return what decides what is computed, and how finely it is cut."""
     progress = {table.name: lake.table(setup.name, table).progress() for table in FACTS}
-    return {
-        "workspace": setup.name,
-        "format": FORMAT,
+    return _settings(setup, decided) | {
         "snapshots": files.snapshots(),
         "progress": {name: one and [one.epoch, one.sequence] for name, one in progress.items()},
-        "rules": decided.standing.rules,
-        "decisions": len(decided.facts),
-        "policy": decided.policy,
-        "untrusted": sorted(setup.untrusted()),
         "cutting": cutting,
         "tasks": engine.tasks,
     }
 
 
-def _unfinished(storage: Storage, workspace: str, lake: Lake, report: Callable[[str], None]) -> Job | None:
-    """Return the rebuild that had begun to commit when it was cut short, if nothing came after it."""
+def _settings(setup: WorkspaceSetup, decided: Decided) -> dict[str, Any]:
+    """Return what besides the facts decides what is computed."""
+    return {
+        "workspace": setup.name,
+        "format": FORMAT,
+        "rules": decided.standing.rules,
+        "decisions": len(decided.facts),
+        "policy": decided.policy,
+        "untrusted": sorted(setup.untrusted()),
+    }
+
+
+def _unfinished(
+    storage: Storage, setup: WorkspaceSetup, lake: Lake, decided: Decided, report: Callable[[str], None]
+) -> Job | None:
+    """Return the rebuild that had begun to commit when it was cut short, if nothing has changed since."""
+    mine = _as_known(_settings(setup, decided))
     for inputs in known(storage, KIND):
+        if {name: inputs.get(name) for name in mine} != mine:
+            continue
         job = Job(storage, KIND, inputs, report)
-        if inputs["workspace"] == workspace and job.remembers(_FOUND):
+        if job.remembers(_FOUND):
             found = msgspec.msgpack.decode(job.step(_FOUND, list)[0], type=Found)
-            if _stands_at(lake, workspace, found):
+            same = _stands_at(lake, setup.name, found) and _same_facts(
+                lake, setup.name, inputs["snapshots"], found
+            )
+            if same:
                 return job
     return None
+
+
+def _same_facts(lake: Lake, workspace: str, pinned: Mapping[str, list[int]], found: Found) -> bool:
+    """Tell whether the tables hold the facts that this rebuild read, and at most what it commits itself.
+
+    A repair adds to them and removal takes from them, and neither needs to bring progress.
+    """
+    definitions = {table.name: table for table in FACT_TABLES}
+    for name, snapshots in pinned.items():
+        if name == IDENTIFIERS.name:
+            base = lake.current_table(workspace, IDENTIFIERS).base
+            progress = base.progress()
+            if progress is not None and progress.epoch == found.epoch:
+                made = {file.location for file in found.written.tables[name]}
+                if {file.location for file in base.files()} != made:
+                    return False
+                continue
+            if list(PinnedTable.of(lake, workspace, name).snapshots) != snapshots:
+                return False
+            continue
+        now = lake.load(workspace, name).table.current_snapshot()
+        stands = [-1, -1] if now is None else [now.snapshot_id, now.parent_snapshot_id or -1]
+        progress = lake.table(workspace, definitions[name]).progress()
+        committed = progress is not None and progress.epoch == found.epoch
+        if stands[committed] != snapshots[0]:
+            return False
+    return True
+
+
+def _as_known(inputs: Mapping[str, Any] | None) -> Any:
+    """Return inputs of a job as they are read again."""
+    return msgspec.json.decode(msgspec.json.encode(inputs, order="sorted"))
 
 
 def _stands_at(lake: Lake, workspace: str, found: Found) -> bool:
@@ -222,7 +273,7 @@ def _stands_at(lake: Lake, workspace: str, found: Found) -> bool:
 
 def give_up(storage: Storage, workspace: str, but: Mapping[str, Any] | None = None) -> None:
     """Remove the files of unfinished rebuilds, but for the one with these inputs."""
-    mine = msgspec.json.decode(msgspec.json.encode(but, order="sorted"))
+    mine = _as_known(but)
     for other in known(storage, KIND):
         if other["workspace"] == workspace and other != mine:
             Job(storage, KIND, other).finish()

@@ -1,9 +1,11 @@
 """A rebuild on an engine: the same lake and state as ever, whatever it is cut into and wherever it was cut short."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from pyiceberg.table.snapshots import Operation
 
@@ -18,7 +20,7 @@ from profilelake.lake.files import local_path
 from profilelake.landing.tables import EVENTS
 from profilelake.plans.rebuild import Cutting
 from profilelake.plans.sizes import Sizes
-from profilelake.profiles.tables import ACCOUNT_LINKS, CONSENT_WRITES, PROFILES
+from profilelake.profiles.tables import ACCOUNT_LINKS, CONSENT_WRITES, PROFILES, TRAIT_WRITES
 
 CURRENT = ("set_map", "identifiers", "identity_map", "identity_refusals", "profiles", "schema")
 FINE = Cutting(Sizes(share_bytes=8_000, part_bytes=8_000, part_members=64, sets_per_part=32), None, 4)
@@ -144,3 +146,38 @@ def test_what_an_older_program_did_not_write_is_taken_from_events(desk: Desk) ->
     assert desk.verify() == []
     progress = desk.lake.table(WORKSPACE, EVENTS).progress()
     assert progress == desk.lake.table(WORKSPACE, ACCOUNT_LINKS).progress()
+
+
+def cut_short_while_committing(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("profilelake.plans.putting.load_state", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            desk.rebuild_by_plan(FINE)
+    assert left_over(desk)
+
+
+def test_facts_that_came_while_it_was_cut_short_are_not_passed_over(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cut_short_while_committing(desk, monkeypatch)
+    # As a repair does, which brings no progress.
+    table = desk.lake.table(WORKSPACE, TRAIT_WRITES)
+    row = table.scan().slice(0, 1).to_pylist()[0] | {"trait": "repaired"}
+    files = table.files_elsewhere().write(pa.Table.from_pylist([row], TRAIT_WRITES.schema()))
+    assert table.add_files(files, "repair")
+    desk.rebuild_by_plan(FINE)
+    assert any("repaired" in str(row) for row in desk.lake_tables("profiles")["profiles"])
+    assert desk.verify() == []
+    assert left_over(desk) == []
+
+
+def test_what_was_cut_short_under_another_policy_is_not_taken_up(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cut_short_while_committing(desk, monkeypatch)
+    desk.setup = replace(desk.setup, consent_policy="latest")
+    report: list[str] = []
+    desk.rebuild_by_plan(FINE, report.append)
+    assert not [line for line in report if "done before" in line]
+    assert desk.verify() == []
+    assert left_over(desk) == []
