@@ -6,6 +6,7 @@ is in older snapshots until they are expired and their files swept.
 """
 
 import hashlib
+import re
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -36,6 +37,8 @@ from profilelake.plans.committing import with_files
 
 KEYS_MAX: Final = 1_000_000
 """Keys that leave at once: each task is sent all of them."""
+_HEX: Final = re.compile(rf"(?=([0-9a-f]{{{2 * HASH_BYTES}}}))")
+"""Every place in a text where an id may begin."""
 ATTEMPTS_MAX: Final = 5
 """How often a table is looked at again because its files were compacted meanwhile."""
 
@@ -174,13 +177,17 @@ class _Holding:
             mask[pc.list_parent_indices(values).to_numpy()[self._in_struct(values.flatten())]] = True
             return mask
         if kind == "hex":
-            found = pc.match_substring_regex(values, self._hex)
-        elif kind == "messages":
+            return np.array([self._in_text(text) for text in values.to_pylist()], dtype=np.bool_)
+        if kind == "messages":
             hashed = siphash.hash_strings(self.keys.salt, b"m", pa.chunked_array([values]))
             found = pc.and_(pc.is_valid(values), pc.is_in(siphash.to_arrow(hashed), self._values(kind)))
         else:
             found = pc.is_in(values, self._values(kind))
         return _numpy(found)
+
+    def _in_text(self, text: str | None) -> bool:
+        """Tell whether a key is anywhere in a text. Texts are decisions of people, so there are few."""
+        return any(found[1] in self._hex for found in _HEX.finditer(text or ""))
 
     def _in_struct(self, items: pa.StructArray) -> Mask:
         mask = _numpy(pc.is_in(items.field("ident_id"), self._values("idents")))
@@ -201,9 +208,9 @@ class _Holding:
         return {kind: self.keys.sorted_bytes(kind) for kind in ("sets", "idents", "profiles")}
 
     @cached_property
-    def _hex(self) -> str:
+    def _hex(self) -> frozenset[str]:
         ids = [*self.keys.sorted_bytes("sets"), *self.keys.sorted_bytes("idents")]
-        return "|".join(key.hex() for key in ids)
+        return frozenset(key.hex() for key in ids)
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,12 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from pipeline_driver import KEY, WORKSPACE, Desk
 from profilelake.errors import Corrupt, Invalid
+from profilelake.identity.tables import IDENTITY_FACTS
 from profilelake.lake.progress import Progress
 from profilelake.lake.searching import search
 from profilelake.lake.table import LakeTable
@@ -187,3 +189,25 @@ def test_keys_are_told_by_no_text_of_theirs() -> None:
     keys = Keys.of(messages=["jane@example.org"])
     assert b"jane" not in repr(keys).encode()
     assert keys.digest() == Keys.of(messages=["jane@example.org", "jane@example.org"]).digest()
+
+
+def test_as_many_keys_as_there_may_be_are_looked_for_in_decisions(desk: Desk) -> None:
+    held, gone = (n.to_bytes(16, "big") for n in (1 << 100, 1 << 101))
+    table = desk.lake.table(WORKSPACE, IDENTITY_FACTS)
+    rows = [
+        {
+            "position": bytes([number]) * 32,
+            "decision": "d",
+            "by": "somebody",
+            "fact": f'["{number}","00{key.hex()}"]',
+        }
+        for number, key in enumerate((held, gone))
+    ]
+    schema = IDENTITY_FACTS.schema()
+    usual = {pa.string(): "", pa.timestamp("us", "UTC"): 0, pa.int32(): 0, pa.int64(): 0}
+    full = [{field.name: usual.get(field.type) for field in schema} | row for row in rows]
+    table.add_files(table.files_elsewhere().write(pa.Table.from_pylist(full, schema)), "test")
+    keys = Keys.of(idents=[gone, *(n.to_bytes(16, "little") for n in range(1, 200_000))])
+    engine = engine_in(desk.directory)
+    remove(engine, desk.lake.storage, desk.lake, WORKSPACE, [IDENTITY_FACTS], keys)
+    assert [row["fact"] for row in rows_of(desk.lake, "identity_facts")] == [rows[0]["fact"]]
