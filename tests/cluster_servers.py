@@ -117,6 +117,26 @@ def _answers(url: str) -> bool:
     return True
 
 
+def _lists(endpoint: str, key: str, secret: str) -> bool:
+    # Loaded here: it is in the environment of those who have this server alone.
+    import obstore  # noqa: PLC0415
+    from obstore.exceptions import BaseError  # noqa: PLC0415
+    from obstore.store import S3Store  # noqa: PLC0415
+
+    store = S3Store(
+        BUCKET,
+        endpoint=endpoint,
+        access_key_id=key,
+        secret_access_key=secret,
+        client_options={"allow_http": True},
+    )
+    try:
+        obstore.list(store).collect()
+    except (BaseError, FileNotFoundError):
+        return False
+    return True
+
+
 @contextlib.contextmanager
 def seaweed(folder: Path) -> Iterator[S3Server]:
     """Run an S3 server with an Iceberg REST catalog in one process."""
@@ -156,6 +176,8 @@ def seaweed(folder: Path) -> Iterator[S3Server]:
         endpoint = f"http://127.0.0.1:{ports['s3']}"
         catalog = f"http://127.0.0.1:{ports['iceberg']}"
         wait_for("S3", lambda: _answers(endpoint) and _answers(f"{catalog}/v1/config"), running, log)
+        # It makes the bucket only after it has begun to answer.
+        wait_for("the bucket", lambda: _lists(endpoint, key, secret), running, log)
         yield S3Server(endpoint, key, secret, BUCKET, catalog, f"s3://{TABLE_BUCKET}/")
 
 

@@ -10,7 +10,7 @@ from sqlalchemy import text
 
 from cluster.lake_places import Placed, database, placed
 from lake_examples import VISITS, upto, visits
-from profilelake.errors import Conflict, Invalid, Unavailable
+from profilelake.errors import Conflict, Corrupt, Invalid, Unavailable
 from profilelake.lake import catalog_probe, catalogs, sql_catalog
 from profilelake.lake.catalog import Lake
 from profilelake.lake.catalog_probe import probe
@@ -126,3 +126,13 @@ def test_a_server_that_is_not_there_is_told(tmp_path: Path) -> None:
 def test_a_role_of_its_own_database_makes_its_tables(postgres: str, tmp_path: Path) -> None:
     place = LakePlace.at(database(postgres, f"d{tmp_path.name[-20:]}".replace("-", "_")), tmp_path)
     assert Lake.at(place).pointers() == {}
+
+
+def test_a_lost_catalog_does_not_begin_over_the_files_on_a_store(
+    tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with placed("sqlite-s3", tmp_path, request, monkeypatch) as at:
+        at.open().table(at.workspace, VISITS).append(visits(0, 3), upto(1))
+        (tmp_path / "catalog.db").unlink()
+        with pytest.raises(Corrupt, match=r"there are files of a table.* restore the catalog from backup"):
+            at.open().table(at.workspace, VISITS)

@@ -14,7 +14,7 @@ import pyarrow as pa
 from pyiceberg.exceptions import CommitFailedException, NoSuchTableError, TableAlreadyExistsError
 from pyiceberg.table import Table
 
-from profilelake.errors import Conflict, Internal, Invalid, NotFound, Unavailable
+from profilelake.errors import Conflict, Corrupt, Internal, Invalid, NotFound, Unavailable
 from profilelake.lake import maintenance
 from profilelake.lake.catalog_answers import answering
 from profilelake.lake.catalogs import (
@@ -174,8 +174,19 @@ class Lake:
         Raises: as `at`, and Conflict where the settings name another place than they did before.
         """
         place = LakePlace.of(layout, os.environ)
-        refuse_another(layout, place)
+        known = refuse_another(layout, place)
         lake = cls.at(place, clock=clock)
+        try:
+            # Our own processes note the place before they make a table, so look again after the catalog.
+            if not known and (found := lake.any_table()) and not refuse_another(layout, place):
+                raise Conflict(
+                    f"opening the lake of {layout.directory}: {place.catalog} knows tables already ({found}), and "
+                    "this directory did not make them: two installations cannot share tables; give this one a "
+                    "catalog and a warehouse of its own, or restore the data directory that they belong to"
+                )
+        except BaseException:
+            lake.close()
+            raise
         note_first(layout, place)
         return lake
 
@@ -282,6 +293,19 @@ class Lake:
             published = self._published[key] = PublishedTable(table, published)
         return published
 
+    def any_table(self) -> str | None:
+        """Return the name of some table of a workspace, with its namespace; None where the catalog knows none.
+
+        Raises:
+            Unavailable: the catalog does not answer.
+        """
+        with answering("reading the catalog"):
+            for namespace in self._catalog.list_namespaces():
+                if namespace[0].startswith(NAMESPACES_PREFIX):
+                    for table in self._catalog.list_tables(namespace):
+                        return ".".join(table)
+        return None
+
     def pointers(self) -> dict[tuple[str, str], str]:
         """Return the current metadata file of every table of every workspace.
 
@@ -336,6 +360,16 @@ class Lake:
     def _create(self, namespace: str, definition: TableDef, kind: str) -> Table:
         schema = iceberg_schema(definition)
         location = f"{self.warehouse}/{namespace}/{definition.name}"
+        if self.place.table_locations == "warehouse" and next(self.storage.list(f"{location}/data"), None):
+            # A table made anew would hide these rows, and its sweep would remove them.
+            try:
+                return self._catalog.load_table((namespace, definition.name))  # made since we looked
+            except NoSuchTableError:
+                raise Corrupt(
+                    f"making table {definition.name} in {location}: there are files of a table, and the catalog "
+                    f"{self.place.catalog} does not know it; restore the catalog from backup, or, where they are "
+                    "those of another installation, set lake.warehouse to a prefix of its own"
+                ) from None
         try:
             return self._catalog.create_table(
                 (namespace, definition.name),

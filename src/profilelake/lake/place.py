@@ -7,7 +7,9 @@ pickled and written into a file.
 import json
 import os
 import re
+import sqlite3
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Final, Self
@@ -126,20 +128,24 @@ _NOTED: Final = tuple(part.name for part in fields(LakePlace) if part.type in (s
 """What a directory notes; how an object store is spoken to is not part of where the lake is."""
 
 
-def refuse_another(layout: Layout, place: LakePlace) -> None:
-    """See that a directory's lake is where it was.
+def refuse_another(layout: Layout, place: LakePlace) -> bool:
+    """See that a directory's lake is where it was; return whether it was anywhere yet.
 
     Raises:
         Conflict: settings name another place than before: there, everything would begin anew.
         Corrupt: what was noted cannot be read.
     """
     noted = noted_place(layout)
+    if noted is not None and noted.identity != place.identity and _never_used(layout):
+        # A first start elsewhere makes this file before it notes where; it may have been killed between.
+        noted = None
     if noted is not None and noted.identity != place.identity:
         raise Conflict(
             f"opening the lake of {layout.directory}: its tables are known to {noted.catalog} and lie in "
             f"{noted.warehouse}, settings name {place.catalog} and {place.warehouse}; put the settings back, "
             "or take the tables there: profilelake lake move --help"
         )
+    return noted is not None
 
 
 def note_first(layout: Layout, place: LakePlace) -> None:
@@ -171,6 +177,21 @@ def noted_place(layout: Layout) -> LakePlace | None:
             f"reading {layout.lake_record}: it is not what we wrote; restore it from a backup, or remove it "
             "where settings name the right place"
         ) from error
+
+
+def _never_used(layout: Layout) -> bool:
+    """Tell whether nothing but an empty catalog says that the lake lies in the directory itself."""
+    if layout.lake_record.exists() or layout.warehouse.exists():
+        return False
+    try:
+        with closing(
+            sqlite3.connect(f"{layout.catalog.absolute().as_uri()}?mode=ro", uri=True)
+        ) as connection:
+            return connection.execute("SELECT 1 FROM iceberg_tables LIMIT 1").fetchone() is None
+    except sqlite3.OperationalError as error:
+        return "no such table" in str(error)
+    except sqlite3.DatabaseError:
+        return False
 
 
 def note(layout: Layout, place: LakePlace) -> None:

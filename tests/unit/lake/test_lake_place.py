@@ -1,6 +1,9 @@
 """A lake that was moved, copied, or lost its catalog is refused before anything is read or written."""
 
 import shutil
+import sqlite3
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import duckdb
@@ -9,6 +12,8 @@ import pytest
 from lake_examples import VISITS, open_lake, upto, visits
 from profilelake.errors import Conflict, Corrupt
 from profilelake.lake.reading import attach, damage_told
+
+OTHERS = replace(VISITS, name="others")
 
 
 @pytest.fixture
@@ -52,6 +57,17 @@ def test_a_damaged_or_lost_catalog_is_not_made_anew(home: Path, catalog: bytes |
     file.unlink() if catalog is None else file.write_bytes(catalog)
     with pytest.raises(Corrupt, match=r"restore (it|the catalog) from backup"):
         open_lake(home)
+
+
+def test_a_table_is_not_made_anew_over_the_files_of_another(home: Path) -> None:
+    lake = open_lake(home)
+    lake.table("w", OTHERS)
+    with closing(sqlite3.connect(home / "catalog.db")) as catalog, catalog:
+        catalog.execute("DELETE FROM iceberg_tables WHERE table_name = 'visits'")
+    with pytest.raises(
+        Corrupt, match=r"making table visits in .*: there are files of a table.* restore the catalog"
+    ):
+        open_lake(home).table("w", VISITS)
 
 
 @pytest.mark.parametrize("kind", ["*.parquet", "*.avro", "*.json"])

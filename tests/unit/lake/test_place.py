@@ -155,3 +155,23 @@ def test_a_note_that_cannot_be_read_is_told(tmp_path: Path) -> None:
         layout.lake_record.write_text(content)
         with pytest.raises(Corrupt, match="not what we wrote"):
             Lake.of(layout)
+
+
+def test_a_first_start_elsewhere_that_was_cut_off_is_begun_again(tmp_path: Path) -> None:
+    # The catalog's file is made before it is noted that the warehouse is another one.
+    layout = directory(tmp_path / "data", f'warehouse = "{tmp_path}/big"')
+    Lake.at(LakePlace.of(layout, {})).close()
+    assert layout.catalog.exists()
+    assert not layout.lake_record.exists()
+    Lake.of(layout).table("w", VISITS)
+    assert noted_place(layout) == LakePlace.of(layout, {})
+
+
+def test_two_directories_do_not_share_tables(tmp_path: Path) -> None:
+    where = (f'catalog = "sqlite:///{tmp_path}/c.sqlite"', f'warehouse = "{tmp_path}/big"')
+    first, second = directory(tmp_path / "first", *where), directory(tmp_path / "second", *where)
+    Lake.of(first).table("w", VISITS)
+    with pytest.raises(Conflict, match=r"knows tables already \(ws_w\.visits\).* cannot share tables"):
+        Lake.of(second)
+    assert not second.lake_record.exists()
+    assert Lake.of(first).names("w") == ["visits"]
