@@ -48,7 +48,7 @@ class TestReading:
         content = np.random.default_rng(1).bytes(3 * object_reading.TAIL_BYTES)
         location = f"{objects.root}/pieces"
         objects.write(location, content)
-        store = objects._object(location)
+        store = objects.located(location)
 
         @settings(max_examples=50, deadline=None)
         @given(st.lists(st.tuples(st.integers(0, len(content) + 10), st.integers(-1, len(content)))))

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import pyarrow as pa
+
 from profilelake.errors import Unavailable
 from profilelake.lake.storage import Storage
 
@@ -43,6 +45,8 @@ class LocalCopies:
         self._held: OrderedDict[str, _Copy] = OrderedDict()
         self._lock = threading.Lock()
         self._fetching: dict[str, threading.Lock] = {}
+        self._coming_bytes = 0
+        self._room = threading.Condition(self._lock)
         self._watching = False
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -104,30 +108,46 @@ class LocalCopies:
         with self._storage.input(location) as source:
             size = int(source.size())
             self._make_room(location, size)
+            fetched = None
             try:
-                with path.open("xb") as sink:
-                    while piece := source.read(PIECE_BYTES):
-                        sink.write(piece)
-                opened = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            except OSError as error:
-                path.unlink(missing_ok=True)
-                raise Unavailable(f"copying {location} to {self._folder}: {error}; free disk") from error
-            except BaseException:
-                path.unlink(missing_ok=True)
-                raise
-        with self._lock:
-            self._held[location] = _Copy(path, size, time.monotonic())
+                opened = self._written(location, source, path)
+                fetched = _Copy(path, size, time.monotonic())
+            finally:
+                with self._room:
+                    self._coming_bytes -= size
+                    if fetched is not None:
+                        before, self._held[location] = self._held.get(location), fetched
+                        if before is not None:
+                            # Where a fetch fails, two who waited for it fetch again side by side.
+                            before.path.unlink(missing_ok=True)
+                    self._room.notify_all()
         return opened
 
+    def _written(self, location: str, source: pa.NativeFile, path: Path) -> int:
+        try:
+            with path.open("xb") as sink:
+                while piece := source.read(PIECE_BYTES):
+                    sink.write(piece)
+            return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except BaseException as error:
+            path.unlink(missing_ok=True)
+            if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
+                raise Unavailable(f"copying {location} to {self._folder}: {error}; free disk") from error
+            raise
+
     def _make_room(self, location: str, size: int) -> None:
+        """Take room for a copy, once those who took some before have given it back or hold no more than allowed."""
         if size > self._bytes_max:
             raise Unavailable(
                 f"copying {location}: {size:,} bytes are more than the {self._bytes_max:,} of storage.cache_bytes; "
                 "raise it"
             )
-        with self._lock:
-            held = sum(copy.bytes for copy in self._held.values())
-            while held + size > self._bytes_max and self._held:
+        with self._room:
+            # Whoever is on the way takes no more room, so this ends as each of them does.
+            self._room.wait_for(lambda: self._coming_bytes + size <= self._bytes_max)
+            self._coming_bytes += size
+            held = self._coming_bytes + sum(copy.bytes for copy in self._held.values())
+            while held > self._bytes_max and self._held:
                 _, oldest = self._held.popitem(last=False)
                 oldest.path.unlink(missing_ok=True)
                 held -= oldest.bytes

@@ -13,7 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import duckdb
 import obstore
@@ -35,6 +35,15 @@ ANNOUNCED_MAX: Final = 10_000
 _NEVER_CHANGES: Final = datetime(2000, 1, 1, tzinfo=UTC)
 
 Locate = Callable[[str], "tuple[ObjectStore, str]"]
+
+
+class Located(Protocol):
+    """A storage as a value: equal ones locate alike, and so share what was read."""
+
+    def __hash__(self) -> int: ...
+
+    def located(self, location: str) -> "tuple[ObjectStore, str]":
+        """Return the connections to a bucket, and the key of an object in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +129,8 @@ class RangedFile(io.RawIOBase):
 class _Tails:
     """Ends of files that were read, bounded in bytes; and those on their way."""
 
-    def __init__(self, locate: Locate, requests_max: int) -> None:
-        self._locate = locate
+    def __init__(self, storage: Located, requests_max: int) -> None:
+        self._locate = storage.located
         self._held: OrderedDict[str, Tail] = OrderedDict()
         self._coming: dict[str, Future[Tail]] = {}
         self._bytes = 0
@@ -159,7 +168,7 @@ class _Tails:
         return tail
 
 
-_tails: Final = lru_cache(maxsize=16)(_Tails)
+tails_of: Final = lru_cache(maxsize=16)(_Tails)
 
 
 class _Ahead:
@@ -221,10 +230,10 @@ class _Objects(AbstractFileSystem):  # type: ignore[misc]
 
 def forget() -> None:
     """Give up what was read of files, as a new process has it."""
-    _tails.cache_clear()
+    tails_of.cache_clear()
 
 
-def attach(connection: duckdb.DuckDBPyConnection, scheme: str, locate: Locate, requests_max: int) -> None:
-    """Let a connection read objects by their locations; equal `locate` share what was read."""
+def attach(connection: duckdb.DuckDBPyConnection, scheme: str, storage: Located, requests_max: int) -> None:
+    """Let a connection read objects by their locations; equal storages share what was read."""
     if not connection.filesystem_is_registered(scheme):
-        connection.register_filesystem(_Objects(scheme, _tails(locate, requests_max), locate))
+        connection.register_filesystem(_Objects(scheme, tails_of(storage, requests_max), storage.located))

@@ -63,7 +63,7 @@ class ObjectStorage:
     def read(self, location: str) -> bytes:
         """Return a whole small file."""
         with told("reading", location):
-            return bytes(obstore.get(*self._object(location)).bytes())
+            return bytes(obstore.get(*self.located(location)).bytes())
 
     def write(self, location: str, content: bytes) -> None:
         """Let a file have this content, all or nothing."""
@@ -76,7 +76,7 @@ class ObjectStorage:
 
     def input(self, location: str) -> pa.NativeFile:
         """Open a file for reading anywhere in it."""
-        return pa.PythonFile(RangedFile.opened(*self._object(location), location), mode="r")
+        return pa.PythonFile(RangedFile.opened(*self.located(location), location), mode="r")
 
     def output(self, location: str, *, new: bool = False) -> BinaryIO:
         """Open a new file; it is there, whole, once it is closed."""
@@ -88,7 +88,7 @@ class ObjectStorage:
 
     def list(self, location: str) -> Iterator[Stored]:
         """Yield all files below a location, at any depth."""
-        store, prefix = self._object(location)
+        store, prefix = self.located(location)
         bucket = location[: len(location) - len(prefix)].rstrip("/")
         with told("listing", location):
             for found in obstore.list(store, prefix, chunk_size=LISTED_AT_ONCE):
@@ -105,7 +105,7 @@ class ObjectStorage:
         for each in waiting.values():
             coming = iter(each)
             while group := list(islice(coming, REMOVED_AT_ONCE)):
-                store, _ = self._object(group[0])
+                store, _ = self.located(group[0])
                 try:
                     obstore.delete(store, [_key(location) for location in group])
                 except (BaseError, FileNotFoundError) as error:
@@ -116,7 +116,7 @@ class ObjectStorage:
         # No store copies an object onto itself unchanged, so it goes by another name and back, both of them
         # copies within the store. The object is there all the time.
         for location in locations:
-            store, key = self._object(location)
+            store, key = self.located(location)
             aside = f"{key}.touched"
             with told("keeping", location):
                 obstore.copy(store, key, aside)
@@ -129,12 +129,13 @@ class ObjectStorage:
 
     def attach(self, connection: duckdb.DuckDBPyConnection) -> None:
         """Let a connection open places of this storage."""
-        attach(connection, self.root.partition(":")[0], self._object, self.options.requests_max)
+        attach(connection, self.root.partition(":")[0], self, self.options.requests_max)
 
     def _place(self, location: str) -> "_Place":
-        return _Place(*self._object(location), location, self.options)
+        return _Place(*self.located(location), location, self.options)
 
-    def _object(self, location: str) -> "tuple[ObjectStore, str]":
+    def located(self, location: str) -> "tuple[ObjectStore, str]":
+        """Return the connections to a bucket, and the key of an object in it."""
         return _opened(_bucket(location), self.options), _key(location)
 
 

@@ -1,13 +1,17 @@
 """Storages: the disk holds what every one promises; errors of stores and of queries are told."""
 
+import io
+import time
 from pathlib import Path
 
 import duckdb
+import pyarrow as pa
 import pytest
 from obstore.exceptions import GenericError, PermissionDeniedError
 
 from profilelake.errors import Invalid, Unavailable
-from profilelake.lake import sql
+from profilelake.lake import object_reading, sql
+from profilelake.lake.files import local_path
 from profilelake.lake.local_copies import LocalCopies
 from profilelake.lake.object_faults import fault
 from profilelake.lake.object_storage import ObjectStorage
@@ -38,6 +42,44 @@ def test_copies_are_bounded_and_readable_after_they_went(storage: Storage, tmp_p
     with pytest.raises(Unavailable, match=r"1,000 bytes are more than the 999 of storage\.cache_bytes"):
         LocalCopies(storage, folder, bytes_max=999).open(names[0])
     assert not folder.exists() or not list(folder.iterdir())
+
+
+class _Slow(LocalStorage):
+    """A disk whose files take a while, so that several are on their way together."""
+
+    def input(self, location: str) -> pa.NativeFile:
+        return pa.PythonFile(_SlowFile(local_path(location)), mode="r")
+
+
+class _SlowFile(io.FileIO):
+    def read(self, size: int | None = -1) -> bytes:
+        time.sleep(0.02)
+        return super().read(-1 if size is None else size)
+
+
+def test_copies_that_come_together_are_bounded(tmp_path: Path) -> None:
+    storage, folder = _Slow(f"file://{tmp_path}"), tmp_path / "copies"
+    names = [f"{storage.root}/{number}" for number in range(12)]
+    for name in names:
+        storage.write(name, bytes(1_000))
+    LocalCopies(storage, folder, bytes_max=2_500).fetch(names)
+    assert sum(path.stat().st_size for path in folder.iterdir()) <= 2_500
+
+
+def test_a_file_that_went_while_it_was_copied_is_told_as_such(tmp_path: Path) -> None:
+    class Going(_SlowFile):
+        def read(self, size: int | None = -1) -> bytes:  # noqa: ARG002
+            raise FileNotFoundError("gone")
+
+    class Store(LocalStorage):
+        def input(self, location: str) -> pa.NativeFile:
+            return pa.PythonFile(Going(local_path(location)), mode="r")
+
+    storage = Store(f"file://{tmp_path}")
+    storage.write(f"{storage.root}/a", b"1")
+    # Whoever planned a query plans again; there is no want of room.
+    with pytest.raises(FileNotFoundError):
+        LocalCopies(storage, tmp_path / "copies", bytes_max=100).open(f"{storage.root}/a")
 
 
 def test_old_copies_go(storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,3 +139,10 @@ def test_a_url_says_which_storage(tmp_path: Path) -> None:
 def test_other_urls_are_refused(url: str) -> None:
     with pytest.raises(Invalid, match="opening the storage"):
         storage_of(url)
+
+
+def test_equal_storages_share_what_was_read() -> None:
+    object_reading.forget()
+    first, second = ObjectStorage("s3://b/p"), ObjectStorage("s3://b/p")
+    assert object_reading.tails_of(first, 4) is object_reading.tails_of(second, 4)
+    assert object_reading.tails_of(first, 4) is not object_reading.tails_of(ObjectStorage("s3://b/q"), 4)
