@@ -25,6 +25,12 @@ SECRET_BYTES_MAX: Final = 64 * 1024
 _DEFAULT_PORTS: Final = {"postgresql": 5432, "http": 80, "https": 443}
 _REFUSED: Final = re.compile(r"[*?\[\]{}#%\"\\\x00-\x1f]")
 """Characters that other readers would take for a pattern or an escape."""
+_SECRET: Final = re.compile(
+    r"(?:.*[._-])?(?:credential|token|password|secret|authorization|cookie|access-key|access-key-id|api-key)",
+    re.IGNORECASE,
+)
+"""Names of properties whose values are secrets, in every library that takes properties of catalogs."""
+_USER_IN_URL: Final = re.compile(r"://[^/\s]*@")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +58,7 @@ class LakePlace:
         settings = Settings.load(layout.directory, environment)
         chosen = settings.lake
         folder = Path(os.path.abspath(layout.directory))  # noqa: PTH100 - a link stays a link in published paths
-        return cls(
+        place = cls(
             catalog=_catalog(chosen.catalog or f"sqlite:///{folder / layout.catalog.name}", folder),
             warehouse=_warehouse(chosen.warehouse or layout.warehouse.name, folder),
             secret_file=str(folder / chosen.catalog_secret_file) if chosen.catalog_secret_file else "",
@@ -61,6 +67,8 @@ class LakePlace:
             table_locations=chosen.table_locations,
             storage=settings.storage,
         )
+        place.properties()
+        return place
 
     @classmethod
     def at(cls, catalog: str, warehouse: Path | str) -> Self:
@@ -86,13 +94,19 @@ class LakePlace:
         return f"{where} {named}".rstrip(), self.warehouse
 
     def properties(self) -> list[tuple[str, str]]:
-        """Return `options` one by one. Raises Invalid for what is no `name=value`."""
+        """Return `options` one by one. Raises Invalid for what is no `name=value`, or a secret."""
         found = []
         for part in filter(None, (part.strip() for part in self.options.split(","))):
             name, equals, value = part.partition("=")
             if not equals or not name.strip():
                 raise Invalid(
                     f"setting lake.catalog_options: {name!r} has no value; write name=value, name=value"
+                )
+            if _SECRET.fullmatch(name.strip()) or _USER_IN_URL.search(value):
+                # Not repeated: options are noted, and printed for other engines.
+                raise Invalid(
+                    f"setting lake.catalog_options: {name.strip()} holds a secret; put that into the variable "
+                    f"{SECRET_VARIABLE} or the file of lake.catalog_secret_file, and leave it out here"
                 )
             found.append((name.strip(), value.strip()))
         return found

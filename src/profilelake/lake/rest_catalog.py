@@ -82,11 +82,22 @@ class _Shown(AuthManager):
         properties = dict(self._place.properties())
         # Where no other server hands out tokens, the catalog does, at an address the protocol fixes.
         url = properties.get("oauth2-server-uri", f"{self._place.catalog}/v1/oauth/tokens")
+        if url.startswith("http://") and self._place.catalog.startswith("https://"):
+            raise Invalid(
+                f"opening the catalog {self._place.catalog}: oauth2-server-uri in lake.catalog_options is without "
+                "TLS, and the secret would pass in the clear; give its https:// address"
+            )
         client, _, secret = self._secret().rpartition(":")
         asked = {"grant_type": "client_credentials", "client_id": client, "client_secret": secret}
         asked |= {"scope": "catalog"}
         asked |= {name: properties[name] for name in _TOKEN_PROPERTIES if name in properties}
-        answer = post(url, data=asked, timeout=(CONNECT_SECONDS, ANSWER_SECONDS))
+        # A redirection could take the secret anywhere, by any means.
+        answer = post(url, data=asked, timeout=(CONNECT_SECONDS, ANSWER_SECONDS), allow_redirects=False)
+        if answer.is_redirect:
+            raise OAuthError(
+                f"{url} sends us elsewhere ({answer.status_code}); give the address that answers itself as "
+                "oauth2-server-uri in lake.catalog_options"
+            )
         if answer.status_code in (400, 401, 403):
             raise OAuthError(f"{url} gives no token: {answer.status_code} {answer.reason}")
         answer.raise_for_status()

@@ -112,6 +112,24 @@ def test_properties_of_a_catalog_come_one_by_one(tmp_path: Path) -> None:
         place(tmp_path, 'catalog_options = "alone"').properties()
 
 
+@pytest.mark.parametrize(
+    "option",
+    [
+        "token=hidden",
+        "credential=a:hidden",
+        "s3.secret-access-key=hidden",
+        "header.Authorization=Bearer hidden",
+        "oauth2-server-uri=https://user:hidden@host/token",
+    ],
+)
+def test_secrets_are_no_options(tmp_path: Path, option: str) -> None:
+    with pytest.raises(
+        Invalid, match=r"lake\.catalog_options: .* holds a secret; .*catalog_secret_file"
+    ) as told:
+        place(tmp_path, f'catalog_options = "warehouse=w, {option}"')
+    assert "hidden" not in str(told.value)
+
+
 def test_a_lake_does_not_begin_anew_elsewhere(tmp_path: Path) -> None:
     layout = directory(tmp_path / "data")
     Lake.of(layout).table("w", VISITS).append(visits(0, 3), upto(1))
