@@ -3,15 +3,16 @@
     python benchmarks/rebuild_engines.py [--events 1000000] [--profiles 100000] [--engine local[2]] [--data DIR]
 
 Loads events through a real server (or takes the stopped data directory DIR), then rebuilds it in a process of its
-own each time, without an engine first: the baseline. Prints seconds, processor seconds and the peak of memory of
-the driver, seconds by step, and whether each left the same digest of every current table.
+own each time, without an engine first: the baseline. Prints seconds; processor seconds and the peak of memory of
+the driver and all that it started, a JVM and its workers too; seconds by step; and whether each left the same
+digest of every current table. With --digests FILE what the first run found is kept, and later runs, with another
+environment, are held against it instead of being preceded by the baseline.
 """
 
 import argparse
 import json
 import multiprocessing
 import os
-import resource
 import sys
 import tempfile
 import time
@@ -21,6 +22,7 @@ from typing import Any, Final
 sys.path.insert(0, str(Path(__file__).parent))
 
 from _machine import machine
+from _process_tree import Memory, cpu_seconds
 from load import Corpus, Mix, run_load
 from pipeline import WRITE_KEY, start
 from profilelake.app import rebuilding
@@ -37,10 +39,11 @@ def rebuilt(directory: Path, engine: str) -> dict[str, Any]:
     """Rebuild and return what it took, and the digests of current tables; `""` is in memory, whatever the size."""
     rebuilding.IN_MEMORY_BYTES_MAX = 1 << 60  # type: ignore[misc]
     layout = Layout(directory)
-    wall, cpu = time.perf_counter(), _cpu()
-    result = rebuild_directory(layout, engine)
-    wall, cpu = time.perf_counter() - wall, _cpu() - cpu
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    mine = os.getpid()
+    wall, cpu = time.perf_counter(), cpu_seconds(mine)
+    with Memory(mine) as memory:
+        result = rebuild_directory(layout, engine)
+    wall, cpu = time.perf_counter() - wall, cpu_seconds(mine) - cpu
     lake = Lake.of(layout)
     digests = rebuilding.digests_of(layout, lake, EMBEDDED, [table.name for table in CURRENT])
     size = sum(file.bytes for name in lake.names("default") for file in lake.load("default", name).files)
@@ -49,16 +52,10 @@ def rebuilt(directory: Path, engine: str) -> dict[str, Any]:
         **result,
         "wall": wall,
         "cpu": cpu,
-        "peak": peak,
+        "peak": memory.peak_bytes,
         "lake_bytes": size,
         "digests": {one.table: f"{one.digest.rows} {one.digest}" for one in digests},
     }
-
-
-def _cpu() -> float:
-    """Return the processor seconds of this process and of those that it waited for."""
-    times = os.times()
-    return times.user + times.system + times.children_user + times.children_system
 
 
 def load(options: argparse.Namespace, directory: Path) -> None:
@@ -80,6 +77,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--engine", action="append", default=[], help="another engine; may be repeated")
     parser.add_argument("--data", type=Path, help="a stopped data directory, instead of new events")
+    parser.add_argument("--digests", type=Path, help="keep what was found there, or hold this run against it")
     parser.add_argument("--scratch", type=Path, default=Path(tempfile.gettempdir()) / "profilelake-bench")
     options = parser.parse_args()
     options.scratch.mkdir(parents=True, exist_ok=True)
@@ -89,11 +87,15 @@ def main() -> int:
         directory = options.data or Path(folder) / "data"
         if options.data is None:
             load(options, directory)
-        found: dict[str, dict[str, Any]] = {}
-        for engine in (IN_MEMORY, EMBEDDED, *options.engine):
+        known = options.digests is not None and options.digests.exists()
+        base: dict[str, Any] = json.loads(options.digests.read_text()) if known else {}
+        for engine in options.engine if known else (IN_MEMORY, EMBEDDED, *options.engine):
             with multiprocessing.get_context("spawn").Pool(1) as pool:
-                one = found[engine] = pool.apply(rebuilt, (directory, engine))
-            base = found[IN_MEMORY]
+                one = pool.apply(rebuilt, (directory, engine))
+            if not base:
+                base = one
+                if options.digests is not None:
+                    options.digests.write_text(json.dumps(one))
             same = one["digests"] == base["digests"]
             print(
                 f"\n{engine or 'in memory'}: {one['wall']:.1f} s, {one['cpu']:.1f} processor s "
