@@ -62,6 +62,7 @@ def _landed(lake: Lake, workspace: str, replays: Sequence[Replay]) -> list[tuple
             f"AND substr(hex(position), {_LOG_AT}) IN (SELECT unnest($3))"
         )
     with damage_told(), duckdb.connect() as connection:
+        connection.execute("SET enable_progress_bar=false")
         lake.storage.attach(connection)
         rows: list[tuple[Any, ...]] = connection.execute(" UNION ALL ".join(parts), values).fetchall()
     return rows

@@ -114,6 +114,7 @@ def sort_sets(paths: Sequence[Path], to: Path, spill: Path, *, memory: str = SOR
     with duckdb.connect(
         config={"memory_limit": memory, "temp_directory": str(spill), "threads": 2}
     ) as connection:
+        connection.execute("SET enable_progress_bar=false")
         sets = connection.read_parquet([str(path) for path in paths]).order(POSITION)
         try:
             sets.write_parquet(str(to), compression="zstd", row_group_size=ROW_GROUP_SETS)

@@ -33,7 +33,7 @@ def read_rows(file: Path) -> pa.Table:
     try:
         with duckdb.connect() as connection:
             connection.execute(f"SET memory_limit={sql.text(MEMORY_LIMIT)}")
-            connection.execute("SET TimeZone='UTC'")
+            connection.execute("SET TimeZone='UTC'; SET enable_progress_bar=false")
             counting = f"SELECT count(*) FROM {reader}($file)"  # noqa: S608 - a constant
             count, *_ = connection.execute(counting, {"file": str(file)}).fetchall()[0]
             if count > ROWS_MAX:

@@ -138,6 +138,7 @@ class Observing:
             events = lake.load(workspace, EVENTS.name)
             self._through = held_by(events.progress, progress)
             with duckdb.connect() as connection:
+                connection.execute("SET enable_progress_bar=false")
                 lake.storage.attach(connection)
                 rows = sql.select_files(events.table.schema(), events.files)
                 connection.execute(f"CREATE VIEW {sql.identifier(EVENTS.name)} AS {rows}")

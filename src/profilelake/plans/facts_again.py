@@ -274,7 +274,7 @@ class _Lacking:
             }
         )
         with duckdb.connect() as connection:
-            connection.execute("SET threads = 1")
+            connection.execute("SET threads = 1; SET enable_progress_bar = false")
             connection.register("actual", actual)
             connection.register("told", told)
             connection.execute(_COMPARED)
@@ -343,7 +343,7 @@ class _Lacking:
             )
         )
         with duckdb.connect() as connection:
-            connection.execute("SET threads = 1")
+            connection.execute("SET threads = 1; SET enable_progress_bar = false")
             for name, copy in ((EVENTS.name, False), (EVENT_COPIES.name, True)):
                 connection.register(name, mine.filter(pc.equal(mine.column("copy"), copy)))
             connection.register(ACCOUNT_LINKS.name, ACCOUNT_LINKS.shape(linked))

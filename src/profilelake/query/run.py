@@ -124,6 +124,7 @@ def writer(format: str, output: Path | None) -> Callable[[duckdb.DuckDBPyRelatio
     def write(result: duckdb.DuckDBPyRelation | pa.Table) -> None:
         if isinstance(result, pa.Table):
             with duckdb.connect() as connection:
+                connection.execute("SET enable_progress_bar=false")
                 write(connection.from_arrow(result))
             return
         relation = result

@@ -263,7 +263,7 @@ def _connection(job: Job, files: int) -> duckdb.DuckDBPyConnection:
             "preserve_insertion_order": "false",
         }
     )
-    connection.execute("SET TimeZone='UTC'")
+    connection.execute("SET TimeZone='UTC'; SET enable_progress_bar=false")
     paths = ", ".join(f"'/proc/self/fd/{FILES_AT + number}'" for number in range(files))
     connection.execute(f"SET allowed_paths=[{paths}]")
     connection.execute("SET enable_external_access=false")

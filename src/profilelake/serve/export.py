@@ -163,6 +163,7 @@ class _Lines:
     def __init__(self, sink: _Sink, schema: pa.Schema) -> None:
         self._sink = sink
         self._connection = duckdb.connect()
+        self._connection.execute("SET enable_progress_bar=false")
         members = " || ',' || ".join(f"'{_json_text(name)}:' || {_json_value(name)}" for name in schema.names)
         self._question = f"SELECT '{{' || {members} || '}}\n' AS line FROM batch"  # noqa: S608
 
