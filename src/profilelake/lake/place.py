@@ -156,8 +156,12 @@ def refuse_another(layout: Layout, place: LakePlace) -> bool:
     if noted is not None and noted.identity != place.identity:
         raise Conflict(
             f"opening the lake of {layout.directory}: its tables are known to {noted.catalog} and lie in "
-            f"{noted.warehouse}, settings name {place.catalog} and {place.warehouse}; put the settings back, "
-            "or take the tables there: profilelake lake move --help"
+            f"{noted.warehouse}, settings name {place.catalog} and {place.warehouse}; put the settings back"
+            + (
+                ", or take the tables there: profilelake lake move --help"
+                if noted.warehouse == place.warehouse
+                else ": files are not taken to another warehouse by a setting"
+            )
         )
     return noted is not None
 

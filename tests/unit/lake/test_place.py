@@ -138,7 +138,7 @@ def test_a_lake_does_not_begin_anew_elsewhere(tmp_path: Path) -> None:
         Lake.of(layout)
     assert not (tmp_path / "data" / "other.sqlite").exists()
     directory(tmp_path / "data", 'warehouse = "other"')
-    with pytest.raises(Conflict, match=r"settings name .*/other; put the settings back"):
+    with pytest.raises(Conflict, match=r"settings name .*/other; put the settings back: files are not taken"):
         Lake.of(layout)
     directory(tmp_path / "data")
     assert Lake.of(layout).names("w") == ["visits"]
