@@ -41,6 +41,10 @@ from profilelake.semantics.rules import COLLECTIONS
 SQL_MEMORY: Final = "512MB"
 """What DuckDB may take in a task that reads tables; it spills beyond."""
 READ_ROWS: Final = 1 << 20
+READ_BYTES: Final = 128 << 20
+"""What a task reads of a table at a time, whichever is reached first."""
+FETCHED_ROWS: Final = 1 << 14
+"""Rows that DuckDB hands over at a time: a column of Arrow holds less than 2 GiB of texts, an event has up to 32 KiB."""
 
 FACTS: Final = {"known": KNOWN, "seen": SEEN, "writes": WRITES, "statements": STATEMENTS, "links": LINKS}
 """What is brought together, by name."""
@@ -162,10 +166,21 @@ def read_share(
                 rows = shapes[one.table].select(one, storage.place)
                 connection.execute(f"CREATE VIEW {sql.identifier(one.table)} AS {rows}")
             connection.register("chosen", pa.table({"set_id": pa.array(list(chosen), pa.binary())}))
-            for batch in connection.sql(read.query).to_arrow_reader(READ_ROWS):
-                yield pa.Table.from_batches([batch])
+            yield from _some(connection.sql(read.query).to_arrow_reader(FETCHED_ROWS))
         finally:
             connection.close()
+
+
+def _some(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
+    """Yield batches as tables of some size, each in one piece."""
+    held: list[pa.RecordBatch] = []
+    for batch in batches:
+        held.append(batch)
+        if sum(one.num_rows for one in held) >= READ_ROWS or sum(one.nbytes for one in held) >= READ_BYTES:
+            yield pa.Table.from_batches(held).combine_chunks()
+            held = []
+    if held:
+        yield pa.Table.from_batches(held).combine_chunks()
 
 
 @dataclass(frozen=True)
