@@ -99,3 +99,5 @@ def spark_sql(folder: Path, server: S3Server) -> Iterator[SparkSql]:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+        assert process.stdout is not None
+        process.stdout.close()  # Left open it would be told of after the last test, and fail the run.
