@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import duckdb
 import obstore
 from fsspec import AbstractFileSystem  # type: ignore[import-untyped]
+from obstore.exceptions import BaseError
 
-from profilelake.lake.object_faults import told
+from profilelake.lake.object_faults import status_of, told
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
@@ -62,7 +63,13 @@ class Tail:
 def fetch_tail(store: "ObjectStore", key: str, location: str) -> Tail:
     """Fetch the end of a file, with its size, in one request."""
     with told("reading", location):
-        answer = obstore.get(store, key, options={"range": {"suffix": TAIL_BYTES}})
+        try:
+            answer = obstore.get(store, key, options={"range": {"suffix": TAIL_BYTES}})
+        except BaseError as error:
+            # An empty object has no end that could be asked for.
+            if status_of(error) != "416" or obstore.head(store, key)["size"]:
+                raise
+            return Tail(0, b"")
         return Tail(answer.meta["size"], bytes(answer.bytes()))
 
 
