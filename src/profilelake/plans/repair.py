@@ -267,7 +267,7 @@ def _add_missing(
     complete = progress is None or not progress.totals.get("expired", 0)
 
     def begin() -> Job:
-        said: list[Any] = [tables.location_digest(), len(decided), complete, dry_run]
+        said: list[Any] = [tables.location_digest(), len(decided), versions, complete, dry_run]
         return Job(storage, "facts-again", said, report)
 
     def run(job: Job) -> _Found:

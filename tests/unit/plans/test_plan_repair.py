@@ -253,3 +253,24 @@ def test_dead_letters_that_are_there_twice_leave(desk: Desk) -> None:
     done = repaired(desk)
     assert done.hanging == 4
     assert len(rows_of(desk.lake, "failed_events")) == 2
+
+
+def test_what_was_read_under_other_rules_is_read_again(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    lose(desk, IDENTIFIER_SETS)
+
+    def dies(place: str) -> None:
+        if place == "job.identified.done":
+            raise KeyboardInterrupt
+
+    said: list[str] = []
+    few = replace(tight_rules(), types=tight_rules().types[:1])
+    with monkeypatch.context() as dying:
+        dying.setattr("profilelake.engines.jobs.reach", dies)
+        with pytest.raises(KeyboardInterrupt):
+            repair(engine_in(desk.directory), desk.lake.storage, desk.lake, WORKSPACE, key=KEY, rules=few)
+    repair(
+        engine_in(desk.directory), desk.lake.storage, desk.lake, WORKSPACE,
+        key=KEY, rules=tight_rules(), report=said.append,
+    )  # fmt: skip
+    assert [line for line in said if line.startswith("named")]
+    assert not [line for line in said if "done before" in line]
