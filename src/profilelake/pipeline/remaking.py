@@ -205,7 +205,10 @@ def next_progress(lake: Lake, workspace: str, reached: Progress, now: int) -> Pr
     """
     told = [lake.table(workspace, definition).progress() for definition in JOURNALS]
     last = max([reached.sequence, *(progress.sequence for progress in told if progress is not None)])
-    epoch = f"{max(now, int(reached.epoch or 0) + 1):020d}"
+    # One that was cut short has taken some current tables to an epoch in which no facts are yet.
+    current = [lake.current_table(workspace, definition).progress() for definition in EVERY_CURRENT]
+    known = (reached, *(progress for progress in (*told, *current) if progress is not None))
+    epoch = f"{max(now, *(int(progress.epoch or 0) + 1 for progress in known)):020d}"
     return Progress(epoch, last + 1, reached.vector, reached.totals)
 
 

@@ -17,6 +17,7 @@ from profilelake.errors import Conflict, Unavailable
 from profilelake.identity.tables import IDENTIFIER_SETS
 from profilelake.lake.commit import Change
 from profilelake.lake.files import local_path
+from profilelake.lake.table import LakeTable
 from profilelake.landing.tables import EVENTS
 from profilelake.plans.rebuild import Cutting
 from profilelake.plans.sizes import Sizes
@@ -181,3 +182,16 @@ def test_what_was_cut_short_under_another_policy_is_not_taken_up(
     assert not [line for line in report if "done before" in line]
     assert desk.verify() == []
     assert left_over(desk) == []
+
+
+def test_after_the_clock_was_set_back_it_is_begun_anew_all_the_same(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Current tables have come to a new epoch, and no table of facts has.
+    with monkeypatch.context() as patch:
+        patch.setattr(LakeTable, "append_with", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            desk.rebuild_by_plan(FINE)
+    desk.now -= 1_000 * SECOND
+    desk.rebuild()
+    assert desk.verify() == []
