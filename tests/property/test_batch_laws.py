@@ -3,11 +3,16 @@
 import tempfile
 from pathlib import Path
 
+import pytest
 from hypothesis import given, settings
 
 from batch_laws import Bounds, asked_of_events, bounds, the_whole_lake_gives_the_answers_of_the_reference
 from condition_worlds import Defined, World, definitions, histories, moments
+from profilelake.audiences import reading
 from profilelake.audiences.preview import needed, preview
+from profilelake.engines import jobs
+from profilelake.engines.embedded import EmbeddedEngine
+from profilelake.plans import definitions as plans
 from profilelake.traits.steps import planned
 from world_lakes import WORKSPACE, computed, open_lake, write
 
@@ -37,6 +42,34 @@ def test_a_preview_of_few_profiles_is_what_is_computed(world: World, made: list[
             rows = values[last.key].sort_by("profile_id").to_pydict()
             assert list(found.examples) == list(zip(rows["profile_id"], rows["value"], strict=True))
         lake.close()
+
+
+@settings(deadline=None, max_examples=4)
+@given(histories(16).filter(lambda world: len(world.calls) > 5), asked_of_events(), moments())
+def test_cut_short_and_called_again_on_a_larger_engine_it_gives_the_same(
+    world: World, made: list[Defined], at: int
+) -> None:
+    def dies(place: str) -> None:
+        if place == "job.fold.done":
+            raise KeyboardInterrupt
+
+    asked = plans.Asked(planned({one.definition.key: one.held() for one in made}), at)
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reading, "SLICE_EVENTS", 1)
+        patch.setattr(plans, "SETS_JOINED_MAX", 0)
+        lake = open_lake(Path(folder))
+        write(lake, world, range(16))
+        small, large = (EmbeddedEngine(Path(folder) / "engine", tasks) for tasks in (1, 8))
+        wanted = computed(lake, asked.plan, at, large)
+        with pytest.MonkeyPatch.context() as dying:
+            dying.setattr(jobs, "reach", dies)
+            with pytest.raises(KeyboardInterrupt):
+                plans.compute(small, lake, WORKSPACE, asked)
+        _, found = plans.compute(large, lake, WORKSPACE, asked)
+        values = {key: rows.sort_by("profile_id") for key, rows in found.values().items()}
+        lake.close()
+    assert found.events <= len(world.calls)
+    assert values == {key: rows.sort_by("profile_id") for key, rows in wanted.items()}
 
 
 @given(definitions(accounts=False))

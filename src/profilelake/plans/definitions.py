@@ -163,7 +163,9 @@ def compute(
     """
     storage = lake.storage
     inputs = _Inputs.of(lake, workspace, asked.checked(), storage, engine.tasks)
-    job = Job(storage, KIND, [workspace, inputs.snapshots, duckdb.__version__, _said(asked)], report)
+    # How many tasks there are says how events are cut into units, and what is remembered goes by these.
+    named = [workspace, inputs.snapshots, engine.tasks, duckdb.__version__, _said(asked)]
+    job = Job(storage, KIND, named, report)
     wanted = asked.wanted()
     counts = job.step("count", lambda: engine.each("count", inputs.counted(), _Count(storage, wanted)))
     told_of = [msgspec.msgpack.decode(counts[number], type=int) for number in range(len(counts))]
