@@ -59,8 +59,9 @@ def process(
     user: str | None = None,
     *,
     keep_open: bool = False,
+    stop: signal.Signals = signal.SIGTERM,
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a server; at the end ask it to stop, and end it if it does not."""
+    """Run a server; at the end ask it to stop by a signal, and end it if it does not."""
     with log.open("wb") as sink:
         running = subprocess.Popen(
             command,
@@ -77,7 +78,7 @@ def process(
     finally:
         if running.stdin is not None:
             running.stdin.close()
-        for number, seconds in ((signal.SIGTERM, STOP_SECONDS), (signal.SIGKILL, STOP_SECONDS)):
+        for number, seconds in ((stop, STOP_SECONDS), (signal.SIGKILL, STOP_SECONDS)):
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(running.pid, number)
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -208,7 +209,8 @@ def postgresql(folder: Path) -> Iterator[str]:
     command = [str(binaries / "postgres"), "-D", str(data), "-p", str(port), "-k", str(folder)]
     command += ["-c", "listen_addresses=127.0.0.1", "-c", "fsync=off", "-c", "shared_buffers=32MB"]
     log = folder.parent / f"{folder.name}.log"
-    with process(command, log, environment, user) as running:
+    # By SIGTERM it would wait for whoever is still connected.
+    with process(command, log, environment, user, stop=signal.SIGINT) as running:
         ask = [binaries / "pg_isready", "-q", "-h", "127.0.0.1", "-p", str(port)]
         wait_for(
             "PostgreSQL",

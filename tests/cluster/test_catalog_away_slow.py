@@ -5,7 +5,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -64,9 +64,10 @@ class Killable:
         self.again.append(subprocess.Popen(self.command, env=self.environment, user=self.user))
 
     def end(self) -> None:
+        # Asked kindly, PostgreSQL waits for whoever is still connected.
         for process in self.again:
-            process.terminate()
-            process.wait(30)
+            process.send_signal(self.how)
+            process.wait(GONE_SECONDS)
 
 
 @pytest.fixture(params=["postgresql", "rest"])
@@ -105,8 +106,8 @@ def message(number: int) -> dict[str, Any]:
 
 
 def in_lake(directory: Path) -> list[tuple[int, int]]:
-    with duckdb.connect() as connection:
-        attach(connection, Lake.of(Layout(directory)), "default")
+    with duckdb.connect() as connection, closing(Lake.of(Layout(directory))) as lake:
+        attach(connection, lake, "default")
         counted = connection.execute("SELECT count(*), count(DISTINCT message_id) FROM events").fetchall()
     return [(int(rows), int(ids)) for rows, ids in counted]
 
