@@ -9,10 +9,12 @@ from dataclasses import dataclass, field
 from typing import Final, Literal
 from urllib.parse import urlsplit
 
-Fault = Literal["", "slow_down", "broken", "expired", "denied", "reset", "cut", "lost", "hang", "slow"]
+Fault = Literal[
+    "", "slow_down", "broken", "expired", "denied", "reset", "cut", "lost", "hang", "slow", "no_range"
+]
 """What becomes of a request.
 
-`slow_down`, `broken`, `expired` and `denied` are answered here; at `reset` the connection breaks after half of
+`slow_down`, `broken`, `expired`, `denied` and `no_range` are answered here; at `reset` the connection breaks after half of
 it; at `cut` too, but the server keeps the half that came, as SeaweedFS does and S3 does not; at `lost` the server does it and the answer is lost; at `hang` nobody answers; `slow` is answered late.
 """
 
@@ -21,6 +23,7 @@ _ANSWERS: Final[dict[str, tuple[str, str]]] = {
     "broken": ("500 Internal Server Error", "InternalError"),
     "expired": ("400 Bad Request", "ExpiredToken"),
     "denied": ("403 Forbidden", "AccessDenied"),
+    "no_range": ("416 Range Not Satisfiable", "InvalidRange"),
 }
 _LENGTH: Final = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 _CONNECTION: Final = re.compile(rb"\r\nconnection:[^\r]*", re.IGNORECASE)

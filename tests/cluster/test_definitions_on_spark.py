@@ -1,5 +1,6 @@
 """Definitions on Spark say what the reference says: every spec case about people, and random worlds."""
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 
 from batch_laws import Bounds, asked_of_events, bounds, the_whole_lake_gives_the_answers_of_the_reference
@@ -9,6 +10,8 @@ from condition_worlds import Defined, World, histories, moments
 from profilelake.engines.distributed import SparkEngine
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_every_case(spark_engine: SparkEngine) -> None:
     answers_as_told(on_lake(spark_engine), together(FILES, cases))
 

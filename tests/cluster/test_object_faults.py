@@ -217,3 +217,16 @@ class TestTables:
 
 def _lake(storage: ObjectStorage, folder: Path) -> Lake:
     return Lake.open(f"sqlite:///{folder}/catalog.db", storage.root, storage=storage.options, clock=Clock())
+
+
+def test_an_empty_object_is_read_where_no_range_of_it_can_be_had(
+    proxy: FaultyProxy, patient: ObjectStorage
+) -> None:
+    location = f"{patient.root}/empty"
+    patient.write(location, b"")
+    proxy.rule = lambda asked: "no_range" if asked.method == "GET" else ""
+    with patient.input(location) as source:
+        assert (source.size(), source.read()) == (0, b"")
+    patient.write(location, b"some")
+    with pytest.raises(Unavailable, match="416 InvalidRange"):
+        patient.input(location)

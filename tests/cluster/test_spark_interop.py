@@ -27,7 +27,8 @@ def spark(tmp_path_factory: pytest.TempPathFactory, s3: S3Server) -> Iterator[Sp
         yield session
 
 
-@pytest.fixture(params=["postgresql-files", "postgresql-s3", "rest-s3"])
+# What is read from a store does not depend on the catalog: CI has each catalog, and the store, once.
+@pytest.fixture(params=["postgresql-files", pytest.param("postgresql-s3", marks=pytest.mark.slow), "rest-s3"])
 def at(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spark: SparkSql
 ) -> Iterator[Placed]:
@@ -82,6 +83,7 @@ def test_spark_reads_what_we_write(at: Placed, spark: SparkSql) -> None:
     assert len(found) == 9
 
 
+@pytest.mark.slow
 def test_spark_reads_every_table_there_is(at: Placed, spark: SparkSql) -> None:
     lake = at.open()
     for definition in TABLES:
@@ -111,6 +113,7 @@ def test_our_commits_and_those_of_spark_follow_each_other(at: Placed, spark: Spa
     assert spark.rows(rows + name(at, "visits")) == ours(at, rows + "visits") == [[36, 358, "v90"]]
 
 
+@pytest.mark.slow
 def test_expiry_by_either_keeps_the_bearer_of_progress(at: Placed, spark: SparkSql) -> None:
     table = written(at).table(at.workspace, VISITS)
     spark.rows(f"INSERT INTO {name(at, 'visits')} SELECT * FROM {name(at, 'visits')} LIMIT 1")

@@ -33,6 +33,7 @@ AHEAD_MAX: Final = 128
 """Files of one connection whose ends are fetched before it opens them."""
 ANNOUNCED_MAX: Final = 10_000
 """Files of one connection that wait for their turn to be fetched ahead; more are fetched when they are opened."""
+_NO_SUCH_RANGE: Final = "416"
 _NEVER_CHANGES: Final = datetime(2000, 1, 1, tzinfo=UTC)
 
 Locate = Callable[[str], "tuple[ObjectStore, str]"]
@@ -65,12 +66,12 @@ def fetch_tail(store: "ObjectStore", key: str, location: str) -> Tail:
     with told("reading", location):
         try:
             answer = obstore.get(store, key, options={"range": {"suffix": TAIL_BYTES}})
+            return Tail(answer.meta["size"], bytes(answer.bytes()))
         except BaseError as error:
-            # An empty object has no end that could be asked for.
-            if status_of(error) != "416" or obstore.head(store, key)["size"]:
+            # Of an empty object S3 has no last bytes to give, and says that the range cannot be satisfied.
+            if status_of(error) != _NO_SUCH_RANGE or obstore.head(store, key)["size"] != 0:
                 raise
             return Tail(0, b"")
-        return Tail(answer.meta["size"], bytes(answer.bytes()))
 
 
 class RangedFile(io.RawIOBase):

@@ -17,7 +17,10 @@ from profilelake.landing.tables import EVENTS
 from profilelake.pipeline.publish import APPENDED, CURRENT
 from profilelake.plans.digests import digest, digest_tables
 
-pytestmark = pytest.mark.timeout(600)  # a JVM, its packages and catalogs take their time on a busy machine
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(600),
+]  # a JVM, its packages and catalogs take their time on a busy machine
 
 
 @pytest.fixture(scope="module")
