@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from typing import Any
 
 HERE = Path(__file__).parent
 STOP_SECONDS_MAX = 20
+ENDED_LOOKS, ENDED_SECONDS = 300, 0.1
 NOWHERE = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
 """No name is found, so a request to somebody else is seen and goes nowhere."""
 
@@ -69,6 +71,15 @@ class Page:
         """Every request since the page was opened, in order."""
         seen: list[dict[str, Any]] = self.browser.ask(do="requests", page=self.number)
         return seen
+
+    def ended(self) -> list[dict[str, Any]]:
+        """Return what became of every request; wait for those that are still under way."""
+        for _ in range(ENDED_LOOKS):
+            seen = self.requests
+            if all(request["failure"] or request["status"] for request in seen):
+                return seen
+            time.sleep(ENDED_SECONDS)
+        raise AssertionError(f"no answer came to {[request['url'] for request in seen]}")
 
     @property
     def messages(self) -> list[str]:

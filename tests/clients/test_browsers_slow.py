@@ -61,7 +61,7 @@ class TestNobodyElseIsAsked:
             page.forward(LATER_SECONDS)
             assert _origins(page) == {pages, proxy.url}
             assert [
-                request for request in page.requests if request["failure"] or request["status"] >= 400
+                request for request in page.ended() if request["failure"] or request["status"] >= 400
             ] == []
             assert page.messages == []
 
