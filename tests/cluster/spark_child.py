@@ -7,6 +7,7 @@ run with other versions of Spark than the one the tests are run with.
 import datetime
 import decimal
 import json
+import os
 import sys
 from typing import Any
 
@@ -34,7 +35,9 @@ def plain(value: Any) -> Any:
 
 
 def main() -> None:
-    sys.stdout, answers = sys.stderr, sys.stdout
+    # The JVM has the same descriptors, and Spark 3.5 tells there of the packages it loads.
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     builder = SparkSession.builder.master("local[2]")
     for name, text in json.loads(sys.stdin.readline()).items():
         builder = builder.config(name, text)
