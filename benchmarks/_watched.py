@@ -86,11 +86,11 @@ def stepping(steps: list[Step], name: str, shuffled: Shuffled | None) -> Iterato
 def engine_named(name: str, heap: str, scratch: Path) -> Watched:
     """Return `embedded`, or `spark` on this machine with two tasks at a time."""
     if name == "embedded":
-        from profilelake.engines.embedded import EmbeddedEngine  # noqa: PLC0415
+        from profilelake.engines.embedded import EmbeddedEngine  # noqa: PLC0415 - only where somebody asks for it
 
         return Watched(EmbeddedEngine(scratch / "engine"))
     # Only who asks for Spark needs it.
-    from profilelake.engines.distributed import SparkEngine  # noqa: PLC0415
+    from profilelake.engines.distributed import SparkEngine  # noqa: PLC0415 - only where somebody asks for it
 
     session = spark_session(heap, scratch)
     return Watched(SparkEngine(session, "local[2]", end=session.stop), shuffled_by(session))
@@ -98,7 +98,7 @@ def engine_named(name: str, heap: str, scratch: Path) -> Watched:
 
 def spark_session(heap: str, scratch: Path) -> Any:
     """Return a session of two tasks at a time with so much heap."""
-    from pyspark.sql import SparkSession  # noqa: PLC0415
+    from pyspark.sql import SparkSession  # noqa: PLC0415 - only where somebody asks for it
 
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     session = (
@@ -121,7 +121,7 @@ def shuffled_by(session: Any) -> Shuffled:
     """Return a function that tells how many bytes a session has written for shuffles so far."""
     context = session.sparkContext
     # Spark's own figures have no way in from Python.
-    jvm, store, gateway = context._jvm, context._jsc.sc().statusStore(), context._gateway  # noqa: SLF001
+    jvm, store, gateway = context._jvm, context._jsc.sc().statusStore(), context._gateway  # noqa: SLF001 - what was shuffled is told nowhere else
 
     def shuffled() -> int:
         stages = store.stageList(

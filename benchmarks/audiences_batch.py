@@ -129,9 +129,9 @@ def computed(lake: Lake, plan: Plan, engine: Engine) -> tuple[Values, Mapping[st
 def beside(master: str, lake: Lake, plan: Plan, spill: Path, known: Values) -> None:
     """Print what the same costs on Spark, a Java virtual machine and its workers, and whether it says the same."""
     # Who has no Spark can run everything else.
-    from pyspark.sql import SparkSession  # noqa: PLC0415
+    from pyspark.sql import SparkSession  # noqa: PLC0415 - only where somebody asks for it
 
-    from profilelake.engines.distributed import SparkEngine  # noqa: PLC0415
+    from profilelake.engines.distributed import SparkEngine  # noqa: PLC0415 - only where somebody asks for it
 
     session = (
         SparkSession.builder.master(master)

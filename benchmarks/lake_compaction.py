@@ -109,7 +109,7 @@ def spark() -> Engine:
     """Return an engine on two cores of this machine."""
     from pyspark.sql import SparkSession  # noqa: PLC0415 - only where somebody asks for it
 
-    from profilelake.engines.distributed import SparkEngine  # noqa: PLC0415
+    from profilelake.engines.distributed import SparkEngine  # noqa: PLC0415 - only where somebody asks for it
 
     session = (
         SparkSession.builder.master("local[2]")

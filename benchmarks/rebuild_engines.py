@@ -37,7 +37,7 @@ EMBEDDED: Final = "embedded"
 
 def rebuilt(directory: Path, engine: str) -> dict[str, Any]:
     """Rebuild and return what it took, and the digests of current tables; `""` is in memory, whatever the size."""
-    rebuilding.IN_MEMORY_BYTES_MAX = 1 << 60  # type: ignore[misc]
+    rebuilding.IN_MEMORY_BYTES_MAX = 1 << 60  # type: ignore[misc]  # the baseline must be in memory, whatever the size
     layout = Layout(directory)
     mine = os.getpid()
     wall, cpu = time.perf_counter(), cpu_seconds(mine)

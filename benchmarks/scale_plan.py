@@ -278,7 +278,7 @@ def alone_table(plans: Sequence[Plan]) -> Iterator[str]:
     """Yield what one process does, after or between the tasks."""
     rows: list[tuple[str, Callable[[Plan], str]]] = []
     for place, (name, _) in enumerate(plans[0].alone()):
-        rows.append((f"`{name}`", lambda plan, place=place: hours(plan.alone()[place][1])))  # type: ignore[misc]
+        rows.append((f"`{name}`", lambda plan, place=place: hours(plan.alone()[place][1])))  # type: ignore[misc]  # mypy cannot infer a default
     yield from table("one process", rows, plans)
 
 
