@@ -61,6 +61,7 @@ SPARK35 := pyspark==3.5.9
 	$(PYTHON) -m venv .venv-spark35
 	.venv-spark35/bin/python -m pip install --quiet --disable-pip-version-check --no-deps "$(SPARK35)"
 	cd .venv-cluster && echo "$$PWD"/lib/python3*/site-packages > "$$(ls -d ../.venv-spark35/lib/python3*/site-packages)/cluster.pth"
+	.venv-spark35/bin/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .
 	ln -sf ../../.venv-cluster/bin/weed .venv-spark35/bin/weed
 	@touch $@
 
