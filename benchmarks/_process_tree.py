@@ -1,35 +1,12 @@
 """What a command takes with all the processes it starts: processor seconds and memory, JVM and workers included."""
 
-import ctypes
 import os
-import resource
 import threading
 from pathlib import Path
 from typing import Final
 
-_SUBREAPER: Final = 36
 _TICKS: Final = os.sysconf("SC_CLK_TCK")
 _LOOK_SECONDS: Final = 1.0
-
-
-def adopt_orphans() -> None:
-    """Become the parent of descendants whose own parent ends, so that what they took is counted here."""
-    if ctypes.CDLL(None, use_errno=True).prctl(_SUBREAPER, 1, 0, 0, 0):
-        raise OSError(ctypes.get_errno(), "becoming the reaper of orphans")
-
-
-def wait_for_all(process: int) -> tuple[int, float]:
-    """Wait until no child is left; return how `process` ended, and the processor seconds of all."""
-    failed = 0
-    while True:
-        try:
-            ended, status = os.wait()
-        except ChildProcessError:
-            break
-        if ended == process:
-            failed = os.waitstatus_to_exitcode(status)
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return failed, used.ru_utime + used.ru_stime
 
 
 def cpu_seconds(root: int) -> float:

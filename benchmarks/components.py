@@ -1,14 +1,14 @@
 """Connected components of the same edges: our plan on one machine and on Spark, and Spark's own DataFrames.
 
     python benchmarks/components.py write --edges 10000000 --directory /tmp/graph
-    python benchmarks/components.py run   --directory /tmp/graph [--engines embedded,spark,stars] [--heap 3g]
+    python benchmarks/components.py run   --directory /tmp/graph [--engines embedded,spark,stars] [--heap 3g] [--memory 4]
     python benchmarks/components.py rounds --directory /tmp/graph
 
 `write` puts the graph of `identity_graph.py` into files: sets of two ids of 128 bits, as a rebuild has them, and the
 same edges as pairs of 64-bit numbers, which is the best that DataFrames can be given.
-`run` starts each engine in a process of its own and prints processor seconds of the whole process tree (JVM, Python
-workers and all), wall seconds, peak memory, and for each step rows and bytes that were shuffled. All must find as
-many components. `rounds` cuts the sets into units of 8,192 and lets no task finish anything, so that all is done in rounds, and
+`run` starts each engine in a process and a control group of its own (which needs root) and prints processor seconds of
+all its processes (JVM, Python workers and all) and those until it could begin, wall seconds, peak memory, and for each
+step rows and bytes that were shuffled. `--memory` is what they may hold together. All must find as many components. `rounds` cuts the sets into units of 8,192 and lets no task finish anything, so that all is done in rounds, and
 prints how many rows each of them moves. Engines:
 
 - `embedded`: `plans.components` on this machine, without a JVM;
@@ -19,6 +19,7 @@ prints how many rows each of them moves. Engines:
 
 import argparse
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -36,8 +37,9 @@ import pyarrow.parquet as pq
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from _control_group import ControlGroup
 from _machine import machine
-from _process_tree import Memory, adopt_orphans, wait_for_all
+from _process_tree import Memory, cpu_seconds
 from _watched import Step, engine_named, shuffled_by, spark_session, stepping
 from identity_graph import TYPES, Graph, columns
 from profilelake.engines.jobs import Job
@@ -115,6 +117,8 @@ class Result:
     components: int
     rounds: int
     seconds: float
+    start_cpu_seconds: float
+    """Until the engine could be asked: modules imported, and with Spark a JVM and its session."""
     steps: list[Step] = field(default_factory=list)
 
 
@@ -124,11 +128,12 @@ def run_plan(name: str, directory: Path, heap: str, scratch: Path) -> Result:
     files = msgspec.convert(told["files"], list[KeptFile])
     storage = LocalStorage(str(scratch / "lake"))
     watched = engine_named(name, heap, scratch)
+    started = cpu_seconds(os.getpid())
     began = time.monotonic()
     found = find_components(
         watched, Job(storage, "bench", told["edges"]), files, links, ["ids"], limits=LIMITS
     )
-    result = Result(name, found.components, found.rounds, time.monotonic() - began, watched.steps)
+    result = Result(name, found.components, found.rounds, time.monotonic() - began, started, watched.steps)
     watched.close()
     return result
 
@@ -142,7 +147,7 @@ def run_stars(directory: Path, heap: str, scratch: Path) -> Result:
     session.conf.set("spark.sql.autoBroadcastJoinThreshold", "-1")
     session.sparkContext.setCheckpointDir(str(scratch / "checkpoints"))
     shuffled = shuffled_by(session)
-    result = Result("stars", 0, 0, 0.0)
+    result = Result("stars", 0, 0, 0.0, cpu_seconds(os.getpid()))
     began = time.monotonic()
     edges = (
         session.read.parquet(str(directory / "pairs"))
@@ -221,32 +226,41 @@ def run_rounds(directory: Path) -> None:
 # ---- all of them -------------------------------------------------------------------------------
 
 
-def run(directory: Path, engines: Sequence[str], heap: str) -> None:
+def run(directory: Path, engines: Sequence[str], heap: str, memory: int | None) -> None:
     """Run each engine by itself, and print what it took."""
     told = json.loads((directory / "graph.json").read_text())
     print(machine().line())
     print(
-        f"{told['edges']:,} edges, seed {told['seed']}, {len(told['files'])} files; Spark with a heap of {heap}"
+        f"{told['edges']:,} edges, seed {told['seed']}, {len(told['files'])} files; Spark with a heap of {heap}, "
+        f"all processes together with {'no limit' if memory is None else f'{memory / 1e9:.1f} GB'}"
     )
-    adopt_orphans()
     results: dict[str, tuple[Result, float]] = {}
-    spent = 0.0
     for name in engines:
-        with tempfile.TemporaryDirectory(dir=directory, prefix=f"{name}-") as scratch:
+        with (
+            tempfile.TemporaryDirectory(dir=directory, prefix=f"{name}-") as scratch,
+            ControlGroup(memory) as group,
+        ):
             command = [sys.executable, __file__, "one", "--engine", name, "--directory", str(directory)]
-            process = subprocess.Popen([*command, "--heap", heap, "--scratch", scratch])
-            with Memory(process.pid) as memory:
-                failed, cpu = wait_for_all(process.pid)
+            process = subprocess.Popen(
+                [*command, "--heap", heap, "--scratch", scratch],
+                preexec_fn=group.join,  # noqa: PLW1509 - no other thread runs here, and a group is joined from inside
+            )
+            with Memory(process.pid) as watched:
+                failed = process.wait()
+                while group.members():
+                    time.sleep(0.1)
             if failed:
-                raise SystemExit(f"{name} failed with {failed}")
+                raise SystemExit(
+                    f"{name} failed with {failed}, {group.memory_refused()} processes out of memory"
+                )
+            cpu = group.cpu_seconds()
             found = msgspec.json.decode(Path(scratch, "result.json").read_bytes(), type=Result)
-        results[name] = (found, cpu - spent)
+        results[name] = (found, cpu)
         print(
-            f"\n{name}: {found.components:,} components, {cpu - spent:.1f} CPU s with its start, {found.seconds:.1f} s, "
-            f"peak {memory.peak_bytes / 1e9:.2f} GB (greatest Python process {memory.peak_python_bytes / 1e9:.2f} GB), "
-            f"{found.rounds} rounds"
+            f"\n{name}: {found.components:,} components, {cpu:.1f} CPU s with its start of {found.start_cpu_seconds:.1f}, "
+            f"{found.seconds:.1f} s, peak {watched.peak_bytes / 1e9:.2f} GB (greatest Python process "
+            f"{watched.peak_python_bytes / 1e9:.2f} GB), {found.rounds} rounds"
         )
-        spent = cpu
         for step in found.steps:
             print(step.line())
     counts = {found.components for found, _ in results.values()}
@@ -254,7 +268,15 @@ def run(directory: Path, engines: Sequence[str], heap: str) -> None:
         raise SystemExit(f"they differ: {counts}")
     for name in set(results) & {"embedded", "spark"}:
         if "stars" in results:
-            print(f"{name}: {results['stars'][1] / results[name][1]:.1f} times less CPU than stars")
+            ratio = results["stars"][1] / results[name][1]
+            begun = _after_start(*results["stars"]) / _after_start(*results[name])
+            print(
+                f"{name}: {ratio:.1f} times less CPU than stars, {begun:.1f} times without the starts of both"
+            )
+
+
+def _after_start(found: Result, cpu: float) -> float:
+    return cpu - found.start_cpu_seconds
 
 
 def main() -> None:
@@ -267,12 +289,18 @@ def main() -> None:
     parser.add_argument("--engines", default=",".join(ENGINES))
     parser.add_argument("--engine")
     parser.add_argument("--heap", default="3g")
+    parser.add_argument("--memory", type=float, help="GB that the processes of an engine may hold together")
     parser.add_argument("--scratch", type=Path)
     asked = parser.parse_args()
     if asked.what == "write":
         write(Graph(asked.edges, asked.seed), asked.directory.resolve())
     elif asked.what == "run":
-        run(asked.directory.resolve(), asked.engines.split(","), asked.heap)
+        run(
+            asked.directory.resolve(),
+            asked.engines.split(","),
+            asked.heap,
+            int(asked.memory * 1e9) if asked.memory else None,
+        )
     elif asked.what == "rounds":
         run_rounds(asked.directory.resolve())
     else:
