@@ -21,6 +21,8 @@ from profilelake.engines.engine import CutUp, Gather, Work
 from profilelake.errors import Unavailable
 
 THREADS: Final = 2
+BATCH_ROWS: Final = 1 << 20
+"""Rows of one batch on disk."""
 
 U = TypeVar("U")
 R = TypeVar("R")
@@ -49,11 +51,13 @@ class _Divided:
         order = np.argsort(numbers.astype(np.uint16) if parts <= 1 << 16 else numbers, kind="stable")
         starts = np.searchsorted(numbers[order], np.arange(parts + 1))
         sorted_rows = rows.select(self.schema.names).cast(self.schema).take(pa.array(order)).combine_chunks()
-        batches = sorted_rows.to_batches()
+        # One column of long values may stay in several pieces, so there may be more batches than their rows ask for.
+        batches = sorted_rows.to_batches(BATCH_ROWS)
         with self.lock:
             for batch in batches:
                 self._writer.write_batch(batch)
-            self.starts.append(starts)
+                self.starts.append(np.clip(starts, 0, batch.num_rows))
+                starts = starts - batch.num_rows
 
     def close(self) -> None:
         self._writer.close()

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine_laws import Unit, breaks, check_spread, doubled, refuses
+from profilelake.engines import embedded
 from profilelake.engines.embedded import EmbeddedEngine
 from profilelake.errors import Invalid
 
@@ -18,9 +19,10 @@ UNITS = st.lists(st.lists(PIECES, max_size=4).map(tuple), max_size=5)
 
 
 @settings(max_examples=25, deadline=None)
-@given(units=UNITS, tasks=st.integers(1, 3))
-def test_every_row_comes_to_its_part_once(units: list[Unit], tasks: int) -> None:
-    with tempfile.TemporaryDirectory() as folder:
+@given(units=UNITS, tasks=st.integers(1, 3), batch_rows=st.sampled_from([1, 3, 16, embedded.BATCH_ROWS]))
+def test_every_row_comes_to_its_part_once(units: list[Unit], tasks: int, batch_rows: int) -> None:
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patched:
+        patched.setattr(embedded, "BATCH_ROWS", batch_rows)
         check_spread(EmbeddedEngine(Path(folder), tasks), units, PARTS)
         assert list(Path(folder).iterdir()) == []
 
