@@ -3,9 +3,9 @@
 import os
 import sys
 from collections.abc import Iterator
-from importlib.metadata import version
 from pathlib import Path
 
+import httpx
 import pyspark
 import pytest
 
@@ -13,11 +13,17 @@ from cluster_servers import accepts, free_ports, process, wait_for
 from engine_laws import check_spread, doubled, refuses
 from profilelake.engines.choosing import engine_of
 from profilelake.engines.engine import Engine
+from profilelake.engines.jars import Jar, fetch, find_jar, repository
 from profilelake.errors import Invalid
 from profilelake.settings import EngineSettings
 
-# Of Spark 3.5 the wheel has the client alone.
-HAS_SERVER = bool(list((Path(pyspark.__file__).parent / "jars").glob("spark-connect_*.jar")))
+SERVER_JAR = Jar(
+    "org.apache.spark",
+    "spark-connect_2.12",
+    "3.5.7",
+    "15366e21273a874c760b51fa00743a2acb8fa78642cc35d7a076a3ade0c5eef6",
+)
+"""Of Spark 3.5 the wheel has the client alone."""
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 TESTS = Path(__file__).parent.parent
 
@@ -34,6 +40,16 @@ sys.stdin.read()
 """
 
 
+def found_or_fetched(jar: Jar, folder: Path) -> Path:
+    """Return a JAR of this machine, or of Maven Central."""
+    found = find_jar(jar, ())
+    if found is not None:
+        return found
+    url = repository(EngineSettings().maven_url, Path.home() / ".m2" / "settings.xml")
+    with httpx.Client() as client:
+        return fetch(jar, folder, url, client)
+
+
 @pytest.fixture(scope="module")
 def connected(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     folder = tmp_path_factory.mktemp("connect")
@@ -47,6 +63,8 @@ def connected(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
         "spark.driver.memory": "1g",
         "spark.local.dir": str(folder),
     }
+    if pyspark.__version__.startswith("3.5"):
+        conf["spark.jars"] = str(found_or_fetched(SERVER_JAR, folder))
     environment = {
         **os.environ,
         "PYSPARK_PYTHON": sys.executable,
@@ -62,21 +80,15 @@ def connected(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
         engine.close()
 
 
-if HAS_SERVER:
+def test_the_laws_of_an_engine(connected: Engine) -> None:
+    assert connected.name.startswith("sc://127.0.0.1:")
+    assert connected.tasks == 2
+    assert connected.each("double", [1, 2, 3], doubled) == [b"2", b"4", b"6"]
+    rows = tuple((id, id % 7) for id in range(200))
+    check_spread(connected, [(("people", rows),), (("numbers", rows[:50]),)], 7)
 
-    def test_the_laws_of_an_engine(connected: Engine) -> None:
-        assert connected.name.startswith("sc://127.0.0.1:")
-        assert connected.tasks == 2
-        assert connected.each("double", [1, 2, 3], doubled) == [b"2", b"4", b"6"]
-        rows = tuple((id, id % 7) for id in range(200))
-        check_spread(connected, [(("people", rows),), (("numbers", rows[:50]),)], 7)
 
-    def test_errors_of_the_work_are_the_callers(connected: Engine) -> None:
-        with pytest.raises(Invalid) as raised:
-            connected.each("refuse", [1], refuses)
-        assert str(raised.value) == 'unit 1 says "no"\nand ümlauts; give another'
-
-else:
-
-    def test_this_version_is_the_one_without_a_server() -> None:
-        assert version("pyspark").startswith("3.5")
+def test_errors_of_the_work_are_the_callers(connected: Engine) -> None:
+    with pytest.raises(Invalid) as raised:
+        connected.each("refuse", [1], refuses)
+    assert str(raised.value) == 'unit 1 says "no"\nand ümlauts; give another'
