@@ -150,6 +150,9 @@ class LakeSettings:
     catalog_options: str = ""
     """More properties for a REST catalog, as `name=value` separated by commas, such as `warehouse=name`,
     `scope=PRINCIPAL_ROLE:ALL`, `oauth2-server-uri=https://...`, `rest.signing-region=eu-west-1`."""
+    catalog_plain_http: str = "refused"
+    """Whether a REST catalog, or a server of its tokens, is spoken to without TLS (`http://`) on another machine than
+    this: `allowed` or `refused`. The secret would pass in the clear."""
     table_locations: str = "warehouse"
     """Who chooses the folders of new tables: `warehouse` puts them below the warehouse, `catalog` leaves it to a
     REST catalog that allows nothing else."""
@@ -306,6 +309,7 @@ class Settings:
         _check_policy(sections["pipeline"].consent_policy)
         sections["storage"] = _checked_storage(sections["storage"], directory)
         _check_one_of("lake.catalog_auth", sections["lake"].catalog_auth, CATALOG_AUTH)
+        _check_one_of("lake.catalog_plain_http", sections["lake"].catalog_plain_http, PLAIN_HTTP)
         _check_one_of("lake.table_locations", sections["lake"].table_locations, TABLE_LOCATIONS)
         return cls(directory=directory, region=region, **sections)
 

@@ -2,14 +2,12 @@
 
 import os
 from collections.abc import Iterator
-from ipaddress import ip_address
 from typing import Final
-from urllib.parse import urlsplit
 
 from profilelake.doctor.findings import Finding, Patient, fine, problem, warning
 from profilelake.errors import ProfilelakeError
 from profilelake.lake.catalog_probe import probe
-from profilelake.lake.place import LakePlace, refuse_another
+from profilelake.lake.place import LakePlace, on_loopback, refuse_another
 
 SKEW_SECONDS_WARN: Final = 30
 """REST catalogs refuse snapshots that are much later than their own clock."""
@@ -46,7 +44,7 @@ def catalog(patient: Patient) -> Iterator[Finding]:
             f"its clock is {found.clock_ahead_seconds:+,.0f} s against ours: commits may be refused",
             "set the clocks right (chronyc makestep)",
         )
-    if found.encrypted is False and not _loopback(place):
+    if found.encrypted is False and not on_loopback(place.catalog):
         yield warning(
             "catalog",
             f"what passes to {place.catalog} is not encrypted, passwords and tokens included",
@@ -62,11 +60,3 @@ def catalog(patient: Patient) -> Iterator[Finding]:
         "catalog",
         f"{found.version}: a table was made, committed to in {found.commit_seconds * 1e3:.0f} ms, and dropped",
     )
-
-
-def _loopback(place: LakePlace) -> bool:
-    host = urlsplit(place.catalog).hostname or "localhost"
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -13,6 +13,7 @@ from pyspark.sql import SparkSession
 from profilelake.engines.distributed import Progress, SparkEngine
 from profilelake.engines.jars import jars_in
 from profilelake.engines.masters import TRIES, Master, master_of
+from profilelake.engines.properties import handed_over
 from profilelake.errors import Conflict, Unavailable
 from profilelake.settings import EngineSettings
 
@@ -72,7 +73,8 @@ def _started(master: Master, options: EngineSettings, scratch: Path, jars: Path)
             builder = builder.master(master.url)
         conf = dict(_conf(master, options, scratch, jars)) | dict(options.conf)
     try:
-        session = builder.appName(APPLICATION).config(map=dict(conf)).getOrCreate()
+        with contextlib.nullcontext(conf) if master.kind == "connect" else handed_over(conf) as told:
+            session = builder.appName(APPLICATION).config(map=dict(told)).getOrCreate()
         # A Connect client starts without asking the server anything.
         session.conf.set("spark.sql.session.timeZone", "UTC")
         str(session.version)

@@ -11,6 +11,7 @@ import sqlite3
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, fields, replace
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Final, Self
 from urllib.parse import parse_qsl, urlsplit
@@ -68,6 +69,8 @@ class LakePlace:
             storage=settings.storage,
         )
         place.properties()
+        if chosen.catalog_plain_http == "refused":
+            _refuse_plain_http(place)
         return place
 
     @classmethod
@@ -229,6 +232,26 @@ def note(layout: Layout, place: LakePlace) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def on_loopback(url: str) -> bool:
+    """Tell whether a URL names this machine, so that what is sent there passes no network."""
+    host = urlsplit(url).hostname or "localhost"
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _refuse_plain_http(place: LakePlace) -> None:
+    server = dict(place.properties()).get("oauth2-server-uri", "")
+    for name, url in (("catalog", place.catalog), ("catalog_options: oauth2-server-uri", server)):
+        if url.startswith("http://") and not on_loopback(url):
+            raise Invalid(
+                f"setting lake.{name} = {url!r}: that is without TLS, and secrets and tokens would pass in the clear; "
+                'give its https:// address, or write catalog_plain_http = "allowed" in [lake] where the network '
+                "is trusted"
+            )
 
 
 def _catalog(text: str, folder: Path) -> str:

@@ -6,7 +6,7 @@ the metadata file it was planned from.
 
 import os
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Final
@@ -17,7 +17,7 @@ from pyiceberg.exceptions import CommitFailedException
 from pyiceberg.table import CommitTableResponse, Table
 from pyiceberg.table.update import TableRequirement, TableUpdate
 from sqlalchemy import ColumnElement, Engine, create_engine, event, or_, select, update
-from sqlalchemy.engine import make_url
+from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import IntegrityError, NoSuchModuleError, OperationalError, ProgrammingError
 
 from profilelake.errors import Corrupt, Invalid, Unavailable
@@ -211,7 +211,7 @@ def _postgresql(place: LakePlace) -> Engine:
         "keepalives_count": 3,
         "tcp_user_timeout": STATEMENT_SECONDS * 1_000,
     }
-    if (url.host or "") not in _LOCAL and not (url.host or "").startswith("/"):
+    if leaves_machine(url, os.environ):
         options["sslmode"] = "require"
     for given in options.keys() & url.query.keys():
         del options[given]
@@ -233,6 +233,18 @@ def _postgresql(place: LakePlace) -> Engine:
         ) from error
     event.listen(engine, "do_connect", _with_secret(place))
     return engine
+
+
+def leaves_machine(url: URL, environment: Mapping[str, str]) -> bool:
+    """Tell whether libpq may connect to another machine: it takes hosts from the query and its variables too."""
+    hosts = [url.host or ""]
+    for key, variable in (("host", "PGHOST"), ("hostaddr", "PGHOSTADDR")):
+        given = url.query.get(key)
+        if given is None and (key == "hostaddr" or not url.host):
+            given = environment.get(variable)
+        hosts += [given] if isinstance(given, str) else given or ()
+    named = [host for part in hosts for host in part.split(",")]
+    return not all(host in _LOCAL or host.startswith("/") for host in named)
 
 
 def _with_secret(place: LakePlace) -> Callable[[object, object, list[Any], dict[str, Any]], None]:

@@ -4,11 +4,13 @@ import pickle
 from pathlib import Path
 
 import pytest
+from sqlalchemy.engine import make_url
 
 from lake_examples import VISITS, upto, visits
 from profilelake.errors import Conflict, Corrupt, Invalid
 from profilelake.lake.catalog import Lake
 from profilelake.lake.place import LakePlace, noted_place
+from profilelake.lake.sql_catalog import leaves_machine
 from profilelake.settings import Layout
 
 
@@ -63,11 +65,49 @@ def test_the_environment_wins(tmp_path: Path) -> None:
         ('warehouse = "a*b"', "choose another"),
         ('catalog_auth = "kerberos"', "give one of oauth, bearer, sigv4, none"),
         ('table_locations = "mine"', "give one of warehouse, catalog"),
+        ('catalog_plain_http = "yes"', "give one of refused, allowed"),
     ],
 )
 def test_what_is_no_place_is_refused(tmp_path: Path, line: str, says: str) -> None:
     with pytest.raises(Invalid, match=says):
         place(tmp_path, line)
+
+
+PLAIN_TOKENS = ('catalog = "https://h"', 'catalog_options = "oauth2-server-uri=http://tokens.example.org/t"')
+
+
+@pytest.mark.parametrize("lines", [('catalog = "http://h.example.org/path"',), PLAIN_TOKENS])
+def test_no_secret_goes_over_a_network_in_the_clear(tmp_path: Path, lines: tuple[str, ...]) -> None:
+    said = 'is without TLS, and secrets and tokens would pass in the clear; .* catalog_plain_http = "allowed"'
+    with pytest.raises(Invalid, match=rf"lake.catalog.* = 'http://.*{said}"):
+        place(tmp_path, *lines)
+    assert place(tmp_path, *lines, 'catalog_plain_http = "allowed"').kind == "rest"
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1:8181", "[::1]:8181"])
+def test_on_this_machine_a_catalog_needs_no_tls(tmp_path: Path, host: str) -> None:
+    server = f"oauth2-server-uri=http://{host}/t"
+    assert place(tmp_path, f'catalog = "http://{host}/c"', f'catalog_options = "{server}"').kind == "rest"
+
+
+@pytest.mark.parametrize(
+    ("url", "environment", "leaves"),
+    [
+        ("postgresql://h/d", {}, True),
+        ("postgresql://localhost/d", {"PGHOST": "h"}, False),
+        ("postgresql:///d", {}, False),
+        ("postgresql:///d", {"PGHOST": "/run/postgresql"}, False),
+        ("postgresql:///d", {"PGHOST": "h"}, True),
+        ("postgresql:///d?host=127.0.0.1,h", {}, True),
+        ("postgresql:///d?host=127.0.0.1&host=h", {}, True),
+        ("postgresql://localhost/d?hostaddr=10.0.0.1", {}, True),
+        ("postgresql://localhost/d", {"PGHOSTADDR": "10.0.0.1"}, True),
+    ],
+)
+def test_tls_is_asked_for_wherever_postgresql_may_be_elsewhere(
+    url: str, environment: dict[str, str], leaves: bool
+) -> None:
+    assert leaves_machine(make_url(url), environment) is leaves
 
 
 @pytest.mark.parametrize("url", ["postgresql://u:geheim@h/d", "postgresql://u@h/d?password=geheim"])
