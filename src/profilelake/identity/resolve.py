@@ -1,45 +1,32 @@
 """Resolve the identifier sets of a micro-batch against the online state, and apply what people decide.
 
-Known sets cost one look-up. New sets in position order go through the compiled kernel, starting
+New sets (`identity.arrivals` finds them) in position order go through the compiled kernel, starting
 from the profiles their identifiers have now. What comes late (its position lies before what was
 applied already), and every decision, has the components it touches resolved again from nothing:
 the answer is the one in-order arrival would have given (`identity.replay`).
 """
 
-from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import AbstractContextManager
-from dataclasses import replace
-from itertools import takewhile
 from typing import Final, Protocol
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from profilelake.errors import Internal
-from profilelake.identity import background, in_order, replay, standing
+from profilelake.identity import background, in_order, replay, standing, windows
+from profilelake.identity.arrivals import Arrivals, Met, first_seen_again
 from profilelake.identity.background import Job, Pending
 from profilelake.identity.facts import Fact, Leave, NewRules, Quarantine, Retract, Standing, Unlink
 from profilelake.identity.linking import Linking
 from profilelake.identity.poison import Watch, split
 from profilelake.identity.replay import Entry, Evidence
 from profilelake.identity.rows import IdentityRows, Sighting
-from profilelake.kernels.known_ids import KnownIds
-from profilelake.kernels.siphash import HASH_BYTES, to_bytes
 from profilelake.landing.land import SetSightings
 from profilelake.semantics.rules import COLLECTIONS, Collection, IdentityRules
 from profilelake.state.records import (
     NOBODY,
-    IdentRecord,
-    SetRecord,
-    SightingRecord,
     decode_names,
-    decode_sighting,
-    encode,
-    received_at,
 )
 from profilelake.state.store import Db, Tx
 from profilelake.state.working import Working
@@ -92,14 +79,10 @@ class Resolver:
         self._default = rules
         self._history = history
         self._untrusted = untrusted
-        self._known_sets_max = known_sets_max
         self._held = Standing(rules)
         self._watch = Watch({}, self._held, frozenset(), noted=False)
         self._linking = Linking(rules)
-        self._known = KnownIds(known_sets_max)
-        self._known_window: dict[Collection, int] = {}
-        self._bare: set[bytes] = set()
-        self._fresh: set[bytes] = set()
+        self._arrivals = Arrivals(self._held, self._linking, known_sets_max)
         self._trust_checked = False
         self._trusting: frozenset[str] = frozenset()
         self._waiting: list[Pending] = []
@@ -136,11 +119,8 @@ class Resolver:
         known = tx.meta(workspace, _UNTRUSTED)
         self._trust_checked = known is not None and set(decode_names(known)) == self._trusting
         self._waiting = background.load(tx, workspace)
-        self._give_up()
-        self._bare = set()
-        for key in self._held.retracted:
-            self._note_bare(work, key)
         self._decided()
+        self._arrivals.find_bare(work)
 
     def trust(self, untrusted: frozenset[str]) -> None:
         """Take in which sources are open to strangers now; the next micro-batch counts anew where it matters."""
@@ -153,14 +133,7 @@ class Resolver:
         """Take in what a decision changed; a replay in work would not know of it."""
         self._give_up()
         self._linking = Linking(self._held.rules, self._watch.quarantined())
-        self._known = KnownIds(self._known_sets_max)
-
-    def _note_bare(self, work: Working, key: bytes) -> None:
-        """Know the identifiers of a set that is no evidence any more: its next event makes it one."""
-        work.load_sets((key,))
-        record = work.sets.get(key)
-        if record is not None and record.position in self._held.retracted.get(key, ()):
-            self._bare.update(split(record.idents))
+        self._arrivals.hold(self._held, self._linking)
 
     # ---- events --------------------------------------------------------------------------------
 
@@ -174,17 +147,17 @@ class Resolver:
         rows = IdentityRows(self.rules.version, work.sequence)
         if not self._trust_checked:
             self._check_trust(work, rows)
-        for whole in sightings:
-            batch = self._counted(whole, events) if self._held.retracted else whole
-            self._fresh = set()
-            new, late = self._meet(work, batch, events, applied, rows)
-            fresh = [entry for entry in new if entry.idents]
-            if self._changed_quarantine(work, batch.collection, new, late, rows):
+        for batch in sightings:
+            met = self._arrivals.meet(work, batch, events, applied, rows)
+            for record in met.wide:
+                self._watch.note_wide(work, record)
+            if self._changed_quarantine(work, batch.collection, met, rows):
                 continue
-            if fresh:
-                in_order.resolve(work, batch.collection, fresh, rows, self._linking, self._held)
-            if late:
-                self._replay(work, batch.collection, late, rows, "replayed")
+            linking = [entry for entry in met.new if entry.idents]
+            if linking:
+                in_order.resolve(work, batch.collection, linking, rows, self._linking, self._held)
+            if met.late:
+                self._replay(work, batch.collection, met.late, rows, "replayed")
         return rows
 
     def _check_trust(self, work: Working, rows: IdentityRows) -> None:
@@ -202,259 +175,29 @@ class Resolver:
 
     def move_back(self, work: Working, copies: pa.Table, rows: IdentityRows) -> None:
         """Give sets the earlier first sighting that copies of their events have turned out to be."""
-        columns: dict[Collection, str] = {"users": "set_id", "accounts": "account_set_id"}
-        for collection, column in columns.items():
-            keys = copies.column(column).to_pylist()
-            seen = _sightings(copies, np.arange(copies.num_rows))
-            work.load_sets(key for key in keys if key is not None)
-            moved = []
-            for key, sighting in zip(keys, seen, strict=True):
-                record = None if key is None else work.sets.get(key)
-                if record is not None and self._bring_forward(
-                    work, collection, Entry(key, sighting, record, [])
-                ):
-                    moved.append(key)
-            if moved:
-                work.touch_sets(moved, publish=False)
-                self._fresh = set()
-                if not self._changed_quarantine(work, collection, [], moved, rows):
-                    self._replay(work, collection, moved, rows, "replayed")
-
-    def _bring_forward(self, work: Working, collection: Collection, entry: Entry) -> bool:
-        """Note an earlier event of a set, first of all or first in its window; tell whether it was earlier."""
-        if self._is_retracted(entry.key, entry.first.position) and not self._is_bare(entry.key, entry.record):
-            return False
-        moved = entry.first.position < entry.record.position
-        if moved:
-            _set_first(work, entry.record, entry.first)
-        window = self._linking.windows[collection]
-        if window is not None:
-            moved |= self._first_in_window(work, entry, window)
-        return moved
-
-    def _first_in_window(self, work: Working, entry: Entry, window: int) -> bool:
-        place = _place(entry.key, entry.first, window)
-        known = work.tx.get(work.workspace, Db.SIGHTING, place)
-        if known is not None and decode_sighting(known).position <= entry.first.position:
-            return False
-        work.tx.put(work.workspace, Db.SIGHTING, place, _encoded(entry.first))
-        return True
-
-    def _meet(
-        self, work: Working, batch: SetSightings, events: pa.Table, applied: bytes, rows: IdentityRows
-    ) -> tuple[list[Entry], list[bytes]]:
-        """Find what is new: sets, and where rules have windows known sets in a new one.
-
-        Returns the new entries and the keys of sets that come late. A known set that is seen again in
-        order changes nothing, so most sets are not even looked up.
-        """
-        window = self._linking.windows[batch.collection]
-        if window is not None:
-            self._turn_window(batch, events, window)
-        asked = np.flatnonzero(
-            ~self._known.contains(batch.set_ids) | (batch.first < _rows_before(events, applied))
-        )
-        keys = to_bytes(np.ascontiguousarray(batch.set_ids[asked]))
-        firsts = _sightings(events, batch.first[asked])
-        work.load_sets(keys)
-        unknown: list[int] = []
-        found: list[int] = []
-        late: list[bytes] = []
-        new: list[Entry] = []
-        for number, key in enumerate(keys):
-            record = work.sets.get(key)
-            if record is None:
-                unknown.append(number)
-                continue
-            entry = Entry(key, firsts[number], record, [])
-            if self._held.retracted and self._is_retracted(key, entry.first.position):
-                if self._is_bare(key, record) and entry.first.position < record.position:
-                    _set_first(work, record, entry.first)
-                    late.append(key)
-                continue
-            if self._is_bare(key, record):
-                self._revive(work, batch.collection, entry)
-                late.append(key)
-                continue
-            found.append(number)
-            if entry.first.position < applied:
-                if self._bring_forward(work, batch.collection, entry):
-                    late.append(key)
-            elif window is not None and self._first_in_window(work, entry, window):
-                new.append(entry._replace(idents=self._linked(work, batch.collection, record)))
-        work.touch_sets(late, publish=False)
-        # Only what was stored before: the transaction that stores the new ones may fail.
-        self._known.add(batch.set_ids[asked[found]])
-        if unknown:
-            unknown_keys, unknown_firsts = [keys[n] for n in unknown], [firsts[n] for n in unknown]
-            met = self._new_sets(work, batch, asked[unknown], unknown_keys, unknown_firsts, rows)
-            new += met
-            late += [entry.key for entry in met if self._is_late(work, entry, applied, window)]
-        lately = set(late)
-        new = [entry for entry in new if entry.key not in lately]
-        new.sort(key=lambda entry: entry.first.position)
-        return new, late
-
-    def _is_late(self, work: Working, entry: Entry, applied: bytes, window: int | None) -> bool:
-        """Note a new set's first event in its window; tell whether the set must be resolved out of order."""
-        if self._is_retracted(entry.key, entry.first.position):
-            self._bare.update(split(entry.record.idents))
-            return True
-        if window is not None:
-            self._first_in_window(work, entry, window)
-        # With an identifier of a set that is no evidence, that set gets an owner by this one.
-        return entry.first.position < applied or not self._bare.isdisjoint(split(entry.record.idents))
-
-    def _is_bare(self, key: bytes, record: SetRecord) -> bool:
-        """Tell whether no event of a set counts: it stands at its first one then."""
-        return self._is_retracted(key, record.position)
-
-    def _is_retracted(self, key: bytes, position: bytes) -> bool:
-        return bool(self._held.retracted) and position in self._held.retracted.get(key, ())
-
-    def _revive(self, work: Working, collection: Collection, entry: Entry) -> None:
-        """Let a set count from this event on: none before it did."""
-        record, first = entry.record, entry.first
-        record.position, record.message_id, record.source_id = (
-            first.position,
-            first.message_id,
-            first.source_id,
-        )
-        self._first_seen_again(work, set(split(record.idents)))
-        window = self._linking.windows[collection]
-        if window is not None:
-            self._first_in_window(work, entry, window)
-
-    def _counted(self, batch: SetSightings, events: pa.Table) -> SetSightings:
-        """Return sightings with each set's first event that counts, where any does: decisions may come first."""
-        keys = to_bytes(np.ascontiguousarray(batch.set_ids))
-        concerned = [number for number, key in enumerate(keys) if key in self._held.retracted]
-        if not concerned:
-            return batch
-        first = batch.first.copy()
-        column = events.column("set_id" if batch.collection == "users" else "account_set_id").to_pylist()
-        positions = events.column("position").to_pylist()
-        for number in concerned:
-            gone = self._held.retracted[keys[number]]
-            counted = (
-                row for row, key in enumerate(column) if key == keys[number] and positions[row] not in gone
-            )
-            first[number] = next(counted, first[number])
-        return replace(batch, first=first)
-
-    def _turn_window(self, batch: SetSightings, events: pa.Table, window: int) -> None:
-        """Forget which sets are known where a new window begins: each counts once in it."""
-        if not len(batch.first):
-            return
-        last = events.column("position")[-1].as_py()
-        now = received_at(last) // window
-        if self._known_window.get(batch.collection) != now:
-            self._known_window[batch.collection] = now
-            self._known = KnownIds(self._known_sets_max)
-
-    def _linked(self, work: Working, collection: Collection, record: SetRecord) -> list[bytes]:
-        idents = split(record.idents)
-        work.load_idents(idents)
-        typed = ((ident, work.idents[ident].type, work.idents[ident].value) for ident in idents)
-        return self._linking.strongest_first(collection, typed)
-
-    def _new_sets(
-        self,
-        work: Working,
-        batch: SetSightings,
-        chosen: npt.NDArray[np.int64],
-        keys: list[bytes],
-        firsts: list[Sighting],
-        rows: IdentityRows,
-    ) -> list[Entry]:
-        """Make the records of the chosen sets of a batch, and of their identifiers that are new too."""
-        start, stop = batch.start[chosen], batch.stop[chosen]
-        offsets = np.concatenate([[0], np.cumsum(stop - start)])
-        taken = np.arange(offsets[-1]) + np.repeat(start - offsets[:-1], stop - start)
-        types, values = batch.types.take(pa.array(taken)), batch.values.take(pa.array(taken))
-        words = np.ascontiguousarray(batch.ident_ids[taken])
-        joined = words.tobytes()
-        idents = split(joined)
-        work.load_idents(idents)
-        rows.add_sets(batch.collection, keys, firsts, offsets, types, joined)
-        self._note_idents(work, batch.collection, keys, firsts, offsets, types, values, idents)
-
-        kept, bound = self._linking.rows(batch.collection, offsets, types, values, words)
-        linking = [idents[row] for row in kept]
-        collection = COLLECTIONS.index(batch.collection)
-        offset = offsets.tolist()
-        new = []
-        for number, (key, first) in enumerate(zip(keys, firsts, strict=True)):
-            mine = linking[bound[number] : bound[number + 1]]
-            record = SetRecord(
-                collection,
-                joined[HASH_BYTES * offset[number] : HASH_BYTES * offset[number + 1]],
-                anchor=mine[0] if mine else b"",
-                profile=NOBODY,
-                first_profile=NOBODY,
-                position=first.position,
-                message_id=first.message_id,
-                source_id=first.source_id,
-            )
-            work.sets[key] = record
-            new.append(Entry(key, first, record, mine))
-        work.touch_sets(keys, publish=True)
-        for number in _wide(offsets, types):
-            self._watch.note_wide(work, new[number].record)
-        return new
-
-    def _note_idents(
-        self,
-        work: Working,
-        collection: Collection,
-        keys: list[bytes],
-        firsts: list[Sighting],
-        offsets: npt.NDArray[np.int64],
-        types: pa.Array,
-        values: pa.Array,
-        idents: list[bytes],
-    ) -> None:
-        """Make records of the identifiers nobody has seen before; link all to their sets."""
-        number = COLLECTIONS.index(collection)
-        sizes = np.diff(offsets)
-        places = np.repeat(np.arange(len(keys)), sizes).tolist()
-        fresh = []
-        for ident, place, type, value in zip(
-            idents, places, types.to_pylist(), values.to_pylist(), strict=True
-        ):
-            first = firsts[place]
-            known = work.idents.get(ident)
-            if known is None:
-                at = received_at(first.position)
-                work.idents[ident] = IdentRecord(
-                    number, type, value, first.source_id, first.message_id, at, first.position, NOBODY
-                )
-                fresh.append(ident)
-            elif first.position < known.position:
-                _first_seen(work, ident, first)
-            work.links.append((ident, keys[place]))
-        work.touch_idents(fresh)
-        self._fresh = set(fresh)
+        for collection in COLLECTIONS:
+            moved = self._arrivals.move_back(work, collection, copies)
+            if moved and not self._changed_quarantine(work, collection, Met([], moved), rows):
+                self._replay(work, collection, moved, rows, "replayed")
 
     def _changed_quarantine(
         self,
         work: Working,
         collection: Collection,
-        new: list[Entry],
-        late: list[bytes],
+        met: Met,
         rows: IdentityRows,
     ) -> bool:
         """Look whether identifiers of these sets met too many others; if so resolve all they touch again."""
-        if self.rules.degree_max is None or not (new or late):
+        if self.rules.degree_max is None or not (met.new or met.late):
             return False
         work.flush_links()
-        moved = [work.sets[key] for key in late]
-        changed = self._watch.meet(work, [*(entry.record for entry in new), *moved], moved, self._fresh)
+        moved = [work.sets[key] for key in met.late]
+        changed = self._watch.meet(work, [*(entry.record for entry in met.new), *moved], moved, met.fresh)
         if not changed:
             return False
         self._decided()
         seeds = {key for ident in changed for key in work.tx.linked_sets(work.workspace, ident)}
-        seeds.update([*(entry.key for entry in new), *late])
+        seeds.update([*(entry.key for entry in met.new), *met.late])
         self._replay(work, collection, sorted(seeds), rows, "quarantined")
         return True
 
@@ -500,9 +243,9 @@ class Resolver:
         entries = []
         for key in keys:
             record = work.sets[key]
-            if record.profile == NOBODY and not self._is_bare(key, record):
+            if record.profile == NOBODY and not self._arrivals.is_bare(key, record):
                 first = Sighting(record.position, record.message_id, record.source_id)
-                entries.append(Entry(key, first, record, self._linked(work, collection, record)))
+                entries.append(Entry(key, first, record, self._arrivals.linked(work, collection, record)))
         entries = [entry for entry in entries if entry.idents]
         entries.sort(key=lambda entry: entry.first.position)
         if entries:
@@ -578,7 +321,7 @@ class Resolver:
     def decide(self, work: Working, position: bytes, fact: Fact) -> IdentityRows:
         """Let a decision hold, for all that was and will be; return the rows for append-only tables."""
         standing.store(work.tx, work.workspace, position, fact)
-        windows, degree_max = dict(self._linking.windows), self.rules.degree_max
+        lengths, degree_max = dict(self._linking.windows), self.rules.degree_max
         changed = self._held.take(position, fact)
         rows = IdentityRows(self.rules.version, work.sequence)
         rows.add_fact(position, fact)
@@ -602,7 +345,7 @@ class Resolver:
                 standing.store_rules(work.tx, work.workspace, fact.rules)
                 if self.rules.degree_max != degree_max:
                     self._watch = Watch.recount(work, self._held, self._trusting, wide=degree_max is None)
-                self._new_rules(work, windows, rows, position)
+                self._new_rules(work, lengths, rows, position)
             case Leave():
                 pass  # who is who stays as it is; memberships are folded from `held`
         return rows
@@ -642,16 +385,14 @@ class Resolver:
             record.message_id, record.source_id = first.message_id, first.source_id
             window = self._linking.windows[keys[key]]
             if window is not None:
-                self._store_windows(work, key, counted, window)
+                windows.note_again(work, key, counted, window)
             idents.update(split(record.idents))
             seeds.setdefault(keys[key], set()).add(key)
             seeds[keys[key]] |= self._recount(work, idents)
         work.touch_sets(known, publish=False)
-        self._first_seen_again(work, idents)
-        self._bare = set()
-        for key in self._held.retracted:
-            self._note_bare(work, key)
+        first_seen_again(work, idents)
         self._decided()
+        self._arrivals.find_bare(work)
         self._again(work, seeds, rows, "restored" if fact.counts else "retracted", position)
 
     def _recount(self, work: Working, idents: set[bytes]) -> set[bytes]:
@@ -659,33 +400,13 @@ class Resolver:
         changed = self._watch.forget(work, idents)
         return {key for ident in changed for key in work.tx.linked_sets(work.workspace, ident)}
 
-    def _first_seen_again(self, work: Working, idents: set[bytes]) -> None:
-        """Find the first event of identifiers anew, over all their sets."""
-        work.load_idents(idents)
-        for ident in idents:
-            sets = work.tx.linked_sets(work.workspace, ident)
-            work.load_sets(sets)
-            first = min((work.sets[key] for key in sets), key=lambda record: record.position)
-            record = work.idents[ident]
-            record.position, record.created_at = first.position, received_at(first.position)
-            record.message_id, record.source_id = first.message_id, first.source_id
-        work.touch_idents(idents)
-
-    def _store_windows(self, work: Working, key: bytes, counted: list[Sighting], window: int) -> None:
-        places = work.tx.keys(work.workspace, Db.SIGHTING, key)
-        for place in list(takewhile(lambda place: place[:HASH_BYTES] == key, places)):
-            work.tx.delete(work.workspace, Db.SIGHTING, place)
-        for sighting in counted:
-            self._first_in_window(work, Entry(key, sighting, work.sets[key], []), window)
-
     def _new_rules(
-        self, work: Working, windows: dict[Collection, int | None], rows: IdentityRows, position: bytes
+        self, work: Working, before: dict[Collection, int | None], rows: IdentityRows, position: bytes
     ) -> None:
         """Resolve everything again under new rules."""
-        self._linking = Linking(self.rules, self._watch.quarantined())
-        if self._linking.windows != windows:
-            self._load_windows(work)
         self._decided()
+        if self._linking.windows != before:
+            self._find_windows(work)
         work.flush()
         if work.tx.count(work.workspace, Db.SET) > REPLAY_SETS_MAX:
             for collection in COLLECTIONS:
@@ -701,24 +422,16 @@ class Resolver:
                 evidence = first, Sighting(position, "", "")
                 self._put_right(work, component, rows, "rules", evidence)
 
-    def _load_windows(self, work: Working) -> None:
+    def _find_windows(self, work: Working) -> None:
         """Know the first event of each set in each window from all events that ever were."""
-        work.tx.clear(work.workspace, Db.SIGHTING)
         lengths = {
             COLLECTIONS.index(collection): window
             for collection, window in self._linking.windows.items()
             if window is not None
         }
-        if not lengths:
-            return
-        found = self._events.windows(work.tx, work.workspace, lengths, self._held.retracted)
-        work.tx.put_many(
-            work.workspace,
-            Db.SIGHTING,
-            [
-                (key + window.to_bytes(replay.WINDOW_BYTES, "big"), _encoded(sighting))
-                for key, window, sighting in found
-            ],
+        retracted = self._held.retracted
+        windows.replace_all(
+            work, self._events.windows(work.tx, work.workspace, lengths, retracted) if lengths else ()
         )
 
 
@@ -727,56 +440,3 @@ def _earliest(work: Working, keys: Sequence[bytes]) -> Evidence:
     key = min(keys, key=lambda key: work.sets[key].position)
     record = work.sets[key]
     return key, Sighting(record.position, record.message_id, record.source_id)
-
-
-def _encoded(sighting: Sighting) -> bytes:
-    return encode(SightingRecord(sighting.position, sighting.message_id, sighting.source_id))
-
-
-def _place(key: bytes, sighting: Sighting, window: int) -> bytes:
-    number = received_at(sighting.position) // window
-    return key + number.to_bytes(replay.WINDOW_BYTES, "big")
-
-
-def _wide(offsets: npt.NDArray[np.int64], types: pa.Array) -> list[int]:
-    """Return which sets have several identifiers of one type."""
-    code = pc.dictionary_encode(types).indices.to_numpy().astype(np.int64)
-    typed = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets)) * (int(code.max(initial=0)) + 1) + code
-    typed.sort()
-    again = typed[1:][typed[1:] == typed[:-1]]
-    return [int(number) for number in np.unique(again // (int(code.max(initial=0)) + 1))]
-
-
-def _sightings(events: pa.Table, rows: npt.NDArray[np.int64]) -> list[Sighting]:
-    """Return what some rows say of when and through what their sets were seen."""
-    chosen = events.select(["position", "message_id", "source_id"]).take(pa.array(rows))
-    position, message_id, source_id = chosen.columns
-    # Bytes of a fixed size become Python objects twenty times as fast by way of NumPy.
-    positions = position.to_numpy().tolist()
-    return list(map(Sighting, positions, message_id.to_pylist(), source_id.to_pylist()))
-
-
-def _rows_before(events: pa.Table, position: bytes) -> int:
-    """Return how many events, which are in position order, stand before a position."""
-    places = events.column("position")
-    if not len(places) or places[0].as_py() >= position:
-        return 0
-    return bisect_left(places.to_pylist(), position)
-
-
-def _set_first(work: Working, record: SetRecord, sighting: Sighting) -> None:
-    """Note an earlier first sighting of a set, which may be that of its identifiers too."""
-    record.position = sighting.position
-    record.message_id, record.source_id = sighting.message_id, sighting.source_id
-    idents = split(record.idents)
-    work.load_idents(idents)
-    for ident in idents:
-        _first_seen(work, ident, sighting)
-
-
-def _first_seen(work: Working, ident: bytes, sighting: Sighting) -> None:
-    known = work.idents[ident]
-    if sighting.position < known.position:
-        known.position, known.created_at = sighting.position, received_at(sighting.position)
-        known.message_id, known.source_id = sighting.message_id, sighting.source_id
-        work.touch_idents((ident,))
