@@ -1,7 +1,6 @@
 """What is asked of the reference itself, once per distinct combination of what it looks at.
 
-That is everything that looks into values: elements of arrays, rows of entities, and sequences of events that have
-no columnar form (`traits.sequences`).
+That is everything that looks into values: elements of arrays, and rows of entities.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,7 +17,6 @@ from profilelake.semantics.conditions.values import canonical
 from profilelake.semantics.definitions import Json
 from profilelake.traits.columns import NEVER, Coded, Column, Int64s, Numbers, Truth, never
 from profilelake.traits.compared import combined
-from profilelake.traits.partials import CutEvent
 
 _decode: Final = msgspec.json.Decoder().decode
 
@@ -52,38 +50,6 @@ def of_rows(
         found.append(evaluate.value(reduce, subject, at))
         turns[row] = _next(reduce, subject, at)
     return _column(reduce, [found[place] for place in places.tolist()], _earliest(turns[places], traits))
-
-
-def of_events(
-    reduce: Reduce,
-    lists: Sequence[Sequence[CutEvent]],
-    owners: Int64s,
-    traits: Mapping[str, Coded],
-    at: int,
-    count: int,
-) -> Column:
-    """Return a reduction of events: lists of them, each with the subject it belongs to."""
-    mine: dict[int, list[evaluate.Occurred]] = {}
-    for owner, events in zip(owners.tolist(), lists, strict=True):
-        mine.setdefault(owner, []).extend(map(_occurred, events))
-    found: list[Json] = [0 if counts(reduce) else None] * count
-    turns = never(count)
-    for owner, occurred in mine.items():
-        told = {key: column.value(owner) for key, column in traits.items()}
-        subject = evaluate.Subject(occurred, told)
-        found[owner] = evaluate.value(reduce, subject, at)
-        turns[owner] = _next(reduce, subject, at)
-    return _column(reduce, found, _earliest(turns, traits))
-
-
-def _occurred(event: CutEvent) -> evaluate.Occurred:
-    return evaluate.Occurred(
-        event.name,
-        event.at,
-        source_id=event.source_id,
-        properties=_decode(event.properties),
-        context=_decode(event.context),
-    )
 
 
 def _next(root: Root, subject: evaluate.Subject, at: int) -> int:

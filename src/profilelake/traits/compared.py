@@ -20,6 +20,7 @@ from profilelake.traits.columns import (
     Bools,
     Coded,
     Float64s,
+    Int32s,
     Int64s,
     Numbers,
     Truth,
@@ -62,6 +63,8 @@ def compared(how: Comparison, value: Side, operands: Sequence[Side], at: int, co
     holds: Bools | None = None
     if how in _WORDED and isinstance(value, Coded) and len(constants) == len(operands):
         holds = _as_texts(how, value, constants, at)
+    elif len(operands) == 1 and isinstance(value, Coded) and isinstance(operands[0], Coded):
+        holds = _of_columns(how, value, operands[0], at)
     elif how in _ORDERS and len(operands) == 1:
         holds = _as_numbers(how, value, operands[0], at)
     if holds is not None:
@@ -125,6 +128,70 @@ def _mixed(how: Comparison, column: Coded, numbers: Numbers, at: int, *, swapped
         one, other = column.values[code], float(numbers.values[row])
         holds[row] = compares(how, other, [one], at) if swapped else compares(how, one, [other], at)
     return holds
+
+
+# ---- columns of JSON -----------------------------------------------------------------------------
+
+
+def _of_columns(how: Comparison, value: Coded, operand: Coded, at: int) -> Bools | None:
+    """Compare two columns as wholes, arrays in them one by one; None where all has to be looked at one by one."""
+    holds = np.zeros(len(value.codes), dtype=np.bool_)
+    rows = np.flatnonzero((value.codes >= 0) & (operand.codes >= 0))
+    ours, theirs = value.codes[rows], operand.codes[rows]
+    test = _BESIDE.get(how)
+    if test is None:
+        return None
+    holds[rows] = test(value, operand, ours, theirs)
+    nested = value.nested[ours] | operand.nested[theirs]
+    rows, ours, theirs = rows[nested], ours[nested], theirs[nested]
+    both = ours.astype(np.int64) * len(operand.texts) + theirs
+    distinct, places = np.unique(both, return_inverse=True)
+    pairs = zip(*(part.tolist() for part in np.divmod(distinct, max(len(operand.texts), 1))), strict=True)
+    told = [compares(how, value.values[one], [operand.values[other]], at) for one, other in pairs]
+    holds[rows] = np.array(told, dtype=np.bool_)[places]
+    return holds
+
+
+def _same(value: Coded, operand: Coded, ours: Int32s, theirs: Int32s) -> Bools:
+    """Return where scalars are the same: as numbers if either is one, as texts otherwise."""
+    words = pa.concat_arrays([value.words, operand.words]).dictionary_encode().indices
+    known = pc.fill_null(words, -1).to_numpy(zero_copy_only=False)
+    first, second = known[: len(value.texts)][ours], known[len(value.texts) :][theirs]
+    numeric = value.are_numbers[ours] | operand.are_numbers[theirs]
+    same: Bools = np.where(numeric, value.numbers[ours] == operand.numbers[theirs], first == second)
+    return same
+
+
+def _ordered(order: Callable[[Any, Any], Any]) -> Callable[[Coded, Coded, Int32s, Int32s], Bools]:
+    return lambda value, operand, ours, theirs: order(value.numbers[ours], operand.numbers[theirs])
+
+
+def _dated(order: Callable[[Any, Any], Any]) -> Callable[[Coded, Coded, Int32s, Int32s], Bools]:
+    def test(value: Coded, operand: Coded, ours: Int32s, theirs: Int32s) -> Bools:
+        (first, has_first), (second, has_second) = value.instants, operand.instants
+        held: Bools = has_first[ours] & has_second[theirs] & order(first[ours], second[theirs])
+        return held
+
+    return test
+
+
+def _differ(value: Coded, operand: Coded, ours: Int32s, theirs: Int32s) -> Bools:
+    return ~_same(value, operand, ours, theirs)
+
+
+_BESIDE: Final[dict[Comparison, Callable[[Coded, Coded, Int32s, Int32s], Bools]]] = {
+    "equals": _same,
+    "one_of": _same,
+    "differs": _differ,
+    "none_of": _differ,
+    "greater_than": _ordered(np.greater),
+    "at_least": _ordered(np.greater_equal),
+    "less_than": _ordered(np.less),
+    "at_most": _ordered(np.less_equal),
+    "before_date": _dated(np.less),
+    "after_date": _dated(np.greater),
+}
+"""Comparisons of scalars that are there, by code on either side."""
 
 
 # ---- texts ---------------------------------------------------------------------------------------
@@ -235,11 +302,21 @@ def combined(columns: Sequence[Coded], count: int) -> tuple[list[list[Any]], npt
         distinct, places = np.unique(columns[0].codes, return_inverse=True)
         rows = distinct.reshape(-1, 1)
     else:
-        rows, places = np.unique(
-            np.column_stack([column.codes for column in columns]), axis=0, return_inverse=True
-        )
+        rows, places = _distinct([column.codes for column in columns])
     values = [
         [None if code < 0 else column.values[code] for column, code in zip(columns, row, strict=True)]
         for row in rows.tolist()
     ]
     return values, places.reshape(-1)
+
+
+def _distinct(codes: Sequence[Int32s]) -> tuple[Int32s, npt.NDArray[np.intp]]:
+    """Return the combinations of codes there are, and the place of each row's among them."""
+    rows, places = np.unique(codes[0], return_inverse=True)
+    rows = rows.reshape(-1, 1)
+    for column in codes[1:]:
+        # Numbers sort many times faster than rows. Combinations are no more than rows, so they fit into one.
+        width = int(column.max(initial=0)) + 2
+        both, places = np.unique(places.astype(np.int64) * width + column + 1, return_inverse=True)
+        rows = np.column_stack([rows[both // width], both % width - 1])
+    return rows, places

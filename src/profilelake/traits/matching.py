@@ -4,13 +4,14 @@ Numbers are compared as columns. Everything else is asked of the reference, once
 meaning of a comparison, and no second one here.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Final
 
 import numpy as np
 
 from profilelake.semantics.conditions.evaluate import Here, Occurred, Subject, meets
+from profilelake.semantics.conditions.pairing import static_part
 from profilelake.semantics.conditions.tree import (
     And,
     Compare,
@@ -26,7 +27,7 @@ from profilelake.semantics.conditions.tree import (
 from profilelake.semantics.conditions.values import number
 from profilelake.semantics.definitions import Json
 from profilelake.traits.found import Bools, Column, decode
-from profilelake.traits.steps import nodes, static
+from profilelake.traits.steps import nodes
 
 ANSWERS_MAX: Final = 32_768
 """Answers of the reference that are kept for the next micro-batch."""
@@ -66,10 +67,7 @@ class Matching:
 
     def may_hold(self, condition: Condition | None) -> Bools:
         """Return which events meet a condition as far as it is static; the others never will."""
-        if isinstance(condition, And):
-            parts = [part for part in condition.parts if static(part)]
-            return self.holds(And(tuple(parts))) if parts else self.holds(None)
-        return self.holds(condition if condition is None or static(condition) else None)
+        return self.holds(static_part(condition))
 
     def _holds(self, condition: Condition) -> Bools:
         match condition:
@@ -168,13 +166,20 @@ def _reference(
     condition: Condition, values: Sequence[Property | Context], texts: Sequence[str | None]
 ) -> bool:
     """Return what the reference says of an event that has these values and no others."""
+    said = [
+        (value, None if text is None else decode(text)) for value, text in zip(values, texts, strict=True)
+    ]
+    return meets(condition, Here(Subject(), 0, event=saying(said)))
+
+
+def saying(said: Iterable[tuple[Property | Context, Json]]) -> Occurred:
+    """Return an event that says so at these paths, and nothing else."""
     told: tuple[dict[str, Json], dict[str, Json]] = ({}, {})
     # The shorter path first: its value holds what the longer one leads to.
-    for value, text in sorted(zip(values, texts, strict=True), key=lambda pair: len(pair[0].path)):
-        if text is not None:
-            _put(told[isinstance(value, Context)], value.path, decode(text))
-    event = Occurred("", 0, properties=told[0], context=told[1])
-    return meets(condition, Here(Subject(), 0, event=event))
+    for value, json in sorted(said, key=lambda pair: len(pair[0].path)):
+        if json is not None:
+            _put(told[isinstance(value, Context)], value.path, json)
+    return Occurred("", 0, properties=told[0], context=told[1])
 
 
 def _put(into: dict[str, Json], path: Path, value: Json) -> None:

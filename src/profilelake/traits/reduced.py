@@ -132,9 +132,14 @@ class Spelt:
     @cached_property
     def text_rank(self) -> Int64s:
         """The place of each value in the order of their texts, those of one text by their JSON."""
-        words = pa.array([text(value) or "" for value in decoded(self.texts)], pa.string())
-        table = pa.table({"text": words, "json": self.texts})
-        return _ranks(pc.sort_indices(table, [("text", "ascending"), ("json", "ascending")]))
+        return _ranks(text_order(self.texts))
+
+
+def text_order(texts: pa.Array) -> pa.Array:
+    """Return the order of JSON values by their text, those of one text by their JSON."""
+    words = pa.array([text(value) or "" for value in decoded(texts)], pa.string())
+    table = pa.table({"text": words, "json": texts})
+    return pc.sort_indices(table, [("text", "ascending"), ("json", "ascending")])
 
 
 def _ranks(order: pa.Array) -> Int64s:

@@ -13,7 +13,6 @@ from profilelake.traits.columns import Coded, Column, Int64s, Subjects, never
 from profilelake.traits.joined import Counting, Joined, Span, falls_below
 from profilelake.traits.ownership import Kept
 from profilelake.traits.reduced import counted, of_numbers, of_values
-from profilelake.traits.sequences import in_columns
 from profilelake.traits.steps import Family, Planned, Step, reduced_as
 
 Traits: TypeAlias = Callable[[Node], Mapping[str, Coded]]
@@ -65,7 +64,7 @@ class Reductions:
         threshold when of the events that reach it the oldest leaves.
         """
         step = planned.steps.get(reduce)
-        if step is None or reduce.how != "count" or not self._in_columns(step, reduce):
+        if step is None or reduce.how != "count":
             return None
         span = Span.of(step.of.window, self._at)
         if span is None or span.near:
@@ -76,9 +75,6 @@ class Reductions:
 
     def _worth(self, step: Step, reduce: Reduce) -> Column:
         count = self._subjects.count
-        if not self._in_columns(step, reduce):
-            lists, owners = self._joined.events_of(self._number(step))
-            return asked.of_events(reduce, lists, owners, self._traits(reduce), self._at, count)
         counting, texts = self._counting(step)
         match reduced_as(reduce):
             case Family.COUNT:
@@ -87,9 +83,6 @@ class Reductions:
                 return of_numbers(reduce, counting, count)
             case _:
                 return of_values(reduce, counting, texts, count)
-
-    def _in_columns(self, step: Step, reduce: Reduce) -> bool:
-        return step.family is not Family.EVENTS or in_columns(reduce)
 
     def _counting(self, step: Step) -> tuple[Counting, Mapping[bytes, str]]:
         """Return what counts of a step, and the texts of its values."""

@@ -1,85 +1,63 @@
 """Which kept events count, for all subjects at once: funnels, sessions and comparisons with traits.
 
-What of a reduction cannot be said event by event is worked out here on columns of events. The usual forms are: an
-event followed by others within a time, a session, a value of an event beside a trait. The rest (`in_columns` says
-no) is asked of the reference, subject by subject.
+What of a reduction cannot be said event by event is worked out here on columns of events, the conditions inside of
+`where` too. What follows an event is a run of events in the order of time, so nearly all is told without going
+over them for each event (`following`, `same_values`). What cannot be told so is worked out pair by pair, of the newest
+events only (`semantics.conditions.pairing`).
 """
 
-from collections.abc import Mapping, Sequence
-from operator import attrgetter
-from typing import Literal
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Final
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from profilelake.semantics.conditions.evaluate import Here, Occurred, Subject, meets
+from profilelake.errors import Internal
+from profilelake.semantics.conditions.evaluate import Here, Subject, meets
+from profilelake.semantics.conditions.pairing import (
+    PAIRED_EVENTS_MAX,
+    Same,
+    asks_parent,
+    counted_up_to,
+    paired_in,
+    same_value,
+    static,
+)
+from profilelake.semantics.conditions.times import next_moment_of_event
 from profilelake.semantics.conditions.tree import (
-    RELATIVE,
     And,
     Compare,
     Condition,
     Constant,
+    Context,
+    Duration,
     Events,
+    Instant,
     Not,
+    Operand,
     Or,
     Property,
     Reduce,
     Session,
     Trait,
+    Window,
     Within,
 )
-from profilelake.state.computed import ENTRIES
-from profilelake.traits.columns import NEVER, Bools, Coded, Int64s, Numbers, never
-from profilelake.traits.compared import combined, compared
-from profilelake.traits.found import Texts
-from profilelake.traits.giving import digest_words, numbers_given, values_given
-from profilelake.traits.joined import EVENT, NUMBER, VALUE, Counting, Layout, Owned, Span
-from profilelake.traits.matching import Matching
+from profilelake.traits.columns import NEVER, Bools, Coded, Column, Int64s, Numbers, as_coded, never, nothing
+from profilelake.traits.compared import Side, combined, compared
+from profilelake.traits.following import Runs, reduced_runs
+from profilelake.traits.joined import Counting, Owned, Span
+from profilelake.traits.kept import KeptEvents, in_session, newest, number_before
+from profilelake.traits.matching import saying
+from profilelake.traits.ownership import ragged
 from profilelake.traits.partials import LAYOUTS, CutEvent
-from profilelake.traits.steps import Family, Step, items_of, nodes, reduced_as, static
+from profilelake.traits.reduced import counted, of_numbers, of_values
+from profilelake.traits.same_values import same_counts
+from profilelake.traits.steps import Family, Step, nodes, reduced_as
 
-
-def in_columns(reduce: Reduce) -> bool:
-    """Tell whether `counting` knows a reduction of whole events."""
-    return (
-        isinstance(reduce.of, Events)
-        and (reduce.value is None or reduce.value.scope == "event")
-        and not (isinstance(reduce.of.window, Within) and reduce.of.window.parent)
-        and (reduce.of.where is None or _knows(reduce.of.where))
-    )
-
-
-def _knows(condition: Condition) -> bool:
-    match condition:
-        case And(parts=parts) | Or(parts=parts):
-            return all(_knows(part) for part in parts)
-        case Not(of=of):
-            return _knows(of)
-        case Compare(value=Reduce() as reduce, operands=operands):
-            return _knows_what_follows(reduce) and all(isinstance(operand, Constant) for operand in operands)
-        case _:
-            return _of_one_event(condition)
-
-
-def _knows_what_follows(reduce: Reduce) -> bool:
-    of = reduce.of
-    return (
-        reduce.how == "count"
-        and isinstance(of, Events)
-        and (of.window is None or (isinstance(of.window, Within) and of.window.parent))
-        and (of.where is None or static(of.where))
-    )
-
-
-def _of_one_event(condition: Condition) -> bool:
-    """Tell whether a condition looks at nothing but one event and traits, at any time alike."""
-    return not any(
-        isinstance(node, Reduce)
-        or (isinstance(node, Property) and node.scope == "parent")
-        or (isinstance(node, Compare) and node.how in RELATIVE)
-        for node in nodes(condition)
-    )
+PAIRS_AT_ONCE: Final = 1 << 20
+"""Pairs of events that are held to each other at once."""
 
 
 def counting(
@@ -90,158 +68,345 @@ def counting(
     `events` are those of all subjects in any order, `owners` whose they are. `traits` are those that are asked for,
     by first key.
     """
-    happened = _Happened(step, events, owners, traits, at)
-    leaves, arrives = never(count), never(count)
-    for column in traits.values():
-        arrives = np.minimum(arrives, column.changes)
-    ahead = happened.times > at
-    np.minimum.at(arrives, happened.owners[ahead], happened.times[ahead])
-    chosen = np.flatnonzero(happened.wanted(step.of) & ~ahead)
-    window = step.of.window
-    span = Span.of(window, at)
-    if isinstance(window, Session):
-        chosen = happened.session(chosen, window.micros)
-        # All go together: later ones of a subject overwrite earlier ones, and they are in the order of time.
-        leaves[happened.owners[chosen]] = happened.times[chosen] + window.micros + 1
-    elif span is not None:
-        times = happened.times[chosen]
-        coming = times > span.last
-        np.minimum.at(arrives, happened.owners[chosen[coming]], times[coming] + span.near)
-        chosen = chosen[(times >= span.first) & ~coming]
-        np.minimum.at(leaves, happened.owners[chosen], happened.times[chosen] + span.far + 1)
-    entries, texts = happened.given(step.reduce, chosen)
-    none = Owned(np.zeros(0, dtype=LAYOUTS[reduced_as(step.reduce)]), np.zeros(0, dtype=np.int64))
-    return Counting(none, entries, leaves, arrives), texts
+    sequences = _Sequences(KeptEvents(step, events, owners), traits, at, count)
+    chosen, leaves = sequences.within(step.of.window, sequences.chosen(step.of))
+    kept = sequences.kept
+    entries, texts = kept.given(step.reduce, chosen, kept.owners[chosen])
+    return Counting(_no_buckets(step.reduce), entries, leaves, sequences.turns), texts
 
 
-class _Happened:
-    """Kept events of many subjects as columns, sorted by subject and time."""
+def _no_buckets(reduce: Reduce) -> Owned:
+    return Owned(np.zeros(0, dtype=LAYOUTS[reduced_as(reduce)]), np.zeros(0, dtype=np.int64))
 
-    def __init__(
-        self, step: Step, events: Sequence[CutEvent], owners: Int64s, traits: Mapping[str, Coded], at: int
-    ) -> None:
-        times = np.fromiter(map(attrgetter("at"), events), np.int64, count=len(events))
-        order = np.lexsort((times, owners))
-        self.owners: Int64s = owners[order]
-        self.times: Int64s = times[order]
-        self._names, self._sources, self._properties, self._context = (
-            pa.array(list(map(attrgetter(field), events)), pa.string()).take(pa.array(order))
-            for field in ("name", "source_id", "properties", "context")
-        )
-        every = np.arange(len(events))
-        self._matching = Matching(
-            len(events),
-            Texts(self._properties).columns(every, step.paths),
-            Texts(self._context).columns(every, step.context_paths),
-        )
+
+class _Sequences:
+    """Conditions on the kept events of many subjects, at a time.
+
+    `turns` is a time per subject before which everything that was asked has the same answer.
+    """
+
+    def __init__(self, kept: KeptEvents, traits: Mapping[str, Coded], at: int, count: int) -> None:
+        self.kept = kept
+        self.turns = never(count)
         self._traits = traits
         self._at = at
+        for column in traits.values():
+            self.turns = np.minimum(self.turns, column.changes)
+        ahead = kept.times > at
+        np.minimum.at(self.turns, kept.owners[ahead], kept.times[ahead])
+        self._happened = ~ahead
+        self._chosen: dict[tuple[Events, bool], Int64s] = {}
 
-    def wanted(self, of: Events) -> Bools:
-        """Return which events are of a name, from sources that count, and meet what is asked of them."""
-        mask = pc.equal(self._names, of.name)
-        if of.excluded:
-            mask = pc.and_not(mask, pc.is_in(self._sources, value_set=pa.array(of.excluded, pa.string())))
-        meant: Bools = mask.to_numpy(zero_copy_only=False)
-        return meant if of.where is None else meant & self._meet(of.where)
+    # ---- which events ----------------------------------------------------------------------------
 
-    def session(self, chosen: Int64s, gap: int) -> Int64s:
-        """Return the events among some that belong to the present session of their subject."""
-        owners, times = self.owners[chosen], self.times[chosen]
-        following = np.full(len(chosen), self._at, dtype=np.int64)
-        same = owners[1:] == owners[:-1]
-        following[:-1][same] = times[1:][same]
-        ended = np.flatnonzero(times + gap < following)
-        # Nothing up to the last gap that is too long.
-        starts = np.zeros(int(owners.max(initial=-1)) + 1, dtype=np.int64)
-        starts[owners[ended]] = ended + 1
-        return chosen[np.arange(len(chosen)) >= starts[owners]]
+    def chosen(self, of: Events, *, newest_only: bool = False) -> Int64s:
+        """Return the events that are meant, their window aside, as `evaluate.looked_at` and `wanted` say."""
+        key = of, newest_only
+        known = self._chosen.get(key)
+        if known is None:
+            known = self._chosen[key] = self._found(of, newest_only=newest_only)
+        return known
 
-    def given(self, reduce: Reduce, chosen: Int64s) -> tuple[Owned, Mapping[bytes, str]]:
-        """Return what is reduced of some events, as entries, and the texts of values among it."""
-        family = reduced_as(reduce)
-        if family is Family.COUNT or reduce.value is None:
-            return self._entries(chosen, EVENT), {}
-        column = self._matching.column(reduce.value)
-        if family is Family.NUMBER:
-            numbers = numbers_given(column, chosen)
-            entries = self._entries(chosen[numbers.events], NUMBER)
-            entries.rows["number"] = numbers.numbers
-            return entries, {}
-        values = values_given(column, chosen, items_of(reduce))
-        entries = self._entries(chosen[values.events], VALUE)
-        if len(entries.rows):
-            entries.rows["high"], entries.rows["low"] = digest_words(values.distinct)[values.values].T
-        return entries, {value.digest: value.text for value in values.distinct}
+    def _found(self, of: Events, *, newest_only: bool) -> Int64s:
+        kept = self.kept
+        may = kept.named(of) & self._happened & kept.matching.may_hold(of.where)
+        events: Int64s = np.flatnonzero(may)
+        paired = paired_in(of.where)
+        if newest_only or paired:
+            events = events[newest(kept.owners[events], kept.times[events], PAIRED_EVENTS_MAX)]
+        if of.where is None or static(of.where):
+            return events
+        return events[self._meet(of.where, events, paired)]
 
-    def _entries(self, chosen: Int64s, kind: int) -> Owned:
-        rows: Layout = np.zeros(len(chosen), dtype=ENTRIES)
-        rows["at"] = self.times[chosen]
-        rows["kind"] = kind
-        return Owned(rows, self.owners[chosen])
+    def within(self, window: Window | None, events: Int64s) -> tuple[Int64s, Int64s]:
+        """Return which of some events lie in a window, and when per subject the first of them leaves it."""
+        owners, times = self.kept.owners[events], self.kept.times[events]
+        leaves = never(len(self.turns))
+        if isinstance(window, Session):
+            inside = in_session(owners, times, window.micros, self._at)
+            # All go together: later ones of a subject overwrite earlier ones, and they are in the order of time.
+            leaves[owners[inside]] = times[inside] + window.micros + 1
+            return events[inside], leaves
+        if _follows(window):
+            # Outside of a parent nothing follows.
+            return events[:0], leaves
+        span = Span.of(window, self._at)
+        if span is None:
+            return events, leaves
+        coming = times > span.last
+        np.minimum.at(self.turns, owners[coming], times[coming] + span.near)
+        inside = (times >= span.first) & ~coming
+        np.minimum.at(leaves, owners[inside], times[inside] + span.far + 1)
+        return events[inside], leaves
 
-    def _meet(self, condition: Condition) -> Bools:
+    # ---- conditions on events --------------------------------------------------------------------
+
+    def _meet(self, condition: Condition, events: Int64s, paired: frozenset[Reduce]) -> Bools:
+        """Return which of some events meet a condition; `paired` are the reductions in it that go pair by pair."""
         if static(condition):
-            return self._matching.holds(condition)
+            return self.kept.matching.holds(condition)[events]
         match condition:
             case And(parts=parts):
-                both: Bools = np.logical_and.reduce([self._meet(part) for part in parts])
+                both: Bools = np.logical_and.reduce([self._meet(part, events, paired) for part in parts])
                 return both
             case Or(parts=parts):
-                either: Bools = np.logical_or.reduce([self._meet(part) for part in parts])
+                either: Bools = np.logical_or.reduce([self._meet(part, events, paired) for part in parts])
                 return either
             case Not(of=of):
-                return ~self._meet(of)
-            case Compare(value=Reduce(of=Events() as of), how=how, operands=operands):
-                follow = Numbers(
-                    self._following(of).astype(np.float64),
-                    np.ones(len(self.times), dtype=np.bool_),
-                    never(len(self.times)),
-                )
-                asked = [operand for operand in operands if isinstance(operand, Constant)]
-                return compared(how, follow, asked, self._at, len(self.times)).holds
+                return ~self._meet(of, events, paired)
+            case Compare(value=value, how=how, operands=operands):
+                up_to = counted_up_to(condition)
+                left = self._side(value, events, paired, up_to)
+                right = [self._side(operand, events, paired, None) for operand in operands]
+                truth = compared(how, left, right, self._at, len(events))
+                self._turn(events, truth.changes)
+                return truth.holds
             case _:
-                return self._asked(condition)
+                return self._asked(condition, events, None)
 
-    def _following(self, of: Events) -> Int64s:
-        """Return how many events of some kind follow each event: itself does not, at its own time others do."""
-        kind = self.wanted(of) & (self.times <= self._at)
-        owners, times = self.owners[kind], self.times[kind]
-        if not isinstance(of.window, Within):
-            return np.bincount(owners, minlength=int(self.owners.max(initial=-1)) + 1)[self.owners]
-        limits = self.times + of.window.micros
-        until = _number_before(owners, times, self.owners, limits, side="right")
-        before = _number_before(owners, times, self.owners, self.times, side="left")
-        return until - before - kind
+    def _turn(self, events: Int64s, changes: Int64s) -> None:
+        np.minimum.at(self.turns, self.kept.owners[events], changes)
 
-    def _asked(self, condition: Condition) -> Bools:
-        """Ask the reference about each distinct event beside each distinct value of the traits."""
-        keys = sorted({node.path[0] for node in nodes(condition) if isinstance(node, Trait)})
-        traits = [self._traits[key] for key in keys]
-        columns = [Coded.of(self._properties), Coded.of(self._context)]
-        columns += [Coded(one.codes[self.owners], one.texts, one.changes) for one in traits]
-        combinations, places = combined(columns, len(self.times))
-        found = []
-        for properties, context, *values in combinations:
+    def _side(self, node: Operand, events: Int64s, paired: frozenset[Reduce], up_to: int | None) -> Side:
+        match node:
+            case Constant() | Instant() | Duration():
+                return node
+            case Property(scope="parent"):
+                # The outermost events have none; inside of others `_pair_side` is asked.
+                return nothing(len(events))
+            case Property() | Context():
+                return self.kept.coded(node, events)
+            case Trait(path=path):
+                return _taken(self._traits[path[0]].at(path[1:]), self.kept.owners[events])
+            case Reduce():
+                return self._reduced(node, events, paired=node in paired, up_to=up_to)
+
+    def _asked(self, condition: Condition, events: Int64s, parents: Int64s | None) -> Bools:
+        """Ask the reference about each distinct event beside each distinct value of the traits, and parent."""
+        kept = self.kept
+        read = dict.fromkeys(nodes(condition))
+        keys = sorted({node.path[0] for node in read if isinstance(node, Trait)})
+        own: list[Property | Context] = []
+        of_parent: list[Property] = []
+        for node in read:
+            if isinstance(node, Context) or (isinstance(node, Property) and node.scope == "event"):
+                own.append(node)
+            elif isinstance(node, Property) and node.scope == "parent" and parents is not None:
+                of_parent.append(Property(node.path))
+        columns = [kept.coded(value, events) for value in own]
+        columns += [kept.coded(value, events if parents is None else parents) for value in of_parent]
+        columns += [as_coded(_taken(self._traits[key], kept.owners[events])) for key in keys]
+        combinations, places = combined(columns, len(events))
+        found = np.zeros(len(combinations), dtype=np.bool_)
+        turns = never(len(combinations))
+        for row, told in enumerate(combinations):
+            values = iter(told)
+            event = saying((node, next(values)) for node in own)
+            parent = saying((node, next(values)) for node in of_parent)
             subject = Subject(traits=dict(zip(keys, values, strict=True)))
-            event = Occurred("", self._at, properties=properties, context=context)
-            found.append(meets(condition, Here(subject, self._at, event=event)))
-        mask: Bools = np.array(found, dtype=np.bool_)[places]
+            here = Here(subject, self._at, event, None if parents is None else parent)
+            found[row] = meets(condition, here)
+            moment = next_moment_of_event(condition, here)
+            turns[row] = NEVER if moment is None else moment
+        self._turn(events, turns[places])
+        mask: Bools = found[places]
         return mask
 
+    # ---- what follows ----------------------------------------------------------------------------
 
-def _number_before(
-    owners: Int64s, times: Int64s, of: Int64s, limits: Int64s, *, side: Literal["left", "right"]
-) -> Int64s:
-    """Return how many events come before a time of an owner, those of owners before it too.
+    def _reduced(self, reduce: Reduce, events: Int64s, *, paired: bool, up_to: int | None) -> Column:
+        """Return what a reduction inside of the condition on some events is worth for each of them."""
+        of = reduce.of
+        if not isinstance(of, Events):
+            raise Internal("working out a sequence: rows of entities do not follow events")
+        if paired:
+            return self._by_pairs(reduce, of, events)
+        if of.where is not None and asks_parent(of.where):
+            return self._same(of, same_value(of.where), events, up_to)
+        chosen = self.chosen(of)
+        if _follows(of.window):
+            runs = self._runs(of.window, chosen, events)
+            if reduce.how == "count" or reduce.value is None:
+                return _counts(runs.sizes)
+            owners, times = self.kept.owners[chosen], self.kept.times[chosen]
+            moments = np.cumsum(
+                np.diff(owners, prepend=-1).astype(bool) | np.diff(times, prepend=0).astype(bool)
+            )
+            return reduced_runs(reduce, self.kept.matching.column(reduce.value), chosen, moments, runs)
+        # Whatever the event, these are the same.
+        chosen, leaves = self.within(of.window, chosen)
+        self.turns = np.minimum(self.turns, leaves)
+        column = self._worth(reduce, chosen, self.kept.owners[chosen], len(self.turns))
+        return _taken(column, self.kept.owners[events])
 
-    Events are sorted by owner and time; on the right side those at the time itself count.
-    """
-    first = min(int(times.min(initial=NEVER)), int(limits.min(initial=NEVER)))
-    width = max(int(times.max(initial=first)), int(limits.max(initial=first))) - first + 1
-    if width * (int(of.max(initial=0)) + 1) > NEVER:
-        # Years of many subjects do not fit into one number: take the places of the times among all.
-        moments = np.unique(np.concatenate([times, limits]))
-        times, limits = np.searchsorted(moments, times), np.searchsorted(moments, limits)
-        first, width = 0, len(moments)
-    return np.searchsorted(owners * width + (times - first), of * width + (limits - first), side=side)
+    def _same(self, of: Events, same: Same | None, events: Int64s, up_to: int | None) -> Column:
+        """Return how many events with a value of the asking event there are."""
+        if same is None or up_to is None:
+            raise Internal("working out a sequence: it should have been worked out pair by pair")
+        chosen = self.chosen(_without_parent(of))
+        values, asking = (
+            self.kept.coded(same.value, chosen),
+            self.kept.coded(Property(same.parent.path), events),
+        )
+        return _counts(same_counts(values, asking, self._runs(of.window, chosen, events), up_to))
+
+    def _runs(self, window: Window | None, chosen: Int64s, events: Int64s) -> Runs:
+        """Return which of the chosen events follow each event, or all of its subject where none has to."""
+        owners, times = self.kept.owners[chosen], self.kept.times[chosen]
+        of, begin = self.kept.owners[events], self.kept.times[events]
+        if not (isinstance(window, Within) and window.parent):
+            low = np.searchsorted(owners, of, side="left")
+            high = np.searchsorted(owners, of, side="right")
+            return Runs(low, high, np.full(len(events), -1, dtype=np.int64))
+        low = number_before(owners, times, of, begin, side="left")
+        high = number_before(owners, times, of, begin + window.micros, side="right")
+        own = np.searchsorted(chosen, events)
+        mine = (
+            chosen[np.minimum(own, len(chosen) - 1)] == events
+            if len(chosen)
+            else np.zeros(len(events), np.bool_)
+        )
+        return Runs(low, high, np.where(mine, own, -1))
+
+    def _worth(self, reduce: Reduce, events: Int64s, owners: Int64s, count: int) -> Column:
+        """Return what a reduction of events is worth for each of so many owners."""
+        entries, texts = self.kept.given(reduce, events, owners)
+        counting = Counting(_no_buckets(reduce), entries, never(count), never(count))
+        match reduced_as(reduce):
+            case Family.COUNT:
+                return counted(counting, count)
+            case Family.NUMBER:
+                return of_numbers(reduce, counting, count)
+            case _:
+                return of_values(reduce, counting, texts, count)
+
+    # ---- pair by pair ----------------------------------------------------------------------------
+
+    def _by_pairs(self, reduce: Reduce, of: Events, events: Int64s) -> Column:
+        """Return what a reduction is worth for each event, by holding to it each of the newest that may count."""
+        chosen = self.chosen(_without_parent(of), newest_only=True)
+        window = None if isinstance(of.window, Session) else of.window
+        if not _follows(window):
+            chosen, leaves = self.within(window, chosen)
+            self.turns = np.minimum(self.turns, leaves)
+        runs = self._runs(window, chosen, events)
+        parts = []
+        for part in _parts(runs.high - runs.low):
+            low, high = runs.low[part], runs.high[part]
+            asking = np.repeat(np.arange(len(low)), high - low)
+            places = ragged(low, high - low)
+            other = places != runs.own[part][asking]
+            asking, following = asking[other], chosen[places[other]]
+            for condition in _parent_parts(of.where):
+                held = self._pairs_meet(condition, events[part][asking], following, paired_in(of.where))
+                asking, following = asking[held], following[held]
+            if isinstance(of.window, Session):
+                times = self.kept.times[following]
+                inside = in_session(asking, times, of.window.micros, self._at)
+                asking, following = asking[inside], following[inside]
+                # The newest event of each session says when it is over.
+                over = self.kept.times[following] + of.window.micros + 1
+                self._turn(following[over > self._at], over[over > self._at])
+            parts.append(self._worth(reduce, following, asking, len(low)))
+        return _joined(parts)
+
+    def _pairs_meet(
+        self, condition: Condition, parents: Int64s, events: Int64s, paired: frozenset[Reduce]
+    ) -> Bools:
+        """Return which pairs of a parent and an event meet a condition on the event."""
+        if not asks_parent(condition):
+            distinct, places = np.unique(events, return_inverse=True)
+            return self._meet(condition, distinct, paired)[places]
+        match condition:
+            case And(parts=parts):
+                both: Bools = np.logical_and.reduce(
+                    [self._pairs_meet(part, parents, events, paired) for part in parts]
+                )
+                return both
+            case Or(parts=parts):
+                either: Bools = np.logical_or.reduce(
+                    [self._pairs_meet(part, parents, events, paired) for part in parts]
+                )
+                return either
+            case Not(of=of):
+                return ~self._pairs_meet(of, parents, events, paired)
+            case Compare(value=value, how=how, operands=operands):
+                left = self._pair_side(value, parents, events, paired)
+                right = [self._pair_side(operand, parents, events, paired) for operand in operands]
+                truth = compared(how, left, right, self._at, len(events))
+                self._turn(events, truth.changes)
+                return truth.holds
+            case _:
+                return self._asked(condition, events, parents)
+
+    def _pair_side(self, node: Operand, parents: Int64s, events: Int64s, paired: frozenset[Reduce]) -> Side:
+        if isinstance(node, Property) and node.scope == "parent":
+            return self.kept.coded(Property(node.path), parents)
+        if isinstance(node, Reduce):
+            distinct, places = np.unique(events, return_inverse=True)
+            return _taken(self._reduced(node, distinct, paired=node in paired, up_to=None), places)
+        return self._side(node, events, paired, None)
+
+
+def _follows(window: Window | None) -> bool:
+    return isinstance(window, Within) and window.parent
+
+
+def _parent_parts(where: Condition | None) -> list[Condition]:
+    """Return the parts of a condition that ask for the parent."""
+    parts = where.parts if isinstance(where, And) else () if where is None else (where,)
+    return [part for part in parts if asks_parent(part)]
+
+
+def _without_parent(of: Events) -> Events:
+    """Return events without the parts of their condition that ask for the parent."""
+    if of.where is None or not asks_parent(of.where):
+        return of
+    parts = of.where.parts if isinstance(of.where, And) else ()
+    left = tuple(part for part in parts if not asks_parent(part))
+    return replace(of, where=And(left) if left else None)
+
+
+def _parts(sizes: Int64s) -> Iterator[slice]:
+    """Yield stretches of runs, at least one, that have so many events together as are looked at at once."""
+    reached = np.cumsum(sizes)
+    start, done = 0, 0
+    while True:
+        stop = max(int(np.searchsorted(reached, done + PAIRS_AT_ONCE, side="right")), start + 1)
+        yield slice(start, stop)
+        if stop >= len(sizes):
+            return
+        start, done = stop, int(reached[stop - 1])
+
+
+def _counts(sizes: Int64s) -> Numbers:
+    return Numbers(sizes.astype(np.float64), np.ones(len(sizes), dtype=np.bool_), never(len(sizes)))
+
+
+def _taken(column: Column, places: Int64s) -> Column:
+    """Return the values at some places of a column."""
+    changes = column.changes[places]
+    if isinstance(column, Numbers):
+        return Numbers(column.values[places], column.valid[places], changes)
+    return Coded(column.codes[places], column.texts, changes)
+
+
+def _joined(parts: Sequence[Column]) -> Column:
+    """Return columns of one kind one after the other."""
+    if len(parts) == 1:
+        return parts[0]
+    changes = np.concatenate([part.changes for part in parts])
+    numbers = [part for part in parts if isinstance(part, Numbers)]
+    if len(numbers) == len(parts):
+        return Numbers(
+            np.concatenate([part.values for part in numbers]),
+            np.concatenate([part.valid for part in numbers]),
+            changes,
+        )
+    coded = [as_coded(part) for part in parts]
+    before = np.cumsum([0, *(len(part.texts) for part in coded)])
+    codes = [
+        np.where(part.codes >= 0, part.codes + first, -1).astype(np.int32)
+        for part, first in zip(coded, before[:-1].tolist(), strict=True)
+    ]
+    return Coded(np.concatenate(codes), pa.concat_arrays([part.texts for part in coded]), changes)

@@ -14,12 +14,10 @@ from hashlib import blake2b
 from typing import Final, Literal, TypeAlias
 
 from profilelake.errors import Internal, Invalid
+from profilelake.semantics.conditions.pairing import static
 from profilelake.semantics.conditions.parse import parse
 from profilelake.semantics.conditions.tree import (
-    RELATIVE,
     Between,
-    Compare,
-    Condition,
     Constant,
     Context,
     Entities,
@@ -160,16 +158,6 @@ def items_of(reduce: Reduce) -> Gives:
     if reduce.how == "last":
         return "last"
     return reduce.as_type or "each"
-
-
-def static(condition: Condition) -> bool:
-    """Tell whether a condition on an event holds or not once and for all, whoever's the event is."""
-    return not any(
-        isinstance(node, Trait | Reduce)
-        or (isinstance(node, Property) and node.scope == "parent")
-        or (isinstance(node, Compare) and node.how in RELATIVE)
-        for node in nodes(condition)
-    )
 
 
 def nodes(node: Node) -> Iterator[Node]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from profilelake.semantics.conditions.comparing import Asked, Side, compares
+from profilelake.semantics.conditions.pairing import PAIRED_EVENTS_MAX, paired_in, static_part
 from profilelake.semantics.conditions.reducers import Given, reduced
 from profilelake.semantics.conditions.tree import (
     And,
@@ -81,6 +82,8 @@ class Here:
     event: Occurred | None = None
     parent: Occurred | None = None
     item: Json = None
+    paired: frozenset[Reduce] = frozenset()
+    """Reductions here that look at the newest events only."""
 
     def inside(self, event: Occurred) -> "Here":
         """Return the place inside an event of `where`: the event around it becomes its parent."""
@@ -248,7 +251,7 @@ def worth(expression: Operand, here: Here) -> Side:
                     one.timestamp,
                     None if reduced_value is None else _json(worth(reduced_value, here.inside(one))),
                 )
-                for one in counting(of, here)
+                for one in counting(of, here, newest_only=newest_only(expression, here))
             ]
             return reduced(expression, given)
         case Duration():
@@ -263,15 +266,44 @@ def _json(side: Side) -> Json:
     return None if isinstance(side, Instant) else side
 
 
-def counting(of: Events | Entities, here: Here) -> list[Occurred]:
+def counting(of: Events | Entities, here: Here, *, newest_only: bool = False) -> list[Occurred]:
     """Return the events (or rows of an entity) that count where a reduction stands."""
-    events = candidates(of, here)
+    events = looked_at(of, here, newest_only=newest_only)
+    asking = among(of, here)
     if isinstance(of, Entities):
-        return [row for row in events if wanted(of, row, here)]
+        return [row for row in events if wanted(of, row, asking)]
     if isinstance(of.window, Session):
         # Only events that are wanted prolong a session.
-        return in_window(of.window, [event for event in events if wanted(of, event, here)], here)
-    return [event for event in in_window(of.window, events, here) if wanted(of, event, here)]
+        return in_window(of.window, [event for event in events if wanted(of, event, asking)], here)
+    return [event for event in in_window(of.window, events, here) if wanted(of, event, asking)]
+
+
+def newest_only(reduce: Reduce, here: Here) -> bool:
+    """Tell whether a reduction looks at the newest events only where it stands (`pairing.paired_in`)."""
+    return bool(here.paired) and reduce in here.paired
+
+
+def among(of: Events | Entities, here: Here) -> Here:
+    """Return the place from which `wanted` is asked of the events of a reduction that stands here."""
+    return replace(here, paired=paired_in(of.where))
+
+
+def looked_at(of: Events | Entities, here: Here, *, newest_only: bool) -> list[Occurred]:
+    """Return the candidates that are looked at: all of them, or the newest of those that may count.
+
+    Only the newest are looked at by a reduction that is worked out pair by pair, and of the events that it is
+    asked of. Those that do not meet what is static of the condition are none of them. Of events at one time all
+    are looked at or none.
+    """
+    events = candidates(of, here)
+    if not isinstance(of, Events) or not (newest_only or paired_in(of.where)):
+        return events
+    part = static_part(of.where)
+    events = [event for event in events if part is None or meets(part, here.inside(event))]
+    if len(events) <= PAIRED_EVENTS_MAX:
+        return events
+    times = sorted((event.timestamp for event in events), reverse=True)
+    return [event for event in events if event.timestamp > times[PAIRED_EVENTS_MAX]]
 
 
 def candidates(of: Events | Entities, here: Here) -> list[Occurred]:
@@ -286,7 +318,7 @@ def candidates(of: Events | Entities, here: Here) -> list[Occurred]:
 
 
 def wanted(of: Events | Entities, event: Occurred, here: Here) -> bool:
-    """Tell whether an event meets what is asked of it, its time aside."""
+    """Tell whether an event meets what is asked of it, its time aside; `here` is a place of `among`."""
     return of.where is None or meets(of.where, here.inside(event))
 
 

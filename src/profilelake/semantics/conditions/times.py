@@ -7,10 +7,12 @@ from profilelake.semantics.conditions.comparing import moment_of
 from profilelake.semantics.conditions.evaluate import (
     Here,
     Subject,
-    candidates,
+    among,
     elements,
     holds,
     in_window,
+    looked_at,
+    newest_only,
     value,
     wanted,
     worth,
@@ -62,6 +64,11 @@ def next_moment(root: Root, subject: Subject, at: int) -> int | None:
     here = Here(subject, at)
     moments = _of_reduction(root, here) if isinstance(root, Reduce) else _of_condition(root, here)
     return min((moment for moment in moments if moment > at), default=None)
+
+
+def next_moment_of_event(condition: Condition, here: Here) -> int | None:
+    """Return the first time at which any part of a condition on the event at hand may be worth something else."""
+    return min((moment for moment in _of_condition(condition, here) if moment > here.at), default=None)
 
 
 def _told(root: Root, subject: Subject, at: int) -> str:
@@ -116,12 +123,13 @@ def _of_date(how: Comparison, moment: int, span: int) -> Iterable[int]:
 
 def _of_reduction(reduce: Reduce, here: Here) -> Iterator[int]:
     of = reduce.of
-    events = candidates(of, here)
+    events = looked_at(of, here, newest_only=newest_only(reduce, here))
+    asking = among(of, here)
     later = any(event.timestamp > here.at for event in here.subject.events)
     # Nothing that follows an event is looked at in vain: there may be as many as events themselves.
     if of.where is not None and (later or not _stands(of.where)):
         for event in events:
-            yield from _of_condition(of.where, here.inside(event))
+            yield from _of_condition(of.where, asking.inside(event))
     if isinstance(of, Entities):
         return
     for event in here.subject.events:
@@ -131,7 +139,7 @@ def _of_reduction(reduce: Reduce, here: Here) -> Iterator[int]:
     # After a parent event time stands still: both have happened.
     if of.window is None or (isinstance(of.window, Within) and of.window.parent):
         return
-    events = [event for event in events if wanted(of, event, here)]
+    events = [event for event in events if wanted(of, event, asking)]
     if isinstance(of.window, Session):
         # The newest event alone decides when a session is over.
         events = in_window(of.window, events, here)[:1]
