@@ -3,15 +3,23 @@
 import ctypes
 import hashlib
 import os
-from collections.abc import Callable, Collection
+import threading
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final, Protocol
 
 from profilelake.errors import Corrupt, Unavailable
 
 CHUNK_BYTES: Final = 4 << 20
 _FOLDER: Final = "files"
 _UNFINISHED: Final = ".new"
+
+
+class Source(Protocol):
+    """What can be read from its beginning on."""
+
+    def read(self, size: int, /) -> bytes:
+        """Return up to `size` bytes, none at the end."""
 
 
 class Pool:
@@ -44,12 +52,22 @@ class Pool:
         if link:
             digest = hash_file(source, size)
             return digest, self._linked(source, digest, size)
-        unfinished = self._folder / f"{os.getpid()}{_UNFINISHED}"
         try:
-            digest = _copy(source, unfinished, size)
-            return digest, self._put(unfinished, digest, size)
+            with source.open("rb") as opened:
+                return self.receive(opened, size, str(source))
         except OSError as error:
             raise Unavailable(f"backing up {source}: {error}; see that there is room, then retry") from error
+
+    def receive(self, source: Source, size: int, name: str) -> tuple[str, bool]:
+        """Take `size` bytes of what is being read; return their SHA-256 and whether they are new.
+
+        Threads may do so side by side. Raises Unavailable where there are fewer, OSError as reading and writing do.
+        """
+        self._folder.mkdir(mode=0o700, exist_ok=True)
+        unfinished = self._folder / f"{os.getpid()}-{threading.get_ident()}{_UNFINISHED}"
+        try:
+            digest = _copy(source, unfinished, size, name)
+            return digest, self._put(unfinished, digest, size)
         finally:
             unfinished.unlink(missing_ok=True)
 
@@ -89,8 +107,23 @@ class Pool:
             Corrupt: it is not what its name says.
         """
         target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if _copy(self.path(sha256), target, size) != sha256:
-            raise Corrupt(f"restoring {target}: its content in {self.path(sha256)} is damaged")
+        with self.path(sha256).open("rb") as source:
+            if _copy(source, target, size, str(self.path(sha256))) != sha256:
+                raise Corrupt(f"restoring {target}: its content in {self.path(sha256)} is damaged")
+
+    def send(self, sha256: str, size: int, sink: BinaryIO) -> None:
+        """Write a content, checked once more on its way.
+
+        Raises:
+            Corrupt: it is not what its name says; whatever was written is none.
+        """
+        hasher = hashlib.sha256()
+        with self.path(sha256).open("rb") as source:
+            for data in _pieces(source, size, str(self.path(sha256))):
+                hasher.update(data)
+                sink.write(data)
+        if hasher.hexdigest() != sha256:
+            raise Corrupt(f"restoring: the content in {self.path(sha256)} is damaged")
 
     def sweep(self, kept: Collection[str]) -> int:
         """Remove the contents that are not among these, and what was left unfinished; return how many."""
@@ -140,29 +173,29 @@ def sync_file_system(folder: Path) -> None:
 def hash_file(path: Path, size: int) -> str:
     """Return the SHA-256 of the first `size` bytes. Raises Unavailable where there are fewer."""
     hasher = hashlib.sha256()
-    left = size
     with path.open("rb") as source:
-        while left:
-            data = source.read(min(left, CHUNK_BYTES))
-            if not data:
-                raise Unavailable(f"reading {path}: {left} bytes of {size} are missing")
+        for data in _pieces(source, size, str(path)):
             hasher.update(data)
-            left -= len(data)
     return hasher.hexdigest()
 
 
-def _copy(path: Path, target: Path, size: int) -> str:
+def _copy(source: Source, target: Path, size: int, name: str) -> str:
     hasher = hashlib.sha256()
-    left = size
     descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with path.open("rb") as source, os.fdopen(descriptor, "wb", buffering=0) as sink:
-        while left:
-            data = source.read(min(left, CHUNK_BYTES))
-            if not data:
-                raise Unavailable(f"copying {path}: {left} bytes of {size} are missing")
+    with os.fdopen(descriptor, "wb", buffering=0) as sink:
+        for data in _pieces(source, size, name):
             hasher.update(data)
             written = memoryview(data)
             while written:
                 written = written[sink.write(written) :]
-            left -= len(data)
     return hasher.hexdigest()
+
+
+def _pieces(source: Source, size: int, name: str) -> Iterator[bytes]:
+    left = size
+    while left:
+        data = source.read(min(left, CHUNK_BYTES))
+        if not data:
+            raise Unavailable(f"reading {name}: {left} bytes of {size} are missing")
+        yield data
+        left -= len(data)

@@ -2,7 +2,7 @@
 
 Who may send and read, and who is suppressed, is taken as it was last known, not as it was at the time of
 the backup: nobody comes back who asked to be left out since, and no token that was revoked. Tables are
-made to lie where they are now. The directory becomes one with the last step, so what was cut short is
+made to lie where settings say (`placing`). The directory becomes one with the last step, so what was cut short is
 never taken for a whole one.
 """
 
@@ -10,18 +10,19 @@ import os
 import secrets
 import shutil
 import sqlite3
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Final
 
+from profilelake.backup import placing
 from profilelake.backup.manifest import BackupPlace, Manifest, StoredFile
 from profilelake.backup.pool import Pool, sync_file_system
 from profilelake.directory_format import FORMAT, DirectoryFormat, write_format
 from profilelake.errors import Conflict, Corrupt, Invalid, NotFound, Unavailable
-from profilelake.lake.catalog import register_tables
-from profilelake.lake.relocate import relocate
+from profilelake.lake.files import is_remote, local_path
+from profilelake.lake.place import LakePlace
 from profilelake.ops.failpoints import reach
 from profilelake.settings import Layout
 from profilelake.workspaces.control import Control
@@ -46,12 +47,15 @@ class Options:
     id: str = ""
     key_from: Path | None = None
     control_from: Path | None = None
+    warehouse: str = ""
+    """Where tables are to lie, and (`catalog`) what is to know them, if not where the settings of the backup say."""
+    catalog: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Restored:
     """What was made. `suppressed` counts who is on the list; `suppressed_since` those the backup itself does
-    not know of, `control_from` where they are from."""
+    not know of, `control_from` where they are from. `to_write` are settings of `[lake]` that are still to be written."""
 
     id: str
     created_at: str
@@ -62,6 +66,9 @@ class Restored:
     suppressed: int
     suppressed_since: int
     control_from: str
+    warehouse: str
+    catalog: str
+    to_write: tuple[str, ...]
 
 
 def check(place: Path, id: str = "", report: Report = lambda _: None) -> tuple[str, Manifest]:
@@ -75,15 +82,19 @@ def check(place: Path, id: str = "", report: Report = lambda _: None) -> tuple[s
     kept_in.check()
     chosen, manifest = kept_in.load(id)
     report(f"checking {len(manifest.files)} files of backup {chosen}")
-    damaged = set(Pool(place).damaged({(file.sha256, file.bytes) for file in manifest.files}))
+    _refuse_damaged(kept_in, chosen, manifest.files)
+    return chosen, manifest
+
+
+def _refuse_damaged(kept_in: BackupPlace, chosen: str, files: Sequence[StoredFile]) -> None:
+    damaged = set(Pool(kept_in.path).damaged({(file.sha256, file.bytes) for file in files}))
     if damaged:
-        paths = [file.path for file in manifest.files if file.sha256 in damaged]
+        paths = [file.path for file in files if file.sha256 in damaged]
         raise Corrupt(
-            f"checking backup {chosen} in {place}: {len(paths)} of {len(manifest.files)} files are damaged or "
+            f"checking backup {chosen} in {kept_in.path}: {len(paths)} of {len(files)} files are damaged or "
             f"missing, {', '.join(paths[:3])} among them; restore another backup, there are "
             f"{', '.join(other for other in kept_in.ids() if other != chosen) or 'no others'}"
         )
-    return chosen, manifest
 
 
 def restore(place: Path, target: Layout, options: Options, report: Report = lambda _: None) -> Restored:
@@ -106,26 +117,40 @@ def restore(place: Path, target: Layout, options: Options, report: Report = lamb
         )
     key = _key_file(manifest, options.key_from)
     control, known_from = _newest_control(kept_in, options.control_from, manifest.key_fingerprint)
-    _check_room(target.directory, manifest)
-    places = [(file, _below(target.directory, file)) for file in manifest.files]
-    check(place, chosen, report)
-    report(f"copying {manifest.bytes():,} bytes to {target.directory}")
+    places = {file.path: _below(target.directory, file) for file in manifest.files}
     pool = Pool(place)
-    target.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    for path in (target.run, target.secrets):
-        path.mkdir(mode=0o700)
-    for file, path in places:
-        pool.give(file.sha256, file.bytes, path)
+    with _begun(target):
+        saying = [file for file in manifest.files if _says_where(file)]
+        _refuse_damaged(kept_in, chosen, saying)
+        for file in saying:
+            pool.give(file.sha256, file.bytes, places[file.path])
+        if key is not None:
+            _give_secrets(key, target)
+        lake = placing.place_for(target, os.environ, options.warehouse, options.catalog)
+        inside = placing.is_inside(target, lake)
+        _check_room(target.directory, manifest, lake, inside=inside)
+        if manifest.tables and not inside:
+            placing.refuse_taken(target, lake, manifest, chosen)
+        check(place, chosen, report)
+        if manifest.tables and not inside:
+            placing.claim(target, lake, chosen)
+    report(f"copying {manifest.bytes():,} bytes to {target.directory}")
+    for file in manifest.files:
+        if not _says_where(file) and (inside or not file.path.startswith(placing.TABLES)):
+            pool.give(file.sha256, file.bytes, places[file.path])
     reach("restore.copied")
-    if key is not None:
-        _give_secrets(key, target)
     suppressed = _suppressed(target.control)
     _replace_control(target, control, pool)
-    report(f"moving {len(manifest.tables)} tables")
-    _move_tables(target, manifest)
+    report(f"moving {len(manifest.tables)} tables to {lake.warehouse}")
+    if inside:
+        placing.place_inside(target, lake, manifest)
+    elif manifest.tables:
+        placing.place_elsewhere(pool, target, lake, manifest, chosen)
     reach("restore.moved")
     with Control.open(target.control, secrets.token_bytes) as database:
         database.bind_identifier_key(target.secrets)
+    if manifest.tables and not inside:
+        placing.release(target, lake)
     sync_file_system(target.directory)
     write_format(target.directory, DirectoryFormat(manifest.directory_format, None, "", manifest.program))
     reach("restore.done")
@@ -140,6 +165,9 @@ def restore(place: Path, target: Layout, options: Options, report: Report = lamb
         suppressed=len(now_suppressed),
         suppressed_since=len(now_suppressed - suppressed),
         control_from=known_from,
+        warehouse=lake.warehouse,
+        catalog=lake.catalog,
+        to_write=tuple(placing.settings_to_write(target, os.environ, lake)),
     )
 
 
@@ -151,11 +179,40 @@ def _check_target(directory: Path) -> None:
         )
 
 
-def _check_room(directory: Path, manifest: Manifest) -> None:
+@contextmanager
+def _begun(target: Layout) -> Iterator[None]:
+    """Make the folders of a directory; leave the place as empty as it was where that ends with an error."""
+    there = target.directory.exists()
+    target.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        for path in (target.run, target.secrets):
+            path.mkdir(mode=0o700)
+        yield
+    except BaseException:
+        for path in target.directory.iterdir():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        if not there:
+            target.directory.rmdir()
+        raise
+
+
+def _says_where(file: StoredFile) -> bool:
+    """Tell whether a file must be there before anybody knows, and can open, the place of the tables."""
+    return file.path in ("profilelake.toml", "credentials.json") or file.path.startswith("secrets/")
+
+
+def _check_room(directory: Path, manifest: Manifest, lake: LakePlace, *, inside: bool) -> None:
+    tables = sum(file.bytes for file in placing.files_of_tables(manifest))
+    _check_free(directory, manifest.bytes() - (0 if inside else tables))
+    if not inside and not is_remote(lake.warehouse):
+        _check_free(local_path(lake.warehouse), tables)
+
+
+def _check_free(directory: Path, size: int) -> None:
     there = directory.absolute()
     while not there.exists():
         there = there.parent
-    wanted, free = round(manifest.bytes() * ROOM_SHARE), shutil.disk_usage(there).free
+    wanted, free = round(size * ROOM_SHARE), shutil.disk_usage(there).free
     if free < wanted:
         raise Unavailable(
             f"restoring to {directory}: {wanted:,} bytes are needed, {free:,} are free; make room"
@@ -267,18 +324,3 @@ def _suppressed(control: Path) -> set[tuple[str, bytes]]:
             return set(database.execute("SELECT workspace, ident_id FROM suppressions"))
     except sqlite3.Error as error:
         raise Corrupt(f"reading the suppressions in {control}: {error}") from error
-
-
-# ---- tables ------------------------------------------------------------------------------------
-
-
-def _move_tables(target: Layout, manifest: Manifest) -> None:
-    if not manifest.tables:
-        return
-    moved = []
-    for table in manifest.tables:
-        place = Path(os.path.abspath(target.warehouse)) / table.namespace / table.name  # noqa: PTH100
-        file = target.directory / table.metadata_file
-        location = relocate(file, table.location, f"file://{place}", table.snapshots)
-        moved.append((table.namespace, table.name, location))
-    register_tables(target.catalog_uri, target.warehouse, moved)

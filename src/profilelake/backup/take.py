@@ -12,6 +12,7 @@ from typing import Final
 import profilelake
 from profilelake.backup import record
 from profilelake.backup.capture import Captured, Found, captured
+from profilelake.backup.fetching import Fetcher
 from profilelake.backup.manifest import FORMAT, MARKER, BackupPlace, Manifest, StoredFile, StoredTable
 from profilelake.backup.pool import Pool
 from profilelake.directory_format import FORMAT as DIRECTORY_FORMAT
@@ -23,6 +24,7 @@ from profilelake.workspaces.identifier_key import key_fingerprint
 LOCK: Final = "backup.lock"
 STAGING: Final = "backup"
 _MAKING: Final = "making"
+_NOTES: Final = "fetched.jsonl"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,21 +81,24 @@ def take(layout: Layout, place: Path, workspaces: Sequence[str], now: int, optio
                 "name another folder"
             )
         pool = Pool(place)
-        with captured(layout, layout.run / STAGING, place / _MAKING, workspaces) as found:
+        fetcher = Fetcher(pool, place / _NOTES, earlier)
+        with captured(layout, layout.run / STAGING, place / _MAKING, workspaces, fetcher.fetch) as found:
             stored, new_files, new_bytes = _store(pool, found, earlier, options)
+            stored += fetcher.stored(found.distant)
             pool.sync()
             reach("backup.stored")
             manifest = _manifest(layout, found, stored, now, fingerprint, options)
         id = kept_in.add(manifest)
         reach("backup.added")
+        fetcher.forget()
         removed = _thin_out(kept_in, pool, options.keep)
     _remember(layout, place, id, now, fingerprint, options)
     return Backup(
         id=id,
         files=len(manifest.files),
         bytes=manifest.bytes(),
-        new_files=new_files,
-        new_bytes=new_bytes,
+        new_files=new_files + fetcher.new_files,
+        new_bytes=new_bytes + fetcher.new_bytes,
         events=sum(manifest.accepted.values()),
         removed=tuple(removed),
     )
@@ -179,7 +184,7 @@ def _manifest(
                 namespace,
                 name,
                 table.location,
-                f"{layout.warehouse.name}/{namespace}/{name}/metadata/{table.metadata_file.name}",
+                f"{layout.warehouse.name}/{namespace}/{name}/{table.metadata_file.below}",
                 table.snapshots,
             )
             for namespace, name, table in found.tables

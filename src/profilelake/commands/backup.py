@@ -112,6 +112,18 @@ def restore(
             "newest backup in SRC says so.",
         ),
     ] = None,
+    warehouse: Annotated[
+        str,
+        typer.Option(
+            "--warehouse",
+            help="Where the tables are to lie, if not where the settings of the backup say: a folder, or "
+            "s3://bucket/prefix.",
+        ),
+    ] = "",
+    catalog: Annotated[
+        str,
+        typer.Option("--catalog", help="The catalog that is to know them, if not the one of these settings."),
+    ] = "",
     check_only: Annotated[
         bool, typer.Option("--check", help="Only check that every file of the backup is whole.")
     ] = False,
@@ -133,7 +145,9 @@ def restore(
         return
     if directory is None:
         raise Invalid("restoring: name the new data directory with --dir")
-    options = restoring.Options(id=id, key_from=key_from, control_from=control_from)
+    options = restoring.Options(
+        id=id, key_from=key_from, control_from=control_from, warehouse=warehouse, catalog=catalog
+    )
     made = restoring.restore(place, Layout(directory), options, report)
     if as_json:
         print_json(
@@ -147,6 +161,9 @@ def restore(
                 "suppressed": made.suppressed,
                 "suppressed_since": made.suppressed_since,
                 "control_from": made.control_from,
+                "warehouse": made.warehouse,
+                "catalog": made.catalog,
+                "to_write": list(made.to_write),
             }
         )
         return
@@ -155,4 +172,9 @@ def restore(
         f"suppressed are {made.suppressed:,} identifiers, {made.suppressed_since:,} of them since the backup; "
         f"who may send and read is as {made.control_from} knows it"
     )
+    if made.to_write:
+        print(
+            f"before it starts, write into [lake] of {directory / 'profilelake.toml'}: {'; '.join(made.to_write)}",
+            file=sys.stderr,
+        )
     print(f"check it: profilelake verify --dir {directory}", file=sys.stderr)

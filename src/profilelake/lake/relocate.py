@@ -12,7 +12,7 @@ from typing import Final
 
 from pyiceberg.avro.file import META_SCHEMA, AvroFile, AvroFileHeader, AvroOutputFile
 from pyiceberg.avro.resolver import construct_writer
-from pyiceberg.io import OutputFile
+from pyiceberg.io import InputFile, OutputFile
 from pyiceberg.typedef import Record
 
 from profilelake.errors import Corrupt
@@ -25,16 +25,23 @@ _DROPPED: Final = ("metadata-log", "statistics", "partition-statistics")
 Locate = Callable[[str], str]
 
 
-def relocate(metadata_file: Path, location: str, new_location: str, snapshots: Collection[int]) -> str:
+def relocate(
+    metadata_file: Path,
+    location: str,
+    new_location: str,
+    snapshots: Collection[int],
+    folder: Path | None = None,
+) -> str:
     """Let a copied table lie at `new_location`; return the location of its metadata file there.
 
-    `metadata_file` and all files it leads to are in their new places already, below `new_location` as they
-    were below `location`. Only the given snapshots stay.
+    `metadata_file` and all metadata it leads to are in their new places already, below `new_location` as they
+    were below `location`; or meanwhile below `folder`, whence they are to be brought there. Only the given
+    snapshots stay.
 
     Raises:
         Corrupt: a file is missing or not what it should be, or names one outside the table.
     """
-    io = StorageFileIO()
+    io = StorageFileIO() if folder is None else _Meanwhile(new_location, folder)
 
     def moved(old: str) -> str:
         if not old.startswith(location + "/"):
@@ -99,6 +106,23 @@ def _rewrite(io: StorageFileIO, place: str, change: Callable[[Record, dict[str, 
     with _SameHeader(io.new_output(place), source) as sink:
         for start in range(0, len(records), RECORDS_PER_BLOCK):
             sink.write_block(records[start : start + RECORDS_PER_BLOCK])
+
+
+class _Meanwhile(StorageFileIO):
+    """Files below a location that lie in a folder of this machine meanwhile."""
+
+    def __init__(self, location: str, folder: Path) -> None:
+        super().__init__()
+        self._location, self._folder = location, folder
+
+    def new_input(self, location: str) -> InputFile:
+        return super().new_input(self._path(location))
+
+    def new_output(self, location: str) -> OutputFile:
+        return super().new_output(self._path(location))
+
+    def _path(self, location: str) -> str:
+        return str(self._folder / location.removeprefix(f"{self._location}/"))
 
 
 class _SameHeader(AvroOutputFile[Record]):

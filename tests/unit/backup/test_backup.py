@@ -3,6 +3,7 @@
 import hashlib
 import json
 import sqlite3
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from profilelake.backup.pool import Pool
 from profilelake.backup.record import load
 from profilelake.errors import Conflict, Corrupt, NotFound, Unavailable
 from profilelake.lake.catalog import Lake
+from profilelake.lake.storage import Storage
 from profilelake.settings import Layout
 from profilelake.workspaces.control import Control
 from profilelake.workspaces.suppressions import Hashed
@@ -347,8 +349,12 @@ def test_a_lost_key_is_told(layout: Layout, tmp_path: Path) -> None:
 # ---- a directory at work -----------------------------------------------------------------------
 
 
+def no_fetch(storage: Storage, files: Sequence[capture.Distant]) -> None:
+    raise AssertionError(f"{len(files)} files of {storage.root}")
+
+
 def capture_of(layout: Layout, tmp_path: Path) -> capture.Captured:
-    with captured(layout, layout.run / "backup", tmp_path / "making", [WORKSPACE]) as found:
+    with captured(layout, layout.run / "backup", tmp_path / "making", [WORKSPACE], no_fetch) as found:
         return found
 
 

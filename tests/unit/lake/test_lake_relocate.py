@@ -42,15 +42,15 @@ def copy(lake: Lake, target: Path) -> list[tuple[str, str, str]]:
         table = reachable(location)
         place = target / "warehouse" / namespace / name
         for file in (table.metadata_file, *table.files):
-            to = place / file.relative_to(local_path(table.location))
+            to = place / file.below
             to.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(file, to)
+            shutil.copyfile(local_path(file.location), to)
         moved.append((namespace, name, move(table, place)))
     return moved
 
 
 def move(table: Reachable, place: Path) -> str:
-    file = place / "metadata" / table.metadata_file.name
+    file = place / table.metadata_file.below
     return relocate(file, table.location, f"file://{place}", table.snapshots)
 
 
@@ -114,13 +114,14 @@ def test_a_moved_on_or_damaged_table_is_told(tmp_path: Path) -> None:
     lake = lived_in(tmp_path / "here")
     location = lake.pointers()["ws_w", "visits"]
     table = reachable(location)
-    lists = [file for file in table.files if file.name.startswith("snap-")]
-    (manifest,) = [f for f in table.files if f.suffix == ".avro" and f not in lists][:1]
-    content = manifest.read_bytes()
-    manifest.write_bytes(content[: len(content) // 2])
+    lists = [file for file in table.files if Path(file.below).name.startswith("snap-")]
+    (manifest,) = [f for f in table.files if f.below.endswith(".avro") and f not in lists][:1]
+    path = local_path(manifest.location)
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
     with pytest.raises((Corrupt, Unavailable)):
         copy(open_lake(tmp_path / "here"), tmp_path / "there")
-    manifest.unlink()
+    path.unlink()
     with pytest.raises(Unavailable, match="it has moved on"):
         reachable(location)
     with pytest.raises(Unavailable, match="it has moved on"):
@@ -129,9 +130,16 @@ def test_a_moved_on_or_damaged_table_is_told(tmp_path: Path) -> None:
 
 def test_a_file_outside_of_the_table_is_refused(tmp_path: Path) -> None:
     lake = lived_in(tmp_path / "here")
-    table = reachable(lake.pointers()["ws_w", "visits"])
+    location = lake.pointers()["ws_w", "visits"]
+    table = reachable(location)
+    aside = tmp_path / "aside.metadata.json"
+    aside.write_bytes(local_path(location).read_bytes())
+    with pytest.raises(Conflict, match=r"table w.visits: .*aside.* lies outside of its folder"):
+        reachable(f"file://{aside}", name="w.visits")
     with pytest.raises(Corrupt, match="lies outside of it"):
-        relocate(table.metadata_file, "file:///elsewhere", "file:///there", table.snapshots)
+        relocate(
+            local_path(table.metadata_file.location), "file:///elsewhere", "file:///there", table.snapshots
+        )
 
 
 def test_a_table_is_registered_once_at_a_place(tmp_path: Path) -> None:
