@@ -1,7 +1,9 @@
 """The cases of `spec/identity` as tables of facts, for whatever resolves a whole lake."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import yaml
@@ -85,7 +87,11 @@ def check_by_plan(
         connection.register("identity_facts", tables["identity_facts"])
         held = standing_of(connection, told.rules)
     found = Rows(*planned(folder, fact_files(folder, tables), held, frozenset({WEB}), cutting, engine))
-    said = found.records(held)
+    check_against(found.records(held), told)
+
+
+def check_against(said: Mapping[str, Mapping[bytes, Any]], told: Written) -> None:
+    """The records of all collections are what the reference says of a case."""
     for collection, sightings in zip(
         COLLECTIONS, ([event.sighting for event in told.case.events], told.accounts), strict=True
     ):

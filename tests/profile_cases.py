@@ -6,9 +6,9 @@ order and backwards. Whatever is shown is named by an identifier of the profile.
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
+from itertools import groupby, zip_longest
 from pathlib import Path
 from typing import Any, Final
 from zlib import crc32
@@ -81,6 +81,13 @@ def cases(area: str) -> list[Case]:
             )
         )
     return found
+
+
+def by_policy() -> list[list[Case]]:
+    """Return all cases about account links, consent and traits, those of one policy together."""
+    every = [case for area in ("memberships", "consent", "traits") for case in cases(area)]
+    ordered = sorted(every, key=lambda case: case.policy)
+    return [list(group) for _, group in groupby(ordered, key=lambda case: case.policy)]
 
 
 def _message(event: Mapping[str, Any], number: int, prefix: str) -> Message:
@@ -271,10 +278,12 @@ def _seconds_of(at: int) -> int:
 # ---- the pipeline --------------------------------------------------------------------------------
 
 
-def by_pipeline(told: Sequence[Case], directory: Path) -> tuple[dict[str, Shown], dict[str, Shown]]:
+def by_pipeline(
+    told: Sequence[Case], directory: Path, rebuilt: Callable[[Desk], object] = Desk.rebuild
+) -> tuple[dict[str, Shown], dict[str, Shown]]:
     """Return what cases of one policy ask for, by name: told in order, and told backwards.
 
-    State and tables must agree, and hold what the facts in the lake say.
+    State and tables must agree, and hold what the facts in the lake say; `rebuilt` makes them again from those.
     """
     desk = Desk(directory, rules=RULES, consent_policy=told[0].policy)
     try:
@@ -284,7 +293,7 @@ def by_pipeline(told: Sequence[Case], directory: Path) -> tuple[dict[str, Shown]
             desk.apply([record for record in turn if record is not None])
         assert desk.verify() == []
         before = [_looked(desk, told, way) for way in (".", "-backwards.")]
-        desk.rebuild()
+        rebuilt(desk)
         assert [_looked(desk, told, way) for way in (".", "-backwards.")] == before
         return before[0], before[1]
     finally:

@@ -3,28 +3,22 @@
 import gzip
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
-from log_records import RECEIVED_AT, Row, by_landing, by_reference, record
+from event_cases import CASES as EVERY
+from event_cases import record_of
+from log_records import RECEIVED_AT, Row, by_landing, by_reference
 from profilelake.definitions.identity import parse
-from profilelake.eventlog import Flags, Kind, Record
+from profilelake.eventlog import Flags
 from profilelake.semantics.events import REASONS
 from profilelake.semantics.rules import IdentityRules, TypeRule, segment_defaults
 
-FILES = sorted((Path(__file__).parent / "events").glob("*.yaml"))
-CASES = [
-    pytest.param(case, id=f"{path.stem}-{case['about'].replace(' ', '_')}")
-    for path in FILES
-    for case in yaml.safe_load(path.read_text())["cases"]
-]
+CASES = [pytest.param(case, id=name) for name, case in EVERY.items()]
 KEYS = {
     "about", "path", "body", "hex", "repeat", "events", "request", "rules", "definitions", "scanned", "expected",
 }  # fmt: skip
-REQUEST = {"browser", "ip", "sent_at"}
 TIMES = ("received_at", "timestamp", "original_timestamp", "sent_at")
 _1970 = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -33,7 +27,7 @@ _1970 = datetime(1970, 1, 1, tzinfo=UTC)
 def test_case(case: dict[str, Any]) -> None:
     assert case.keys() <= KEYS
     rules = parse(case["definitions"]) if "definitions" in case else _rules(case.get("rules", {}))
-    given = _record(case)
+    given = record_of(case)
     events, failed = by_reference([given], rules)
     _check(case["expected"], events, failed)
     landed_events, landed_failed, parsed = by_landing([given], rules)
@@ -47,22 +41,6 @@ def test_case(case: dict[str, Any]) -> None:
 def test_every_reason_has_a_case() -> None:
     seen = {row["reason"] for case in CASES for row in case.values[0]["expected"] if "reason" in row}
     assert seen == REASONS.keys()
-
-
-def _record(case: dict[str, Any]) -> Record:
-    request = case.get("request", {})
-    assert request.keys() <= REQUEST
-    body = bytes.fromhex(case["hex"]) if "hex" in case else case["body"].encode()
-    for mark, (text, times) in case.get("repeat", {}).items():
-        body = body.replace(mark.encode(), text.encode() * times)
-    return record(
-        body,
-        kind=Kind[case.get("path", "batch").upper()],
-        events=case.get("events", len(case["expected"])),
-        flags=Flags.BROWSER if request.get("browser") else Flags.NONE,
-        ip=request.get("ip", ""),
-        sent_at=request.get("sent_at", ""),
-    )
 
 
 def _rules(given: dict[str, Any]) -> IdentityRules:

@@ -1,17 +1,13 @@
 """Every case about account links, consent and traits, on the plain reference and on the whole pipeline."""
 
-from itertools import groupby
 from pathlib import Path
 
 import pytest
 
-from profile_cases import Case, by_pipeline, by_reference, cases
+from profile_cases import Case, by_pipeline, by_policy, by_reference
 
-EVERY = [case for area in ("memberships", "consent", "traits") for case in cases(area)]
-BY_POLICY = [
-    list(group)
-    for _, group in groupby(sorted(EVERY, key=lambda case: case.policy), key=lambda case: case.policy)
-]
+BY_POLICY = by_policy()
+EVERY = [case for told in BY_POLICY for case in told]
 
 
 @pytest.mark.parametrize("case", EVERY, ids=lambda case: case.name)
