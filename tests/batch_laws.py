@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from condition_worlds import Defined, World, definitions, expected
 from profilelake.audiences import reading
 from profilelake.engines.engine import Engine
+from profilelake.plans import account_members, definition_inputs
 from profilelake.plans import definitions as plans
 from profilelake.semantics.definitions import Json
 from profilelake.traits.steps import planned
-from world_lakes import computed, open_lake, profile_id, write
+from world_lakes import account_id, computed, open_lake, profile_id, write
 
 
 @dataclass(frozen=True)
@@ -41,9 +42,9 @@ def bounds() -> st.SearchStrategy[Bounds]:
     return st.builds(Bounds, cuts, st.sampled_from((1, 3, 1000)), st.fixed_dictionaries(rows))
 
 
-def asked_of_events(most: int = 4) -> st.SearchStrategy[list[Defined]]:
-    """Return definitions of users that ask for no rows of entities: those are not in the lake."""
-    return definitions(most, accounts=False).filter(
+def asked_of_events(most: int = 4, *, accounts: bool = True) -> st.SearchStrategy[list[Defined]]:
+    """Return definitions that ask for no rows of entities: those are not in the lake."""
+    return definitions(most, accounts=accounts).filter(
         lambda made: all("entity(" not in one.definition.query for one in made)
     )
 
@@ -55,14 +56,18 @@ def the_whole_lake_gives_the_answers_of_the_reference(
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         patch.setattr(reading, "SLICE_EVENTS", cut.slice_events)
         for name, bound in cut.rows.items():
-            patch.setattr(plans, name, bound)
+            for module in (plans, definition_inputs, account_members):
+                if hasattr(module, name):
+                    patch.setattr(module, name, bound)
         lake = open_lake(Path(folder))
         write(lake, world, [place for place in cut.cuts if place < len(world.calls)])
         found = computed(lake, planned({one.definition.key: one.held() for one in made}), at, engine)
         lake.close()
-    ids = [profile_id(person) for person in world.people]
+    people = [profile_id(person) for person in world.people]
+    accounts = [account_id(number) for number in range(len(world.accounts))]
     for one in made:
         key = one.definition.key
+        ids = people if one.definition.target == "users" else accounts
         told = zip(ids, wanted[key], strict=True)
         rows = found[key].to_pydict()
         got = {id: json.loads(value) for id, value in zip(rows["profile_id"], rows["value"], strict=True)}

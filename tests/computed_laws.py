@@ -201,7 +201,7 @@ def live_says_what_the_reference_says(steps: Sequence[Step]) -> None:
         for step in steps:
             lived.at += step.pause
             note(f"{format_time(lived.at)} {step.what} {step.told}")
-            _take(lived, step)
+            take(lived, step)
             desk.tick(lived.at)
             check(desk)
         lived.at += 1
@@ -224,7 +224,7 @@ def a_whole_life_of_definitions(steps: Sequence[Step], data: st.DataObject) -> N
         for step in steps:
             lived.at += step.pause
             note(f"{format_time(lived.at)} {step.what} {step.told}")
-            _take(lived, step)
+            take(lived, step)
             desk.tick(lived.at)
             between = data.draw(st.sampled_from(("", "", "publish", "tend", "rebuild", "rebuild by plan")))
             note(between)
@@ -234,12 +234,12 @@ def a_whole_life_of_definitions(steps: Sequence[Step], data: st.DataObject) -> N
         lived.at = desk.now + SECOND
         desk.settle(lived.at)
         found, plan = reference(desk)
-        assert {place: _canonical(text) for place, text in desk.values().items()} == found
+        assert {place: canonical_text(text) for place, text in desk.values().items()} == found
         assert desk.verify() == []
         event(f"definitions: {len(plan)}, values: {len(found)}")
         desk.rebuild()
         desk.settle(desk.applied().watermark)
-        assert {place: _canonical(text) for place, text in desk.values().items()} == reference(desk)[0]
+        assert {place: canonical_text(text) for place, text in desk.values().items()} == reference(desk)[0]
         assert desk.changes() == []
         assert desk.verify() == []
 
@@ -258,7 +258,7 @@ def check(desk: Desk) -> None:
     found = desk.values()
     wanted, plan = reference(desk)
     settled = {key for key in statuses if _settled(key, statuses, plan)}
-    mine = {place: _canonical(text) for place, text in found.items() if place[0] in settled}
+    mine = {place: canonical_text(text) for place, text in found.items() if place[0] in settled}
     assert mine == {place: text for place, text in wanted.items() if place[0] in settled}
     assert folded(desk, found) == found
 
@@ -319,7 +319,8 @@ def reference(desk: Desk) -> tuple[dict[tuple[str, str], str], Mapping[str, Plan
     return found, plan
 
 
-def _take(lived: Life, step: Step) -> None:
+def take(lived: Life, step: Step) -> None:
+    """Let one thing happen."""
     desk, log, at = lived.desk, lived.log, lived.at
     match step.what:
         case "events":
@@ -410,5 +411,6 @@ def _text(planned: Planned, answer: Json) -> str | None:
     return None if answer is None or (counted and answer == 0) else canonical(answer)
 
 
-def _canonical(text: str) -> str:
+def canonical_text(text: str) -> str:
+    """Return JSON text as the reference writes it."""
     return canonical(json.loads(text))

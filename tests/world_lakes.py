@@ -8,21 +8,25 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from condition_worlds import Person, World, events_table, set_id
+from condition_worlds import Account, Person, World, events_table, position, set_id
 from profilelake.engines.embedded import EmbeddedEngine
 from profilelake.engines.engine import Engine
 from profilelake.engines.jobs import FOLDER
-from profilelake.identity.tables import SET_MAP
+from profilelake.identity.facts import Leave, encode
+from profilelake.identity.tables import IDENTITY_FACTS, IDENTITY_MAP, SET_MAP
 from profilelake.lake.catalog import Lake
 from profilelake.lake.progress import Progress
 from profilelake.lake.tables import TableDef
 from profilelake.landing.tables import EVENTS
 from profilelake.plans import definitions
-from profilelake.profiles.tables import PROFILES
+from profilelake.profiles.tables import ACCOUNT_LINKS, PROFILES
 from profilelake.semantics.identifiers import public_id
 from profilelake.traits.steps import Plan
 
 WORKSPACE: Final = "default"
+ACCOUNT_SETS: Final = 1 << 32
+"""Numbers of the sets of accounts begin here."""
+_AT: Final = 1_770_000_000_000_000
 
 
 def open_lake(directory: Path) -> Lake:
@@ -35,6 +39,11 @@ def profile_id(person: Person) -> str:
     return public_id("users", set_id(person.sets[0]))
 
 
+def account_id(number: int) -> str:
+    """Return the id of an account of the world, by its place there."""
+    return public_id("accounts", set_id(ACCOUNT_SETS + 2 * number))
+
+
 def write(lake: Lake, world: World, cuts: Sequence[int] = ()) -> None:
     """Write what happened, in as many commits as `cuts` make of it, and who is who."""
     ends = sorted({*cuts, len(world.calls)})
@@ -42,23 +51,86 @@ def write(lake: Lake, world: World, cuts: Sequence[int] = ()) -> None:
     for number, (start, stop) in enumerate(zip([0, *ends[:-1]], ends, strict=True), 1):
         table.append(events_table(world.calls[start:stop]), Progress("0", number), always=True)
     of_sets: list[dict[str, Any]] = []
-    of_people: list[dict[str, Any]] = []
+    of_profiles: list[dict[str, Any]] = []
+    of_idents: list[dict[str, Any]] = []
     for person in world.people:
         mine = profile_id(person)
         of_sets += [{"set_id": set_id(one), "profile_id": mine} for one in person.sets]
-        identifiers = {type: ["x"] for type in sorted(person.identifier_types)}
-        of_people.append(
+        of_profiles.append(_profile(mine, person, set_id(person.sets[0])))
+        of_idents.append({"ident_id": set_id(person.sets[0]), "profile_id": mine})
+    for number, account in enumerate(world.accounts):
+        mine, sets = account_id(number), _account_sets(number)
+        of_sets += [{"set_id": one, "profile_id": mine, "collection": "accounts"} for one in sets]
+        of_profiles.append(_profile(mine, account, sets[0]))
+        of_idents.append({"ident_id": sets[0], "profile_id": mine, "collection": "accounts"})
+    replace(lake, SET_MAP, of_sets)
+    replace(lake, PROFILES, of_profiles)
+    replace(lake, IDENTITY_MAP, of_idents)
+    _write_members(lake, world)
+
+
+def _write_members(lake: Lake, world: World) -> None:
+    """Write who belongs to accounts: some never left, some came back, and all others were there and left.
+
+    One call of those who left is there twice, as its first copy came from before that.
+    """
+    links: list[dict[str, Any]] = []
+    left: list[tuple[bytes, Leave]] = []
+
+    def seen(person: Person, number: int, at: int, message: str) -> None:
+        links.append(
             {
-                "profile_id": mine,
-                "identifiers": json.dumps(identifiers),
-                "traits": json.dumps(
-                    {key: value for key, value in person.traits.items() if value is not None}
-                ),
-                "slot": int.from_bytes(set_id(person.sets[0])[:2], "big"),
+                # Copies of a call are of the same sets.
+                "set_id": set_id(person.sets[len(message) % len(person.sets)]),
+                "account_set_id": _account_sets(number)[len(message) % 2],
+                "position": position(at),
+                "message_id": message,
             }
         )
-    replace(lake, SET_MAP, of_sets)
-    replace(lake, PROFILES, of_people)
+
+    def leaves(person: Person, number: int, at: int, *, gone: bool = True) -> None:
+        user, account = set_id(person.sets[0]).hex(), _account_sets(number)[0].hex()
+        left.append((position(at), Leave(by="test", user=user, account=account, left=gone)))
+
+    for number, account in enumerate(world.accounts):
+        for who, person in enumerate(world.people):
+            seen(person, number, 1, "first")
+            if who not in account.users:
+                seen(person, number, 2, "again")
+                leaves(person, number, 4)
+                seen(person, number, 6, "again")
+                seen(person, number, 3, "by another device")
+            elif who % 3 == 1:
+                leaves(person, number, 4)
+                seen(person, number, 5, "back")
+            elif who % 3 == 2:
+                leaves(person, number, 4)
+                leaves(person, number, 5, gone=False)
+    facts = [
+        {"position": at, "decision": "leave", "by": "test", "fact": encode(fact).decode()}
+        for at, fact in left
+    ]
+    for definition, rows in ((ACCOUNT_LINKS, links), (IDENTITY_FACTS, facts)):
+        half = len(rows) // 2
+        for commit, part in enumerate((rows[:half], rows[half:]), 1):
+            lake.table(WORKSPACE, definition).append(
+                _full(definition, part), Progress("0", commit), always=True
+            )
+
+
+def _account_sets(number: int) -> tuple[bytes, bytes]:
+    return set_id(ACCOUNT_SETS + 2 * number), set_id(ACCOUNT_SETS + 2 * number + 1)
+
+
+def _profile(id: str, of: Person | Account, founded_by: bytes) -> dict[str, Any]:
+    types = of.identifier_types if isinstance(of, Person) else ("group_id",)
+    return {
+        "profile_id": id,
+        "collection": "users" if isinstance(of, Person) else "accounts",
+        "identifiers": json.dumps({type: ["x"] for type in sorted(types)}),
+        "traits": json.dumps({key: value for key, value in of.traits.items() if value is not None}),
+        "slot": int.from_bytes(founded_by[:2], "big"),
+    }
 
 
 def computed(lake: Lake, plan: Plan, at: int, engine: Engine | None = None) -> Mapping[str, pa.Table]:
@@ -76,20 +148,14 @@ def computed(lake: Lake, plan: Plan, at: int, engine: Engine | None = None) -> M
 
 def replace(lake: Lake, definition: TableDef, rows: Sequence[dict[str, Any]]) -> None:
     """Make rows the whole of a current table; columns they leave out have some value."""
+    lake.current_table(WORKSPACE, definition).replace(_full(definition, rows), Progress("0", 1))
+
+
+def _full(definition: TableDef, rows: Sequence[dict[str, Any]]) -> pa.Table:
     schema = definition.schema()
-    usual: dict[pa.DataType, object] = {pa.int32(): 0, pa.int64(): 0, pa.string(): ""}
-    full = [
-        {
-            field.name: {
-                "collection": "users",
-                **{f.name: usual.get(f.type, 0) for f in schema if not f.nullable},
-                **row,
-            }.get(field.name)
-            for field in schema
-        }
-        | {"collection": "users"}
-        for row in rows
-    ]
-    lake.current_table(WORKSPACE, definition).replace(
-        pa.Table.from_pylist(full, schema=schema), Progress("0", 1)
-    )
+    usual: dict[pa.DataType, object] = {
+        pa.int32(): 0, pa.int64(): 0, pa.string(): "", pa.timestamp("us", tz="UTC"): _AT
+    }  # fmt: skip
+    base = {field.name: None if field.nullable else usual.get(field.type, 0) for field in schema}
+    base |= {"collection": "users"} if "collection" in base else {}
+    return pa.Table.from_pylist([{**base, **row} for row in rows], schema=schema)

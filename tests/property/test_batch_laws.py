@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 
+from account_laws import the_lake_gives_what_is_live
 from batch_laws import Bounds, asked_of_events, bounds, the_whole_lake_gives_the_answers_of_the_reference
+from computed_laws import Step, lives
 from condition_worlds import Defined, World, definitions, histories, moments
 from profilelake.audiences import reading
 from profilelake.audiences.preview import needed, preview
@@ -25,8 +27,14 @@ def test_the_whole_lake_gives_the_answers_of_the_reference(
     the_whole_lake_gives_the_answers_of_the_reference(world, made, at, cut)
 
 
+@settings(deadline=None, max_examples=4)
+@given(lives())
+def test_the_lake_gives_what_is_live_of_people_and_accounts(steps: list[Step]) -> None:
+    the_lake_gives_what_is_live(steps)
+
+
 @settings(deadline=None, max_examples=5)
-@given(histories(16), asked_of_events(), moments())
+@given(histories(16), asked_of_events(accounts=False), moments())
 def test_a_preview_of_few_profiles_is_what_is_computed(world: World, made: list[Defined], at: int) -> None:
     held = {one.definition.key: one.held() for one in made}
     last = made[-1].definition
@@ -49,8 +57,11 @@ def test_a_preview_of_few_profiles_is_what_is_computed(world: World, made: list[
 def test_cut_short_and_called_again_on_a_larger_engine_it_gives_the_same(
     world: World, made: list[Defined], at: int
 ) -> None:
+    about_accounts = any(one.definition.target == "accounts" for one in made)
+    last = "job.people.done" if about_accounts else "job.fold.done"
+
     def dies(place: str) -> None:
-        if place == "job.fold.done":
+        if place == last:
             raise KeyboardInterrupt
 
     asked = plans.Asked(planned({one.definition.key: one.held() for one in made}), at)

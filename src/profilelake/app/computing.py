@@ -29,6 +29,8 @@ class Counts:
 
     at: int
     profiles: int
+    """People; `accounts` is 0 where no definition was about any."""
+    accounts: int
     events: int
     found: Mapping[str, int]
     left_out: Mapping[str, str]
@@ -70,7 +72,7 @@ def compute_over_lake(
             job.finish()
     finally:
         engine.close()
-    return Counts(at, computed.profiles, computed.events, found, left_out)
+    return Counts(at, computed.profiles, computed.accounts, computed.events, found, left_out)
 
 
 def _chosen(held: Mapping[str, Held], keys: Sequence[str]) -> tuple[Plan, Mapping[str, str]]:
@@ -98,8 +100,6 @@ def _online_only(
     one: Planned, held: Mapping[str, Held], known: Mapping[str, Planned], reasons: Mapping[str, str]
 ) -> str:
     """Return why a definition cannot be computed from the tables, nothing where it can; those it reads come before it."""
-    if one.held.definition.target != "users":
-        return "it is about accounts, which are computed online only"
     if one.entities:
         return f"it asks for rows of {', '.join(sorted(one.entities))}, which only live computing sees"
     if reads := sorted(key for key in one.reads if key in reasons or (key in held and key not in known)):

@@ -1,4 +1,4 @@
-"""Profiles of the published tables as the columns that answers are worked out from."""
+"""Profiles of the published tables, people and accounts, as the columns that answers are worked out from."""
 
 from collections.abc import Iterable, Sequence
 
@@ -8,14 +8,15 @@ import pyarrow.compute as pc
 
 from profilelake.kernels import siphash
 from profilelake.semantics.conditions.tree import Path
+from profilelake.semantics.rules import Collection
 from profilelake.traits.columns import Bools, Int64s, Subjects
 from profilelake.traits.found import Column, Texts
 from profilelake.traits.steps import Plan
 
 
-def traits_read(plan: Plan) -> list[str]:
-    """Return the traits that definitions read and that none of them gives."""
-    given = {planned.held.definition.key for planned in plan}
+def traits_read(plan: Plan, of: Collection = "users") -> list[str]:
+    """Return the traits that definitions read of people, or of accounts, and that none about them gives."""
+    given = {planned.held.definition.key for planned in plan if planned.held.definition.target == of}
     return sorted({key for planned in plan for key in planned.reads} - given)
 
 
@@ -36,6 +37,30 @@ def subjects(profiles: pa.Table, sets: pa.Table, plan: Plan) -> Subjects:
         set_owner=owners,
         traits=members(profiles.column("traits"), traits_read(plan)),
         identifier_types=has(profiles.column("identifiers"), types_asked(plan)),
+    )
+
+
+def accounts_of(
+    accounts: pa.Table, users: pa.Table, sets: pa.Table, linked: pa.Table, plan: Plan
+) -> Subjects:
+    """Return accounts (`profile_id`, `traits`), numbered as their rows are, with the people who belong to them.
+
+    `users` and `sets` are these people as `subjects` takes them, `linked` has each person (`profile_id`) and
+    account (`account_id`) that belong together once; other people and other accounts are passed over.
+    """
+    ids = accounts.column("profile_id").combine_chunks()
+    people = users.column("profile_id").combine_chunks()
+    account = pc.fill_null(pc.index_in(linked.column("account_id"), value_set=ids), -1).to_numpy()
+    user = pc.fill_null(pc.index_in(linked.column("profile_id"), value_set=people), -1).to_numpy()
+    pairs = np.column_stack([account, user]).astype(np.int64)
+    return Subjects(
+        count=accounts.num_rows,
+        # What happened hangs on sets of people.
+        set_keys=np.zeros((0, 2), dtype=np.uint64),
+        set_owner=np.zeros(0, dtype=np.int64),
+        traits=members(accounts.column("traits"), traits_read(plan, "accounts")),
+        users=subjects(users, sets, plan),
+        user_accounts=pairs[(pairs >= 0).all(axis=1)],
     )
 
 

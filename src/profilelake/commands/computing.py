@@ -45,10 +45,17 @@ def compute_definitions(
         print(f"left out {key}: {reason}", file=sys.stderr)
     if as_json:
         print_json(
-            {"at": found.at, "profiles": found.profiles, "events": found.events, "values": found.found}
+            {
+                "at": found.at,
+                "profiles": found.profiles,
+                "accounts": found.accounts,
+                "events": found.events,
+                "values": found.found,
+            }
         )
         return
-    print(f"{found.events:,} events and {found.profiles:,} people", file=sys.stderr)
+    accounts = f", {found.accounts:,} accounts" if found.accounts else ""
+    print(f"{found.events:,} events and {found.profiles:,} people{accounts}", file=sys.stderr)
     print_rows([{"key": key, "profiles": f"{count:,}"} for key, count in sorted(found.found.items())])
 
 

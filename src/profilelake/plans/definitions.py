@@ -2,14 +2,13 @@
 
 The same folding and the same answers as online; only where events and profiles come from differs. The events
 that matter are brought together by profile and folded there. Where so many sets exist that no task can look up
-whose they are, events are brought together by set first, and what they come to goes on to the profile.
+whose they are, events are brought together by set first, and what they come to goes on to the profile. Where
+definitions are about accounts, what people did goes on from there to the accounts that they belong to.
 """
 
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Final, Literal
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
 
 import duckdb
 import msgspec
@@ -17,32 +16,35 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from profilelake.audiences.people import subjects, traits_read, types_asked
-from profilelake.audiences.reading import (
-    FOLDED,
-    MEMORY_LIMIT,
-    PART_ROWS,
-    WANTED,
-    Wanted,
-    event_schema,
-    in_parts,
-    slices_for,
-    told,
-)
+from profilelake.audiences.people import accounts_of, subjects
+from profilelake.audiences.reading import FOLDED, PART_ROWS, Wanted, event_schema, in_parts, slices_for
 from profilelake.engines.engine import Cut, Engine, PartNumbers
 from profilelake.engines.jobs import Job
 from profilelake.engines.kept import KeptFile, keep, read_kept
 from profilelake.engines.keys import parts_by_id, power_of_two
 from profilelake.errors import Invalid
-from profilelake.identity.tables import SET_MAP
 from profilelake.kernels import siphash
 from profilelake.kernels.slots import slots_of
-from profilelake.lake import reading, sql
 from profilelake.lake.catalog import Lake
 from profilelake.lake.storage import Storage
-from profilelake.landing.tables import EVENTS
-from profilelake.profiles.tables import PROFILES
+from profilelake.plans.account_members import MEMBERS, account_members
+from profilelake.plans.definition_inputs import (
+    CUT_ROWS,
+    UNIT_ROWS,
+    AccountInputs,
+    Counts,
+    Input,
+    Inputs,
+    Unit,
+    batches,
+    kept_units,
+    opened,
+    part_of_profile,
+    units,
+)
+from profilelake.semantics.definitions import Target
 from profilelake.traits.answers import answers
+from profilelake.traits.columns import Subjects
 from profilelake.traits.fold import fold
 from profilelake.traits.merging import merged, ranked
 from profilelake.traits.partials import Partials, numbered
@@ -52,18 +54,11 @@ from profilelake.traits.steps import Plan
 KIND: Final = "definitions"
 VALUES: Final = pa.schema([("profile_id", pa.string()), ("value", pa.string())])
 """What a definition is worth for the profiles that have a value, as JSON."""
-UNIT_ROWS: Final = 4_000_000
-"""Events in the files that one task reads, about."""
-UNITS_PER_TASK: Final = 2
-"""At least so many units of events for each task that runs at the same time, as they are not equally dear."""
 SETS_JOINED_MAX: Final = 1 << 22
 """Sets among which every task may look up the owners of events by itself: about 250 MB."""
-CUT_ROWS: Final = 1 << 18
-"""Rows that a task has in memory at once while it spreads them."""
 BUSY_EVENTS: Final = 1 << 12
 """A set with more events among `CUT_ROWS` is folded before it is sent on, so that no part is much larger than another."""
 
-_Input = Literal["events", "shipped", "sets", "profiles"]
 _EVENTS: Final = event_schema()
 _SETS: Final = pa.schema([("set_id", pa.binary(16)), ("profile_id", pa.string())])
 _OWNED: Final = pa.schema([*_SETS, ("part", pa.int32())])
@@ -71,6 +66,13 @@ _PROFILES: Final = pa.schema(
     [("profile_id", pa.string()), ("identifiers", pa.string()), ("traits", pa.string())]
 )
 _SENT: Final = pa.schema([*SHIPPED, ("part", pa.int32())])
+_OF_PEOPLE: Final = {"events": _EVENTS, "shipped": SHIPPED, "sets": _SETS, "profiles": _PROFILES}
+"""What is brought together by person."""
+_LINKED: Final = pa.schema([MEMBERS.field("profile_id"), MEMBERS.field("account_id")])
+_OF_ACCOUNTS: Final = {
+    "accounts": _PROFILES, "members": _LINKED, "profiles": _PROFILES, "sets": _SETS, "shipped": SHIPPED
+}  # fmt: skip
+"""What is brought together by account; `profiles` and the others are of people."""
 _COLUMN: Final = "value of "
 """Before the key of a definition in the columns of kept files."""
 _encode: Final = msgspec.msgpack.Encoder().encode
@@ -93,11 +95,6 @@ class Asked:
         """Return this. Raises `Invalid` where a definition can be computed online only."""
         for planned in self.plan:
             key = planned.held.definition.key
-            if planned.held.definition.target != "users":
-                raise Invalid(
-                    f"computing {key!r} over the lake: it is about accounts; "
-                    "only definitions about users are computed this way"
-                )
             if planned.entities:
                 raise Invalid(
                     f"computing {key!r} over the lake: it asks for rows of {', '.join(sorted(planned.entities))};"
@@ -116,25 +113,53 @@ class Asked:
         steps = numbered(self.plan)
         return merged([fold(part.cast(_EVENTS), steps, at=self.at) for part in parts])
 
+    def answered(self, ids: pa.ChunkedArray, partials: Partials, of: Subjects) -> pa.Table:
+        """Return what definitions are worth for some profiles: a row each, a column for each definition about these."""
+        numbers = {step.step.digest: step.number for step in numbered(self.plan)}
+        found = answers(self.plan, numbers, partials, of, self.at)
+        columns = {_COLUMN + key: answer.values for key, answer in found.items()}
+        return pa.table({"profile_id": ids, **columns})
+
+    def keys(self, of: Target) -> tuple[str, ...]:
+        """Return the keys of the definitions about people, or about accounts."""
+        return tuple(
+            planned.held.definition.key for planned in self.plan if planned.held.definition.target == of
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """What the definitions about one collection are worth, in files: all values of a profile lie in one of them."""
+
+    keys: tuple[str, ...]
+    files: tuple[KeptFile, ...]
+
 
 @dataclass(frozen=True, slots=True)
 class Computed:
-    """What definitions are worth, in files of a job: all values of a profile lie in one of them."""
+    """What definitions are worth, in files of a job."""
 
     storage: Storage
-    files: tuple[KeptFile, ...]
-    keys: tuple[str, ...]
+    answered: tuple[Answered, ...]
     profiles: int
+    """How many people there are."""
+    accounts: int
+    """How many accounts, 0 where none were looked at."""
     events: int
     """How many events could matter."""
 
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The definitions that were computed."""
+        return tuple(key for answered in self.answered for key in answered.keys)
+
     def slices(self, keys: Sequence[str] | None = None) -> Iterator[Mapping[str, pa.Table]]:
         """Yield by key `profile_id` and `value` of the profiles that have one, some profiles at a time."""
-        chosen = self.keys if keys is None else tuple(keys)
-        names = {key: _COLUMN + key for key in chosen}
-        for file in self.files:
-            for rows in read_kept(self.storage, file, ["profile_id", *names.values()]):
-                yield {key: _with_value(rows, column) for key, column in names.items()}
+        for answered in self.answered:
+            names = {key: _COLUMN + key for key in answered.keys if keys is None or key in keys}
+            for file in answered.files if names else ():
+                for rows in read_kept(self.storage, file, ["profile_id", *names.values()]):
+                    yield {key: _with_value(rows, column) for key, column in names.items()}
 
     def values(self) -> Mapping[str, pa.Table]:
         """Return all of them by key: for who knows that they fit into memory."""
@@ -157,155 +182,115 @@ def compute(
     Asked again about the same tables the job goes on where it was. Its files lie on the storage of the lake.
 
     Raises:
-        Invalid: a definition is about accounts, in SQL, or asks for rows of entities.
+        Invalid: a definition is in SQL, or asks for rows of entities; too many decisions to leave accounts hold.
         Unavailable: memory or disk is full, the cluster does not answer, or the tables change faster than they are read.
         Corrupt: a file of a table is missing or damaged.
     """
     storage = lake.storage
-    inputs = _Inputs.of(lake, workspace, asked.checked(), storage, engine.tasks)
+    wanted = asked.checked().wanted()
+    inputs = Inputs.of(lake, workspace, asked.plan, wanted, engine.tasks)
     # How many tasks there are says how events are cut into units, and what is remembered goes by these.
     named = [workspace, inputs.snapshots, engine.tasks, duckdb.__version__, _said(asked)]
     job = Job(storage, KIND, named, report)
-    wanted = asked.wanted()
-    counts = job.step("count", lambda: engine.each("count", inputs.counted(), _Count(storage, wanted)))
-    told_of = [msgspec.msgpack.decode(counts[number], type=int) for number in range(len(counts))]
-    events, profiles = sum(told_of[: len(inputs.events)]), told_of[-2]
-    sets = told_of[-1]
-    parts = slices_for(events, profiles)
-    of_profiles = [*_units("sets", inputs.sets), *_units("profiles", inputs.profiles)]
-    if sets <= SETS_JOINED_MAX:
-        units = [*_units("events", inputs.events), *of_profiles]
-        source: _Input = "events"
-    else:
-        of_sets = power_of_two(events / UNIT_ROWS * 16)
-        by_set = _BySet(storage, wanted, asked, of_sets, parts)
-        first = job.step(
-            "fold",
-            lambda: engine.spread(
-                "fold",
-                [*_units("events", inputs.events), *_units("sets", inputs.sets)],
-                by_set,
-                {"events": _EVENTS, "shipped": SHIPPED, "sets": _OWNED},
-                of_sets,
-                _FoldSets(storage, job.folder("fold"), asked),
-            ),
+    counted = job.step("count", lambda: engine.each("count", inputs.counted(), _Count(storage, wanted)))
+    told_of = [msgspec.msgpack.decode(counted[number], type=int) for number in range(len(counted))]
+    counts = Counts.of(inputs, told_of)
+    parts = slices_for(counts.events, counts.profiles)
+    by_profile = _ByProfile(storage, wanted, asked, inputs.all_sets, parts)
+    happened = units("events", inputs.events)
+    if counts.sets > SETS_JOINED_MAX:
+        happened = kept_units("shipped", _folded(engine, job, inputs, asked, counts, parts))
+        by_profile = replace(by_profile, all_sets="")
+    of_people = [*happened, *units("sets", inputs.sets), *units("profiles", inputs.profiles)]
+    answer = _Answer(storage, job.folder("answer"), asked)
+    if inputs.accounts is None:
+        found = job.step(
+            "answer", lambda: engine.spread("answer", of_people, by_profile, _OF_PEOPLE, parts, answer)
         )
-        units = [*_kept_units(first), *of_profiles]
-        source = "shipped"
-    by_profile = _ByProfile(storage, wanted, asked, inputs.all_sets if source == "events" else "", parts)
-    answered = job.step(
-        "answer",
+        answered = [Answered(asked.keys("users"), _files(found.values()))]
+    else:
+        answered = _with_accounts(engine, job, inputs, inputs.accounts, counts, of_people, by_profile, answer)
+    return job, Computed(storage, tuple(answered), counts.profiles, counts.accounts, counts.events)
+
+
+def _folded(
+    engine: Engine, job: Job, inputs: Inputs, asked: Asked, counts: Counts, parts: int
+) -> tuple[KeptFile, ...]:
+    """Return files of what the events of each set come to, with the part that its profile is in."""
+    of_sets = power_of_two(counts.events / UNIT_ROWS * 16)
+    folded = job.step(
+        "fold",
         lambda: engine.spread(
-            "answer",
-            units,
-            by_profile,
-            {"events": _EVENTS, "shipped": SHIPPED, "sets": _SETS, "profiles": _PROFILES},
-            parts,
-            _Answer(storage, job.folder("answer"), asked),
+            "fold",
+            [*units("events", inputs.events), *units("sets", inputs.sets)],
+            _BySet(job.storage, asked.wanted(), asked, of_sets, parts),
+            {"events": _EVENTS, "shipped": SHIPPED, "sets": _OWNED},
+            of_sets,
+            _FoldSets(job.storage, job.folder("fold"), asked),
         ),
     )
-    files = tuple(file for body in answered.values() for file in _decode_files(body))
-    keys = tuple(planned.held.definition.key for planned in asked.plan)
-    return job, Computed(storage, files, keys, profiles, events)
+    return _files(folded.values())
 
 
-# ---- what is read ------------------------------------------------------------------------------
+def _with_accounts(
+    engine: Engine,
+    job: Job,
+    inputs: Inputs,
+    of: AccountInputs,
+    counts: Counts,
+    of_people: Sequence[Unit],
+    by_profile: "_ByProfile",
+    answer: "_Answer",
+) -> list[Answered]:
+    """Return what definitions about people and about accounts are worth: people answer, and go to their accounts."""
+    asked, parts = answer.asked, by_profile.parts
+    # What a person brings to an account is at most what there is of their sets.
+    account_parts = slices_for(counts.links + min(counts.sets, counts.events), counts.accounts)
+    members = account_members(engine, job, inputs, of, counts, parts, account_parts)
+    people = job.step(
+        "people",
+        lambda: engine.spread(
+            "people",
+            [*of_people, *kept_units("members", members)],
+            by_profile,
+            {**_OF_PEOPLE, "members": MEMBERS},
+            parts,
+            _AnswerAndSend(answer, job.folder("people")),
+        ),
+    )
+    sent = [_decode_sent(body) for body in people.values()]
+    accounts = job.step(
+        "accounts",
+        lambda: engine.spread(
+            "accounts",
+            [
+                *(
+                    unit
+                    for one in sent
+                    for input, files in one.going.items()
+                    for unit in kept_units(input, files)
+                ),
+                *units("accounts", of.profiles),
+            ],
+            _ByAccount(job.storage, account_parts),
+            _OF_ACCOUNTS,
+            account_parts,
+            _AnswerAccounts(job.storage, job.folder("accounts"), asked),
+        ),
+    )
+    return [
+        Answered(asked.keys("users"), tuple(file for one in sent for file in one.values)),
+        Answered(asked.keys("accounts"), _files(accounts.values())),
+    ]
 
 
-@dataclass(frozen=True, slots=True)
-class _Unit:
-    """Rows of one input that one task reads: a SELECT, or a file of the step before."""
-
-    input: _Input
-    select: str = ""
-    file: KeptFile | None = None
-
-
-def _units(input: _Input, selects: Sequence[str]) -> list[_Unit]:
-    return [_Unit(input, select) for select in selects]
-
-
-def _kept_units(answers_of: Mapping[int, bytes]) -> list[_Unit]:
-    return [_Unit("shipped", file=file) for body in answers_of.values() for file in _decode_files(body)]
-
-
-@dataclass(frozen=True, slots=True)
-class _Inputs:
-    """The tables as they were at one moment, in SELECTs."""
-
-    snapshots: list[str]
-    events: list[str]
-    sets: list[str]
-    profiles: list[str]
-    all_sets: str
-
-    @classmethod
-    def of(cls, lake: Lake, workspace: str, asked: Asked, storage: Storage, tasks: int) -> "_Inputs":
-        events = lake.load(workspace, EVENTS.name)
-        sets = reading.pieces(lake, workspace, SET_MAP.name, storage.place)
-        profiles = reading.pieces(lake, workspace, PROFILES.name, storage.place)
-        wanted = asked.wanted()
-        files = wanted.files(events)
-        rows = sum(file.rows for file in files)
-        size = max(1, min(UNIT_ROWS, rows // (UNITS_PER_TASK * tasks)))
-        groups: list[list[sql.LiveFile]] = []
-        held = size
-        for file in files:
-            if held >= size:
-                groups.append([])
-                held = 0
-            groups[-1].append(file)
-            held += file.rows
-        owned = [_select_sets(one) for one in sets.selects]
-        return cls(
-            snapshots=[events.table.metadata_location, sets.snapshot, profiles.snapshot],
-            events=[wanted.select(events, group, storage.place) for group in groups],
-            sets=owned,
-            profiles=[_select_profiles(one, asked.plan) for one in profiles.selects],
-            all_sets=" UNION ALL ".join(f"({one})" for one in owned),
-        )
-
-    def counted(self) -> list[str]:
-        """Return what is counted before anything else: events, unit by unit, then profiles and sets."""
-        profiles = " UNION ALL ".join(f"(SELECT 1 FROM ({one}))" for one in self.profiles)  # noqa: S608 - ours
-        return [*self.events, profiles, self.all_sets]
-
-
-def _select_sets(rows: str) -> str:
-    return f"""
-        SELECT set_id, profile_id FROM ({rows}) WHERE profile_id IS NOT NULL AND collection = 'users'
-    """  # noqa: S608 - made here
-
-
-def _select_profiles(rows: str, plan: Plan) -> str:
-    identifiers = "identifiers" if types_asked(plan) else "NULL::VARCHAR AS identifiers"
-    traits = "traits" if traits_read(plan) else "NULL::VARCHAR AS traits"
-    return f"SELECT profile_id, {identifiers}, {traits} FROM ({rows}) WHERE collection = 'users'"  # noqa: S608
+def _files(bodies: Iterable[bytes]) -> tuple[KeptFile, ...]:
+    return tuple(file for body in bodies for file in _decode_files(body))
 
 
 def _said(asked: Asked) -> list[object]:
     definitions = [[one.held.definition.key, one.held.definition.query, repr(one.held)] for one in asked.plan]
     return [definitions, asked.at, asked.received_until]
-
-
-@contextmanager
-def _opened(storage: Storage, wanted: Wanted) -> Iterator[duckdb.DuckDBPyConnection]:
-    """Open a DuckDB that reads tables: bounded memory, one thread, as other tasks run beside it."""
-    with tempfile.TemporaryDirectory(prefix="profilelake-") as spill:
-        connection = sql.connect(MEMORY_LIMIT, spill)
-        try:
-            connection.execute("SET threads = 1")
-            connection.execute("SET preserve_insertion_order = false")
-            storage.attach(connection)
-            connection.register(WANTED, wanted.rows())
-            with told():
-                yield connection
-        finally:
-            connection.close()
-
-
-def _batches(connection: duckdb.DuckDBPyConnection, select: str) -> Iterator[pa.Table]:
-    yield from in_parts(connection.sql(select).to_arrow_reader(CUT_ROWS), CUT_ROWS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,16 +301,12 @@ class _Count:
     wanted: Wanted
 
     def __call__(self, select: str) -> bytes:
-        with _opened(self.storage, self.wanted) as connection:
+        with opened(self.storage, self.wanted) as connection:
             (rows,) = connection.sql(f"SELECT count(*) FROM ({select})").fetchall()[0]  # noqa: S608 - ours
         return _encode(int(rows))
 
 
 # ---- bringing together -------------------------------------------------------------------------
-
-
-def _part_of_profile(parts: int) -> str:
-    return f"(hash(profile_id) % {parts:d})::INTEGER AS part"
 
 
 def _parts_of(rows: pa.Table) -> PartNumbers:
@@ -343,21 +324,21 @@ class _ByProfile:
     all_sets: str
     parts: int
 
-    def __call__(self, unit: _Unit) -> Iterator[Cut]:
+    def __call__(self, unit: Unit) -> Iterator[Cut]:
         if unit.file is not None:
             for rows in read_kept(self.storage, unit.file, rows=CUT_ROWS):
-                yield Cut("shipped", rows.select(SHIPPED.names), _parts_of(rows))
+                yield Cut(unit.input, rows.drop_columns(["part"]), _parts_of(rows))
             return
-        part = _part_of_profile(self.parts)
-        with _opened(self.storage, self.wanted) as connection:
+        part = part_of_profile(self.parts)
+        with opened(self.storage, self.wanted) as connection:
             if unit.input == "events":
                 owned = f"SELECT set_id, {part} FROM ({self.all_sets})"  # noqa: S608 - made here
                 select = f"SELECT e.*, part FROM ({unit.select}) AS e JOIN ({owned}) USING (set_id)"  # noqa: S608
-                for rows in _batches(connection, select):
+                for rows in batches(connection, select):
                     yield from _sent(rows.select(FOLDED).cast(_EVENTS), _parts_of(rows), self.asked)
             else:
                 schema = _SETS if unit.input == "sets" else _PROFILES
-                for rows in _batches(connection, f"SELECT *, {part} FROM ({unit.select})"):  # noqa: S608
+                for rows in batches(connection, f"SELECT *, {part} FROM ({unit.select})"):  # noqa: S608
                     yield Cut(unit.input, rows.select(schema.names).cast(schema), _parts_of(rows))
 
 
@@ -371,15 +352,15 @@ class _BySet:
     parts: int
     parts_of_profiles: int
 
-    def __call__(self, unit: _Unit) -> Iterator[Cut]:
-        with _opened(self.storage, self.wanted) as connection:
+    def __call__(self, unit: Unit) -> Iterator[Cut]:
+        with opened(self.storage, self.wanted) as connection:
             if unit.input == "events":
-                for rows in _batches(connection, unit.select):
+                for rows in batches(connection, unit.select):
                     events = rows.cast(_EVENTS)
                     yield from _sent(events, parts_by_id(events.column("set_id"), self.parts), self.asked)
             else:
-                part = _part_of_profile(self.parts_of_profiles)
-                for rows in _batches(connection, f"SELECT *, {part} FROM ({unit.select})"):  # noqa: S608
+                part = part_of_profile(self.parts_of_profiles)
+                for rows in batches(connection, f"SELECT *, {part} FROM ({unit.select})"):  # noqa: S608
                     owned = rows.cast(_OWNED)
                     yield Cut("sets", owned, parts_by_id(owned.column("set_id"), self.parts))
 
@@ -428,19 +409,110 @@ class _FoldSets:
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
-    """Keeps what definitions are worth for the profiles of a part: a row each, a column for each definition."""
+    """Keeps what definitions are worth for the people of a part: a row each, a column for each definition."""
 
     storage: Storage
     folder: str
     asked: Asked
 
     def __call__(self, part: int, tables: Mapping[str, pa.Table]) -> bytes:
-        plan = self.asked.plan
-        numbers = {step.step.digest: step.number for step in numbered(plan)}
-        people = subjects(tables["profiles"], tables["sets"], plan)
-        found = answers(plan, numbers, _together(tables, self.asked), people, self.asked.at)
-        columns = {_COLUMN + key: answer.values for key, answer in found.items()}
-        rows = pa.table({"profile_id": tables["profiles"].column("profile_id"), **columns})
+        return _encode(self.values(part, tables, _together(tables, self.asked)))
+
+    def values(self, part: int, tables: Mapping[str, pa.Table], partials: Partials) -> list[KeptFile]:
+        """Keep them, where it is known what the events come to."""
+        if not self.asked.keys("users"):
+            return []
+        ids = tables["profiles"].column("profile_id")
+        people = subjects(tables["profiles"], tables["sets"], self.asked.plan)
+        return keep(self.storage, self.folder, self.asked.answered(ids, partials, people), part)
+
+
+# ---- from people to their accounts -------------------------------------------------------------
+
+
+class _Sent(msgspec.Struct, frozen=True):
+    """Files that a part of people left: what definitions are worth for them, and what goes to accounts, by input."""
+
+    values: list[KeptFile]
+    going: dict[Input, list[KeptFile]]
+
+
+_decode_sent: Final = msgspec.msgpack.Decoder(_Sent).decode
+
+
+@dataclass(frozen=True, slots=True)
+class _AnswerAndSend:
+    """Keeps what `answer` does; and of those who belong to accounts who they are and what they did, for these."""
+
+    answer: _Answer
+    folder: str
+
+    def __call__(self, part: int, tables: Mapping[str, pa.Table]) -> bytes:
+        partials = _together(tables, self.answer.asked)
+        values = self.answer.values(part, tables, partials)
+        going = {} if not tables["members"].num_rows else self._going(part, tables, partials)
+        return _encode(_Sent(values, going))
+
+    def _going(
+        self, part: int, tables: Mapping[str, pa.Table], partials: Partials
+    ) -> dict[Input, list[KeptFile]]:
+        members = tables["members"].rename_columns([*MEMBERS.names[:-1], "part"])
+        members = members.group_by(members.column_names).aggregate([])
+        # Somebody with several accounts in one part goes there once.
+        people = members.select(["profile_id", "part"])
+        people = people.group_by(people.column_names).aggregate([])
+        sets = tables["sets"].join(people, "profile_id", join_type="inner")
+        done = shipped(partials)
+        rows: dict[Input, pa.Table] = {
+            "members": members,
+            "profiles": _placed(tables["profiles"], people, "profile_id"),
+            "sets": sets,
+            "shipped": _placed(done, sets, "set_id"),
+        }
+        storage = self.answer.storage
+        return {input: keep(storage, self.folder, one, part) for input, one in rows.items()}
+
+
+def _placed(rows: pa.Table, going: pa.Table, key: str) -> pa.Table:
+    """Return rows with the parts that they go to: `going` has both, some rows several times and others never."""
+    place = pc.index_in(going.column(key), value_set=rows.column(key).combine_chunks())
+    known = going.filter(place.is_valid())
+    return rows.take(place.drop_null()).append_column("part", known.column("part"))
+
+
+@dataclass(frozen=True, slots=True)
+class _ByAccount:
+    """Spreads accounts, who belongs to them, and what these people did."""
+
+    storage: Storage
+    parts: int
+
+    def __call__(self, unit: Unit) -> Iterator[Cut]:
+        if unit.file is not None:
+            for rows in read_kept(self.storage, unit.file, rows=CUT_ROWS):
+                told = rows.select(_OF_ACCOUNTS[unit.input].names).cast(_OF_ACCOUNTS[unit.input])
+                yield Cut(unit.input, told, _parts_of(rows))
+            return
+        with opened(self.storage) as connection:
+            select = f"SELECT *, {part_of_profile(self.parts)} FROM ({unit.select})"  # noqa: S608 - made here
+            for rows in batches(connection, select):
+                yield Cut(unit.input, rows.select(_PROFILES.names).cast(_PROFILES), _parts_of(rows))
+
+
+@dataclass(frozen=True, slots=True)
+class _AnswerAccounts:
+    """Keeps what definitions are worth for the accounts of a part: a row each, a column for each definition."""
+
+    storage: Storage
+    folder: str
+    asked: Asked
+
+    def __call__(self, part: int, tables: Mapping[str, pa.Table]) -> bytes:
+        whole = accounts_of(
+            tables["accounts"], tables["profiles"], tables["sets"], tables["members"], self.asked.plan
+        )
+        ids = tables["accounts"].column("profile_id")
+        rows = self.asked.answered(ids, unshipped(tables["shipped"]), whole)
         return _encode(keep(self.storage, self.folder, rows, part))
 
 

@@ -1,0 +1,211 @@
+"""What definitions over a whole lake are computed from: the tables as they were at one moment, in SELECTs for tasks."""
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import duckdb
+import pyarrow as pa
+
+from profilelake.audiences.people import traits_read, types_asked
+from profilelake.audiences.reading import MEMORY_LIMIT, WANTED, Wanted, in_parts, told
+from profilelake.engines.kept import KeptFile
+from profilelake.identity.tables import IDENTITY_FACTS, IDENTITY_MAP, SET_MAP
+from profilelake.lake import reading, sql
+from profilelake.lake.catalog import Lake
+from profilelake.lake.storage import Storage
+from profilelake.landing.tables import EVENTS
+from profilelake.profiles.tables import ACCOUNT_LINKS, PROFILES
+from profilelake.semantics.rules import Collection
+from profilelake.traits.steps import Plan
+
+UNIT_ROWS: Final = 4_000_000
+"""Events in the files that one task reads, about."""
+UNITS_PER_TASK: Final = 2
+"""At least so many units of events for each task that runs at the same time, as they are not equally dear."""
+CUT_ROWS: Final = 1 << 18
+"""Rows that a task has in memory at once while it spreads them."""
+
+Input = Literal["events", "shipped", "sets", "profiles", "links", "members", "accounts"]
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """Rows of one input that one task reads: a SELECT, or a file of the step before."""
+
+    input: Input
+    select: str = ""
+    file: KeptFile | None = None
+
+
+def units(input: Input, selects: Sequence[str]) -> list[Unit]:
+    """Return a unit for each SELECT."""
+    return [Unit(input, select) for select in selects]
+
+
+def kept_units(input: Input, files: Sequence[KeptFile]) -> list[Unit]:
+    """Return a unit for each file."""
+    return [Unit(input, file=file) for file in files]
+
+
+@dataclass(frozen=True, slots=True)
+class AccountInputs:
+    """What besides is read where definitions are about accounts."""
+
+    sets: list[str]
+    profiles: list[str]
+    links: list[str]
+    left: str
+    """`position` and `fact` of the decisions to leave."""
+    identifiers: list[str]
+    """`ident_id` and `profile_id` of all identifiers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """The tables as they were at one moment, in SELECTs. `accounts` is None where no definition is about any."""
+
+    snapshots: list[str]
+    events: list[str]
+    sets: list[str]
+    profiles: list[str]
+    all_sets: str
+    accounts: AccountInputs | None = None
+
+    @classmethod
+    def of(cls, lake: Lake, workspace: str, plan: Plan, wanted: Wanted, tasks: int) -> "Inputs":
+        """Return what a plan reads of a workspace, cut for so many tasks at the same time."""
+        place = lake.storage.place
+        events = lake.load(workspace, EVENTS.name)
+        sets = reading.pieces(lake, workspace, SET_MAP.name, place)
+        profiles = reading.pieces(lake, workspace, PROFILES.name, place)
+        snapshots = [events.table.metadata_location, sets.snapshot, profiles.snapshot]
+        accounts = None
+        if any(planned.held.definition.target == "accounts" for planned in plan):
+            links = lake.load(workspace, ACCOUNT_LINKS.name)
+            facts = lake.load(workspace, IDENTITY_FACTS.name)
+            identifiers = reading.pieces(lake, workspace, IDENTITY_MAP.name, place)
+            snapshots += [
+                links.table.metadata_location,
+                facts.table.metadata_location,
+                identifiers.snapshot,
+            ]
+            said = sql.select_files(facts.table.schema(), facts.files, place)
+            accounts = AccountInputs(
+                sets=[_select_sets(one, "accounts") for one in sets.selects],
+                profiles=[_select_profiles(one, plan, "accounts") for one in profiles.selects],
+                links=[
+                    _select_links(sql.select_files(links.table.schema(), group, place))
+                    for group in _grouped(links.files, tasks) or [[]]
+                ],
+                left=f"SELECT position, fact FROM ({said}) WHERE decision = 'leave'",  # noqa: S608 - ours
+                identifiers=[
+                    f"SELECT ident_id, profile_id FROM ({one})"  # noqa: S608 - made here
+                    for one in identifiers.selects
+                ],
+            )
+        owned = [_select_sets(one, "users") for one in sets.selects]
+        return cls(
+            snapshots=snapshots,
+            events=[wanted.select(events, group, place) for group in _grouped(wanted.files(events), tasks)],
+            sets=owned,
+            profiles=[_select_profiles(one, plan, "users") for one in profiles.selects],
+            all_sets=_all(owned),
+            accounts=accounts,
+        )
+
+    def counted(self) -> list[str]:
+        """Return what is counted before anything else: events unit by unit, then what else `Counts` has."""
+        counted = [*self.events, _rows_of(self.profiles), self.all_sets]
+        if self.accounts is not None:
+            counted += [_rows_of(self.accounts.profiles), _rows_of(self.accounts.links)]
+        return counted
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """How many rows of what there are."""
+
+    events: int
+    profiles: int
+    sets: int
+    accounts: int = 0
+    links: int = 0
+
+    @classmethod
+    def of(cls, inputs: Inputs, counted: Sequence[int]) -> "Counts":
+        """Return the counts from those of `Inputs.counted`."""
+        of_units = len(inputs.events)
+        return cls(sum(counted[:of_units]), *counted[of_units:])
+
+
+@contextmanager
+def opened(storage: Storage, wanted: Wanted | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
+    """Open a DuckDB that reads tables: bounded memory, one thread, as other tasks run beside it."""
+    with tempfile.TemporaryDirectory(prefix="profilelake-") as spill:
+        connection = sql.connect(MEMORY_LIMIT, spill)
+        try:
+            connection.execute("SET threads = 1")
+            connection.execute("SET preserve_insertion_order = false")
+            storage.attach(connection)
+            if wanted is not None:
+                connection.register(WANTED, wanted.rows())
+            with told():
+                yield connection
+        finally:
+            connection.close()
+
+
+def batches(connection: duckdb.DuckDBPyConnection, select: str) -> Iterator[pa.Table]:
+    """Yield the rows of a SELECT, some at a time."""
+    yield from in_parts(connection.sql(select).to_arrow_reader(CUT_ROWS), CUT_ROWS)
+
+
+def part_of_profile(parts: int) -> str:
+    """Return the expression for the part that a profile is in."""
+    return f"(hash(profile_id) % {parts:d})::INTEGER AS part"
+
+
+def _select_sets(rows: str, collection: Collection) -> str:
+    return f"""
+        SELECT set_id, profile_id FROM ({rows})
+        WHERE profile_id IS NOT NULL AND collection = {sql.text(collection)}
+    """  # noqa: S608 - made here
+
+
+def _select_profiles(rows: str, plan: Plan, collection: Collection) -> str:
+    of_users = collection == "users"
+    identifiers = "identifiers" if of_users and types_asked(plan) else "NULL::VARCHAR AS identifiers"
+    traits = "traits" if traits_read(plan, collection) else "NULL::VARCHAR AS traits"
+    return f"""
+        SELECT profile_id, {identifiers}, {traits} FROM ({rows}) WHERE collection = {sql.text(collection)}
+    """  # noqa: S608 - names of our own columns
+
+
+def _select_links(rows: str) -> str:
+    return f"SELECT set_id, account_set_id, position, message_id FROM ({rows})"  # noqa: S608 - made here
+
+
+def _all(selects: Sequence[str]) -> str:
+    return " UNION ALL ".join(f"({one})" for one in selects)
+
+
+def _rows_of(selects: Sequence[str]) -> str:
+    return " UNION ALL ".join(f"(SELECT 1 FROM ({one}))" for one in selects)  # noqa: S608 - ours
+
+
+def _grouped(files: Sequence[sql.LiveFile], tasks: int) -> list[list[sql.LiveFile]]:
+    """Return files in groups of about `UNIT_ROWS` rows, or fewer where otherwise tasks had nothing to do."""
+    rows = sum(file.rows for file in files)
+    size = max(1, min(UNIT_ROWS, rows // (UNITS_PER_TASK * tasks)))
+    groups: list[list[sql.LiveFile]] = []
+    held = size
+    for file in files:
+        if held >= size:
+            groups.append([])
+            held = 0
+        groups[-1].append(file)
+        held += file.rows
+    return groups
