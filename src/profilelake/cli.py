@@ -20,6 +20,7 @@ from profilelake.commands.common import (
     print_json,
     server_of,
     state_of,
+    without_token,
 )
 from profilelake.commands.computing import compute_definitions
 from profilelake.commands.destination import destination_commands
@@ -239,7 +240,10 @@ def rebuild(
     directory: Directory = DEFAULT_DIRECTORY,
     engine: Annotated[
         str,
-        typer.Option(help="Where it runs: `embedded`, or the URL of a cluster. Else as the size asks for."),
+        typer.Option(
+            help="Where it runs: `embedded`, or the URL of a cluster. Else as the size asks for.",
+            callback=without_token,
+        ),
     ] = "",
     as_json: Json = False,
 ) -> None:

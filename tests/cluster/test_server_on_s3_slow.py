@@ -1,6 +1,8 @@
 """A whole server whose tables lie on an object store, behind a proxy that makes trouble."""
 
 import json
+import re
+import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -16,6 +18,8 @@ from server_process import ADMIN_TOKEN, ServerProcess
 
 TROUBLES: Final[tuple[Fault, ...]] = ("slow_down", "hang", "expired")
 TIRED: Final[tuple[Fault, ...]] = ("", "", "lost", "", "", "reset", "", "", "slow_down", "")
+
+PATIENT: Final = {"PROFILELAKE_STORAGE_RETRIES_MAX": "8", "PROFILELAKE_STORAGE_RETRY_SECONDS": "60"}
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -142,3 +146,52 @@ def test_kills_in_a_publication_lose_nothing(directory: Path) -> None:
             server.stop()
         assert counted(directory) == (sent, sent)
     whole(directory)
+
+
+def test_a_backup_beside_a_server_at_work(proxy: FaultyProxy, directory: Path, tmp_path: Path) -> None:
+    place, restored = tmp_path / "backups", tmp_path / "restored"
+    sent, acknowledged = 0, 0
+    with ServerProcess(directory) as server:
+        server.wait_ready()
+        stop = threading.Event()
+
+        def send() -> None:
+            nonlocal sent
+            while not stop.is_set():
+                server.send(events(sent, 20), seconds=30)
+                sent += 20
+                time.sleep(0.1)
+
+        sending = threading.Thread(target=send, daemon=True)
+        sending.start()
+        try:
+            for number in range(3):
+                while sent < 200 * (number + 1):
+                    assert sending.is_alive()
+                    time.sleep(0.1)
+                acknowledged = sent
+                # Now and then the store is busy, or breaks a connection, for the server as for the backup.
+                proxy.rule = lambda asked: TIRED[asked.number % len(TIRED)]
+                ran = run_process("backup", place, "--dir", directory, "--json", environment=PATIENT)
+                proxy.rule = never
+                assert ran.code == 0, ran.err
+                assert ran.json["events"] >= acknowledged
+        finally:
+            stop.set()
+            sending.join(60)
+        assert server.committed()["in_lake"] == sent
+        server.stop()
+    there = {"PROFILELAKE_LAKE_WAREHOUSE": "lake"}
+    ran = run_process("restore", place, "--dir", restored, environment=there)
+    assert ran.code == 0, ran.err
+    toml = restored / "profilelake.toml"
+    toml.write_text(re.sub(r"warehouse = .*", 'warehouse = "lake"', toml.read_text()))
+    with ServerProcess(restored) as server:
+        server.wait_ready()
+        # Whoever heard nothing sends all of it again.
+        for first in range(0, sent, 100):
+            server.send(events(first, min(100, sent - first)))
+        assert server.committed()["in_lake"] == sent
+        server.stop()
+    assert counted(restored) == (sent, sent)
+    whole(restored)

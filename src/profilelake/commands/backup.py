@@ -1,5 +1,6 @@
 """`profilelake backup` and `profilelake restore`."""
 
+import re
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -13,8 +14,20 @@ from profilelake.settings import Layout
 WORKSPACES = ("default",)
 
 
+def _folder(place: Path) -> Path:
+    """Return a place for backups. Raises Invalid for a URL, which would be taken for the name of a folder."""
+    if scheme := re.match(r"([a-z][a-z0-9+.-]+):/", str(place)):
+        raise Invalid(
+            f"backups in {scheme[1]}://…: they go to a folder of this machine, or one that is mounted; name that, and "
+            "copy it elsewhere afterwards"
+        )
+    return place
+
+
 def backup(
-    place: Annotated[Path, typer.Argument(metavar="DEST", help="Folder that keeps the backups.")],
+    place: Annotated[
+        Path, typer.Argument(metavar="DEST", help="Folder that keeps the backups.", callback=_folder)
+    ],
     directory: Directory = DEFAULT_DIRECTORY,
     without_key: Annotated[
         bool,
@@ -96,7 +109,9 @@ def _list(place: Path, *, as_json: bool) -> None:
 
 
 def restore(
-    place: Annotated[Path, typer.Argument(metavar="SRC", help="Folder that keeps the backups.")],
+    place: Annotated[
+        Path, typer.Argument(metavar="SRC", help="Folder that keeps the backups.", callback=_folder)
+    ],
     directory: Annotated[
         Path | None, typer.Option("--dir", help="New data directory: nothing may be there.")
     ] = None,

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import typer
 
-from profilelake.errors import NotFound
+from profilelake.errors import Invalid, NotFound
 from profilelake.settings import Layout
 
 if TYPE_CHECKING:
@@ -26,6 +26,20 @@ Directory = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 DEFAULT_DIRECTORY: Final = Path("profilelake-data")
+
+
+def without_token(url: str | None) -> str | None:
+    """Return the URL of an engine as a command was given it.
+
+    Raises:
+        Invalid: it holds a token, which everybody on this machine can read in the list of processes.
+    """
+    if url is not None and ";token=" in url.lower():
+        raise Invalid(
+            "option --engine: it holds a token, which everybody on this machine reads in the list of processes; put the "
+            "URL into the variable PROFILELAKE_ENGINE_URL, and make a new token"
+        )
+    return url
 
 
 def layout_of(directory: Path) -> Layout:

@@ -8,7 +8,15 @@ import typer
 
 from profilelake.commands._applying import Pipeline
 from profilelake.commands._defining import defined
-from profilelake.commands.common import DEFAULT_DIRECTORY, Directory, Json, layout_of, print_json, print_rows
+from profilelake.commands.common import (
+    DEFAULT_DIRECTORY,
+    Directory,
+    Json,
+    layout_of,
+    print_json,
+    print_rows,
+    without_token,
+)
 from profilelake.errors import Invalid
 
 
@@ -21,7 +29,9 @@ def compute_definitions(
     received_until: Annotated[
         str, typer.Option("--received-until", help="Leave out events received later than this.")
     ] = "",
-    engine: Annotated[str, typer.Option(help="Where it runs: `embedded`, or the URL of a cluster.")] = "",
+    engine: Annotated[
+        str, typer.Option(help="Where it runs: `embedded`, or the URL of a cluster.", callback=without_token)
+    ] = "",
     to: Annotated[Path | None, typer.Option(help="A new folder for a Parquet file of each.")] = None,
     directory: Directory = DEFAULT_DIRECTORY,
     as_json: Json = False,

@@ -8,7 +8,15 @@ from typing import Annotated, Any
 
 import typer
 
-from profilelake.commands.common import DEFAULT_DIRECTORY, Directory, Json, layout_of, print_json, print_rows
+from profilelake.commands.common import (
+    DEFAULT_DIRECTORY,
+    Directory,
+    Json,
+    layout_of,
+    print_json,
+    print_rows,
+    without_token,
+)
 from profilelake.errors import Invalid, NotFound
 from profilelake.settings import Settings
 
@@ -20,7 +28,11 @@ engine_commands.add_typer(job_commands, name="jobs")
 
 EngineUrl = Annotated[
     str | None,
-    typer.Option("--engine", help="embedded, local[2], spark://HOST:7077, k8s://…, yarn, sc://HOST:15002."),
+    typer.Option(
+        "--engine",
+        help="embedded, local[2], spark://HOST:7077, k8s://…, yarn, sc://HOST:15002.",
+        callback=without_token,
+    ),
 ]
 
 

@@ -15,7 +15,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from profilelake.commands import _lake_places
-from profilelake.commands.common import DEFAULT_DIRECTORY, Directory, Json, layout_of, print_json
+from profilelake.commands.common import (
+    DEFAULT_DIRECTORY,
+    Directory,
+    Json,
+    layout_of,
+    print_json,
+    without_token,
+)
 from profilelake.errors import Conflict, Corrupt, Invalid, NotFound
 from profilelake.settings import Layout
 
@@ -41,7 +48,13 @@ Tables = Annotated[
     list[str] | None, typer.Argument(metavar="[TABLE]...", help="Tables; all where none is named.")
 ]
 EngineUrl = Annotated[
-    str, typer.Option("--engine", metavar="URL", help="Where the work is done: embedded, or a cluster.")
+    str,
+    typer.Option(
+        "--engine",
+        metavar="URL",
+        help="Where the work is done: embedded, or a cluster.",
+        callback=without_token,
+    ),
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only tell what would be done.")]
 

@@ -395,6 +395,11 @@ def test_files_that_go_meanwhile_begin_another_attempt(
     assert not (layout.run / "backup").exists()
 
 
+def test_a_url_is_no_folder(layout: Layout, tmp_path: Path) -> None:
+    told(run("backup", "s3://bucket/x", "--dir", layout.directory), 2, "they go to a folder")
+    told(run("restore", "s3://bucket/x", "--dir", tmp_path / "new"), 2, "they go to a folder")
+
+
 def test_errors_of_the_place(tmp_path: Path) -> None:
     place = BackupPlace(tmp_path / "none")
     with pytest.raises(NotFound):
