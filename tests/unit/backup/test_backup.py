@@ -2,18 +2,20 @@
 
 import hashlib
 import json
+import shutil
 import sqlite3
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
 from command_line import run, told
 from eventlog_puppet import entry, write_log
 from pipeline_driver import START, WORKSPACE, Desk, LogBuilder
-from profilelake.backup import capture
+from profilelake.backup import capture, placing
 from profilelake.backup.capture import captured
 from profilelake.backup.manifest import BackupPlace
 from profilelake.backup.pool import Pool
@@ -413,3 +415,105 @@ def test_errors_of_the_place(tmp_path: Path) -> None:
     (tmp_path / "none" / "backups" / "2026-x.json").write_text("{")
     with pytest.raises(Corrupt):
         place.load()
+
+
+# ---- tables elsewhere --------------------------------------------------------------------------
+
+
+def test_tables_are_restored_to_another_folder_and_catalog(layout: Layout, tmp_path: Path) -> None:
+    place, target, there = tmp_path / "backups", tmp_path / "restored", tmp_path / "disk" / "lake"
+    back_up(layout, place)
+    options = ("--warehouse", there, "--catalog", f"sqlite:///{tmp_path}/disk/catalog.db")
+    ran = run("restore", place, "--dir", target, "--json", *options)
+    assert ran.code == 0, ran.err
+    assert ran.json["to_write"] == [
+        f'warehouse = "file://{there}"',
+        f'catalog = "sqlite:///{tmp_path}/disk/catalog.db"',
+    ]
+    told(run("verify", "--dir", target), 4, "put the settings back")
+    with (target / "profilelake.toml").open("a") as sink:
+        sink.write("\n".join(["[lake]", *ran.json["to_write"]]))
+    for command in (("verify",), ("lake", "verify")):
+        ran = run(*command, "--dir", target, "--json")
+        assert (ran.code, ran.json) == (0, []), ran
+    assert not (target / "lake").exists()
+    assert not (target / "catalog.sqlite").exists()
+    assert not list(there.glob("_restore*"))
+    # And back up again from there, into the directory itself.
+    again = Layout(tmp_path / "again")
+    back_up(Layout(target), tmp_path / "others")
+    usual = ("--warehouse", "lake", "--catalog", "sqlite:///catalog.sqlite")
+    ran = run("restore", tmp_path / "others", "--dir", again.directory, "--json", *usual)
+    assert ran.code == 0, ran.err
+    assert ran.json["to_write"] == ['warehouse = "lake"', 'catalog = "sqlite:///catalog.sqlite"']
+    assert again.catalog.exists()
+    assert not again.lake_record.exists()
+
+
+def test_a_place_that_is_taken_is_left_alone(layout: Layout, tmp_path: Path) -> None:
+    place, there = tmp_path / "backups", tmp_path / "disk"
+    back_up(layout, place)
+    first = run("restore", place, "--dir", tmp_path / "first", "--warehouse", there)
+    assert first.code == 0, first.err
+    assert "before it starts, write into [lake] of" in first.err
+    before = {path: path.stat().st_mtime_ns for path in there.rglob("*")}
+    target = tmp_path / "second"
+    target.mkdir()
+    ran = run("restore", place, "--dir", target, "--warehouse", there)
+    told(ran, 4, "name another place with --warehouse")
+    assert list(target.iterdir()) == []
+    catalog = f"sqlite:///{tmp_path}/first/catalog.sqlite"
+    ran = run("restore", place, "--dir", target, "--warehouse", tmp_path / "other", "--catalog", catalog)
+    told(ran, 4, "it knows a table ws_default.")
+    assert {path: path.stat().st_mtime_ns for path in there.rglob("*")} == before
+    assert list(target.iterdir()) == []
+    told(run("restore", place, "--dir", target, "--warehouse", "s3://"), 2, "names no bucket")
+
+
+def test_a_restore_that_was_cut_short_is_gone_on_with(
+    layout: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, target, there = tmp_path / "backups", tmp_path / "restored", tmp_path / "disk"
+    back_up(layout, place)
+
+    def broken(*_: object) -> None:
+        raise Unavailable("the catalog does not answer")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(placing, "register_tables", broken)
+        ran = run("restore", place, "--dir", target, "--warehouse", there)
+        assert (ran.code, "does not answer" in ran.err) == (5, True)
+    data = {path: path.stat().st_mtime_ns for path in there.rglob("*.parquet")}
+    assert data
+    ran = run("restore", place, "--dir", tmp_path / "other", "--warehouse", there)
+    told(ran, 4, f"into {target} was begun there; finish that one")
+    cut = min(data)
+    cut.write_bytes(cut.read_bytes()[:-1])
+    shutil.rmtree(target)
+    ran = run("restore", place, "--dir", target, "--warehouse", there)
+    assert ran.code == 0, ran.err
+    again = {path: path.stat().st_mtime_ns for path in there.rglob("*.parquet")}
+    assert again.keys() == data.keys()
+    assert [path for path in data if again[path] != data[path]] == [cut]
+    monkeypatch.setenv("PROFILELAKE_LAKE_WAREHOUSE", str(there))
+    ran = run("lake", "verify", "--dir", target, "--json")
+    assert (ran.code, ran.json) == (0, []), ran
+
+
+def test_what_is_sent_and_cut_off_is_found(
+    layout: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, target, there = tmp_path / "backups", tmp_path / "restored", tmp_path / "disk"
+    back_up(layout, place)
+    registered: list[object] = []
+    monkeypatch.setattr(placing, "register_tables", lambda *tables: registered.append(tables))
+    send = Pool.send
+
+    def cutting(self: Pool, sha256: str, size: int, sink: BinaryIO) -> None:
+        send(self, sha256, size, sink)
+        sink.truncate(size - 1)
+
+    monkeypatch.setattr(Pool, "send", cutting)
+    ran = run("restore", place, "--dir", target, "--warehouse", there)
+    assert (ran.code, "was sent and has" in ran.err) == (5, True), ran
+    assert registered == []
