@@ -26,6 +26,7 @@ from profilelake.pipeline.history import EventHistory
 from profilelake.pipeline.metrics import Stages, Timer
 from profilelake.pipeline.publish import Publisher, ensure_tables
 from profilelake.semantics.definitions import Definition
+from profilelake.semantics.definitions import Kind as DefinitionKind
 from profilelake.semantics.identifiers import Identifier, ident_id
 from profilelake.semantics.rules import IdentityRules, segment_defaults
 from profilelake.state.store import State
@@ -52,7 +53,7 @@ _EVIDENCE: Final = (
     "SELECT message_id, position, set_id FROM events WHERE type = 'identify' ORDER BY position LIMIT 10"
 )
 """Events that somebody says are no evidence."""
-DEFINITIONS: Final = (
+DEFINITIONS: Final[tuple[tuple[str, DefinitionKind, str], ...]] = (
     ("orders", "trait", "event('Order').count()"),
     ("spent", "trait", "event('Order').sum(property('price'))"),
     ("last_sku", "trait", "event('Order').last(property('sku'))"),

@@ -78,6 +78,18 @@ class Found:
     seconds: float
 
 
+def make(directory: Path, events: int, people: int, seed: int) -> None:
+    """Make a damaged lake."""
+    place = Place(directory)
+    fill(place, events, people, seed)
+    damage(place)
+
+
+def moment_after(events: int) -> int:
+    """Return a time after all calls, as of which plans are run."""
+    return START + 2 * (events * STEP + 3600 * SECOND)
+
+
 def damage(place: Place) -> None:
     """Let every tenth event be there twice, half of these later; lose every fifth row of what events tell."""
     lake = place.lake()
@@ -269,7 +281,7 @@ def main() -> int:
     options.scratch.mkdir(parents=True, exist_ok=True)
     print(machine(options.scratch).line())
     print({name: str(value) for name, value in vars(options).items()}, flush=True)
-    at = START + 2 * (options.events * STEP + 3600 * SECOND)
+    at = moment_after(options.events)
     # Tables know where they lie: the lake is made where each engine gets its copy.
     work = options.scratch / "engines-agree"
     kept = options.data or options.scratch / "engines-agree-data"
@@ -279,7 +291,7 @@ def main() -> int:
     shutil.rmtree(work, ignore_errors=True)
     try:
         if not kept.exists():
-            _alone(_make, work, options.events, options.people, options.seed)
+            _alone(make, work, options.events, options.people, options.seed)
             shutil.move(work, kept)
         different = 0
         for engine in options.engine if base else ("embedded", *options.engine):
@@ -315,12 +327,6 @@ def show(engine: str, base: list[Found], found: list[Found]) -> int:
         )
     print(f"{len(lines)} digests, {different} differ", flush=True)
     return different
-
-
-def _make(directory: Path, events: int, people: int, seed: int) -> None:
-    place = Place(directory)
-    fill(place, events, people, seed)
-    damage(place)
 
 
 def _alone(work: Callable[..., T], *arguments: object) -> T:

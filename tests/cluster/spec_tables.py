@@ -1,9 +1,10 @@
 """Every case of the specification that a plan has a say in, through the plans on two engines, table by table."""
 
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import TypeAlias
 
 from identity_cases import CASES, POLICIES
 from identity_histories import world
@@ -15,17 +16,19 @@ from profilelake.engines.embedded import EmbeddedEngine
 from profilelake.engines.engine import Engine
 from profilelake.plans.digests import Digest
 
+Read: TypeAlias = Callable[[], Written]
+"""Reads a case."""
 AT_ONCE = 32
 """Plans that share jobs; each has a thread in the driver."""
-IDENTITY = {
+IDENTITY: Mapping[str, Read] = {
     f"{path.stem}-{demotion}": partial(written, path, demotion) for path in CASES for demotion in POLICIES
 }
-WORLDS = {f"world-{seed}": partial(lambda seed: of_world(world(seed)), seed) for seed in range(20)}
+WORLDS: Mapping[str, Read] = {
+    f"world-{seed}": partial(lambda seed: of_world(world(seed)), seed) for seed in range(20)
+}
 
 
-def differing(
-    folder: Path, cases: Mapping[str, partial[Written]], engine: Engine
-) -> tuple[list[str], dict[str, int]]:
+def differing(folder: Path, cases: Mapping[str, Read], engine: Engine) -> tuple[list[str], dict[str, int]]:
     """Return the cases of which some table differs from this machine's, and how many rows each table had in all.
 
     There the case is cut into many small parts, here it is one; both must say what the reference says.

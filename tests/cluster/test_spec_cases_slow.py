@@ -4,13 +4,14 @@ Cases about conditions are in `test_definitions_on_spark`. Cases about names of 
 about the warehouse's views ask for no plan; the calls of the latter are among those that are repaired here.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 import yaml
 
-from cluster.spec_tables import IDENTITY, WORLDS, differing
+from cluster.spec_tables import IDENTITY, WORLDS, Read, differing
 from event_cases import CASES as EVENT_CASES
 from event_cases import record_of
 from pipeline_driver import KEY, SECOND, START, WORKSPACE, Desk, LogBuilder
@@ -43,7 +44,7 @@ def engine(spark_engine: SparkEngine, monkeypatch: pytest.MonkeyPatch) -> SparkE
 
 
 @pytest.mark.parametrize("cases", [IDENTITY, WORLDS], ids=["cases", "worlds"])
-def test_identity(cases: dict, engine: SparkEngine, tmp_path: Path) -> None:  # type: ignore[type-arg]
+def test_identity(cases: Mapping[str, Read], engine: SparkEngine, tmp_path: Path) -> None:
     unequal, rows = differing(tmp_path, cases, engine)
     assert unequal == []
     everything = {"set_map", "identifiers", "identity_map", "identity_refusals", "profiles", "state"}

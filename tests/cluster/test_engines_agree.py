@@ -1,0 +1,44 @@
+"""Every plan, one after the other on one damaged lake, leaves on Spark what it leaves on this machine.
+
+The benchmark of that name does the same with a million events; this is a small size of it.
+"""
+
+import importlib
+import shutil
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from profilelake.engines.distributed import SparkEngine
+from profilelake.engines.embedded import EmbeddedEngine
+from profilelake.engines.engine import Engine
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+EVENTS, PEOPLE, SEED = 2_000, 300, 5
+EMPTY_AFTERWARDS = "_changes"
+"""Change logs are merged by a rebuild."""
+
+
+@pytest.fixture
+def agreeing(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    return importlib.import_module("engines_agree")
+
+
+@pytest.mark.timeout(900)
+def test_all_plans_on_both(agreeing: ModuleType, spark_engine: SparkEngine, tmp_path: Path) -> None:
+    work, kept = tmp_path / "work", tmp_path / "kept"
+    agreeing.make(work, EVENTS, PEOPLE, SEED)
+    shutil.move(work, kept)
+
+    def plans_on(engine: Engine) -> list[tuple[str, str, int, str]]:
+        shutil.copytree(kept, work)
+        found = agreeing.all_plans(agreeing.Place(work), engine, agreeing.moment_after(EVENTS))
+        shutil.rmtree(work)
+        return [(one.plan, one.table, one.rows, one.digest) for one in found]
+
+    here = plans_on(EmbeddedEngine(tmp_path / "engine"))
+    assert plans_on(spark_engine) == here
+    left = {table: rows for plan, table, rows, _ in here if plan == "removal"}
+    assert [table for table, rows in left.items() if not rows and not table.endswith(EMPTY_AFTERWARDS)] == []
