@@ -11,6 +11,7 @@ from typing import Any, Final
 from profilelake.audiences.facts import decode, in_values
 from profilelake.errors import Invalid
 from profilelake.profiles.memberships import members_page
+from profilelake.semantics.conditions.effort import EVENTS_LOOKED_AT_MAX, effort
 from profilelake.semantics.conditions.evaluate import Occurred, Subject, account, answers, occurred
 from profilelake.semantics.definitions import Held, Json, standing
 from profilelake.semantics.rules import Collection
@@ -81,12 +82,26 @@ class Lives:
             FileNotFoundError: a run was merged away since the transaction began; begin another one.
         """
         bare = self._bare(found)
+        self._check_effort(bare)
         known = [(one.held.definition, one.root, one.held.created) for one in self.plan]
         worth = answers(known, bare, self.at, accounts=found.collection == "accounts")
         users = [
             replace(user, traits={**user.traits, **answers(known, user, self.at)}) for user in bare.users
         ]
         return replace(bare, traits={**bare.traits, **worth}, users=users)
+
+    def _check_effort(self, bare: Subject) -> None:
+        efforts = {
+            one.held.definition.key: sum(effort(one.root, subject) for subject in (bare, *bare.users))
+            for one in self.plan
+        }
+        total = sum(efforts.values())
+        if total > EVENTS_LOOKED_AT_MAX:
+            raise Invalid(
+                f"evaluating definitions for a profile: events would be looked at {total:,} times for other events, most"
+                f" of it for {max(efforts, key=efforts.__getitem__)}, and the limit is {EVENTS_LOOKED_AT_MAX:,}; read"
+                " the value that was announced, or ask the lake with SQL"
+            )
 
     def _bare(self, found: Found) -> Subject:
         traits: dict[str, Json] = {

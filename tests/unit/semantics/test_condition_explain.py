@@ -1,9 +1,12 @@
 """Why an answer is what it is."""
 
+from unittest import mock
+
 from hypothesis import given, settings
 
 from condition_worlds import World, histories, moments, roots
 from profilelake.semantics.conditions import evaluate
+from profilelake.semantics.conditions.effort import effort
 from profilelake.semantics.conditions.evaluate import Occurred, Subject, account
 from profilelake.semantics.conditions.explain import EVENTS_SHOWN_MAX, USERS_SHOWN_MAX, document, explain
 from profilelake.semantics.conditions.parse import parse
@@ -111,3 +114,31 @@ def test_what_is_told_is_what_is_answered(world: World, root: Root, at: int) -> 
         else:
             assert told.holds == evaluate.holds(root, subject, at)
         assert document(told)["text"] == told.text
+
+
+PAIRED = (
+    "event('Order').where(property('price') > 0 AND event('Order').where("
+    "property('price') > property(parent: 'price')).within(parent: 7 days).count() >= 1).count()"
+)
+
+
+def test_what_is_left_out_because_there_are_newer_ones_is_told() -> None:
+    orders = [Occurred("Order", AT - number, properties={"price": number}) for number in range(4)]
+    with mock.patch.object(evaluate, "PAIRED_EVENTS_MAX", 2):
+        told = explain(parse(PAIRED), Subject(orders), AT)
+    # The one that is free is not meant at all; of the three others the oldest is left out.
+    assert (told.considered, told.counted, told.left_out) == (4, 0, 1)
+    assert document(told)["left_out"] == 1
+    assert "left_out" not in document(explain(parse(PAIRED), Subject(orders), AT))
+
+
+def test_the_effort_is_what_events_look_at_for_each_other() -> None:
+    orders = [order(day, day) for day in range(10)]
+    query = "event('Order').where(event('Order'){where}.within(parent: 1 day).count() >= 1).count() >= 1"
+    assert effort(parse("event('Order').where(property('price') > 1).count() >= 1"), Subject(orders)) == 0
+    assert effort(parse(query.format(where="")), Subject(orders)) == 10 * (10 + 10)
+    deeper = ".where(event('Order').within(parent: 1 day).count() >= 1)"
+    assert effort(parse(query.format(where=deeper)), Subject(orders)) == 10 * (10 + 10 * (1 + 20))
+    # By pairs no more than so many look at so many.
+    many = Subject([order(0, 1)] * 2_000)
+    assert effort(parse(PAIRED), many) == 500 * (2_000 + 500)

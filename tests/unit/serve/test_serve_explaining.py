@@ -2,13 +2,16 @@
 
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
 from past_examples import World, identify, track, world
 from pipeline_driver import SECOND, START
 from profilelake.audiences.facts import Define, Drop
+from profilelake.errors import Invalid
 from profilelake.semantics.definitions import Definition
+from profilelake.serve import lived
 from profilelake.serve._answer import Refused
 from profilelake.serve._request import Query
 from profilelake.serve._resources import traits
@@ -113,3 +116,16 @@ def test_what_is_not_explained_is_said(tmp_path: Path) -> None:
         for key, said in (("tier", "is a query"), ("big", "about accounts"), ("nothing", "not found")):
             with pytest.raises(Refused, match=said):
                 why(made, key)
+
+
+def test_too_many_events_that_ask_for_each_other_are_refused_with_what_to_do(tmp_path: Path) -> None:
+    again = "event('Bought').where(event('Bought').within(parent: 1 day).count() >= 1).count() >= 1"
+    with world(tmp_path) as made, mock.patch.object(lived, "EVENTS_LOOKED_AT_MAX", 17):
+        define(made, 0, BUYERS)
+        define(made, 0, Definition("again", "audience", again))
+        shopping(made)
+        assert why(made, "buyers")["value"] is True
+        with pytest.raises(
+            Invalid, match=r"looked at 18 times .* most of it for again, and the limit is 17; read"
+        ):
+            why(made, "again")

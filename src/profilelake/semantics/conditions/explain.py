@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Final, Literal, TypeAlias
 
 from profilelake.semantics.conditions.comparing import Asked
+from profilelake.semantics.conditions.effort import effort
 from profilelake.semantics.conditions.evaluate import (
     Here,
     Occurred,
@@ -15,10 +16,12 @@ from profilelake.semantics.conditions.evaluate import (
     candidates,
     counting,
     elements,
+    looked_at,
     meets,
     operand_of,
     worth,
 )
+from profilelake.semantics.conditions.pairing import paired_in, static_part
 from profilelake.semantics.conditions.text import written
 from profilelake.semantics.conditions.times import MOMENTS_MAX, next_change
 from profilelake.semantics.conditions.tree import (
@@ -26,6 +29,7 @@ from profilelake.semantics.conditions.tree import (
     Compare,
     Condition,
     Duration,
+    Events,
     Instant,
     Items,
     Not,
@@ -55,7 +59,8 @@ class Explained:
     `holds` is None for a reduction alone: it has a `value`. Of a comparison `value` is what was found and `asked`
     what it is compared with, amounts of time and dates as text; `parts` are the reductions on both sides. Of a
     reduction `considered` says how many events of the name and of sources that count there are, `counted` how
-    many of them count, and `events` are the newest of these. Of the elements of an array, or the users of an
+    many of them count, and `events` are the newest of these; `left_out` are those that were not looked at because
+    there are too many newer ones (`pairing.PAIRED_EVENTS_MAX`). Of the elements of an array, or the users of an
     account, `considered` is how many there are and `counted` for how many the condition holds; `parts` are the
     first users, each with its `place`.
 
@@ -72,6 +77,7 @@ class Explained:
     considered: int | None = None
     counted: int | None = None
     events: tuple[Occurred, ...] = ()
+    left_out: int = 0
     place: int | None = None
     parts: tuple["Explained", ...] = ()
 
@@ -119,6 +125,8 @@ def document(explained: Explained) -> dict[str, Json]:
         told |= {"considered": explained.considered, "counted": explained.counted}
     if explained.what == "reduction":
         told["events"] = [_event(event) for event in explained.events]
+    if explained.left_out:
+        told["left_out"] = explained.left_out
     if explained.place is not None:
         told["place"] = explained.place
     if explained.parts:
@@ -138,9 +146,8 @@ def _event(event: Occurred) -> dict[str, Json]:
 
 def _changes(root: Root, here: Here) -> int | None:
     events = len(here.subject.events) + sum(len(user.events) for user in here.subject.users)
-    return next_change(
-        root, here.subject, here.at, moments=min(MOMENTS_MAX, EVENTS_TRIED_MAX // (events + 1))
-    )
+    tried = min(MOMENTS_MAX, EVENTS_TRIED_MAX // (events + effort(root, here.subject) + 1))
+    return next_change(root, here.subject, here.at, moments=tried)
 
 
 def _joined(what: What, condition: Condition, parts: Sequence[Condition], here: Here) -> Explained:
@@ -176,6 +183,12 @@ def _shown(side: Asked) -> Json:
 
 def _reduction(reduce: Reduce, here: Here) -> Explained:
     found = counting(reduce.of, here)
+    considered = candidates(reduce.of, here)
+    left_out = 0
+    if isinstance(reduce.of, Events) and paired_in(reduce.of.where):
+        part = static_part(reduce.of.where)
+        may_count = sum(part is None or meets(part, here.inside(event)) for event in considered)
+        left_out = may_count - len(looked_at(reduce.of, here, newest_only=False))
     newest = sorted(found, key=lambda event: (event.timestamp, event.position), reverse=True)
     return Explained(
         "reduction",
@@ -184,9 +197,10 @@ def _reduction(reduce: Reduce, here: Here) -> Explained:
         None,
         _changes(reduce, here),
         value=_shown(worth(reduce, here)),
-        considered=len(candidates(reduce.of, here)),
+        considered=len(considered),
         counted=len(found),
         events=tuple(newest[:EVENTS_SHOWN_MAX]),
+        left_out=left_out,
     )
 
 
