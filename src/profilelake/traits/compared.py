@@ -28,6 +28,8 @@ from profilelake.traits.columns import (
     never,
 )
 
+_Beside: TypeAlias = "Callable[[Coded, Coded, Int32s, Int32s], Bools]"
+"""A comparison of scalars that are there, by their codes in two columns."""
 Side: TypeAlias = "Numbers | Coded | Constant | Instant | Duration"
 
 _ORDERS: Final[dict[Comparison, Callable[[Any, Any], Any]]] = {
@@ -162,11 +164,11 @@ def _same(value: Coded, operand: Coded, ours: Int32s, theirs: Int32s) -> Bools:
     return same
 
 
-def _ordered(order: Callable[[Any, Any], Any]) -> Callable[[Coded, Coded, Int32s, Int32s], Bools]:
+def _ordered(order: Callable[[Any, Any], Any]) -> _Beside:
     return lambda value, operand, ours, theirs: order(value.numbers[ours], operand.numbers[theirs])
 
 
-def _dated(order: Callable[[Any, Any], Any]) -> Callable[[Coded, Coded, Int32s, Int32s], Bools]:
+def _dated(order: Callable[[Any, Any], Any]) -> _Beside:
     def test(value: Coded, operand: Coded, ours: Int32s, theirs: Int32s) -> Bools:
         (first, has_first), (second, has_second) = value.instants, operand.instants
         held: Bools = has_first[ours] & has_second[theirs] & order(first[ours], second[theirs])
@@ -179,7 +181,23 @@ def _differ(value: Coded, operand: Coded, ours: Int32s, theirs: Int32s) -> Bools
     return ~_same(value, operand, ours, theirs)
 
 
-_BESIDE: Final[dict[Comparison, Callable[[Coded, Coded, Int32s, Int32s], Bools]]] = {
+def _worded(holds: Callable[[str, str], bool], *, contrary: bool = False) -> _Beside:
+    """Return a test of texts, asked once for each pair of them."""
+
+    def test(value: Coded, operand: Coded, ours: Int32s, theirs: Int32s) -> Bools:
+        first, second = value.words.to_pylist(), operand.words.to_pylist()
+        width = max(len(second), 1)
+        distinct, places = np.unique(ours.astype(np.int64) * width + theirs, return_inverse=True)
+        told = [
+            one is not None and other is not None and holds(one, other) is not contrary
+            for one, other in ((first[pair // width], second[pair % width]) for pair in distinct.tolist())
+        ]
+        return np.array(told, dtype=np.bool_)[places]
+
+    return test
+
+
+_BESIDE: Final[dict[Comparison, _Beside]] = {
     "equals": _same,
     "one_of": _same,
     "differs": _differ,
@@ -190,6 +208,10 @@ _BESIDE: Final[dict[Comparison, Callable[[Coded, Coded, Int32s, Int32s], Bools]]
     "at_most": _ordered(np.less_equal),
     "before_date": _dated(np.less),
     "after_date": _dated(np.greater),
+    "contains": _worded(lambda one, other: other in one),
+    "omits": _worded(lambda one, other: other in one, contrary=True),
+    "starts_with": _worded(str.startswith),
+    "ends_with": _worded(str.endswith),
 }
 """Comparisons of scalars that are there, by code on either side."""
 

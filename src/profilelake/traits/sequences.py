@@ -26,6 +26,7 @@ from profilelake.semantics.conditions.pairing import (
 )
 from profilelake.semantics.conditions.times import next_moment_of_event
 from profilelake.semantics.conditions.tree import (
+    RELATIVE,
     And,
     Compare,
     Condition,
@@ -185,6 +186,7 @@ class _Sequences:
         """Ask the reference about each distinct event beside each distinct value of the traits, and parent."""
         kept = self.kept
         read = dict.fromkeys(nodes(condition))
+        dated = any(isinstance(node, Compare) and node.how in RELATIVE for node in read)
         keys = sorted({node.path[0] for node in read if isinstance(node, Trait)})
         own: list[Property | Context] = []
         of_parent: list[Property] = []
@@ -206,8 +208,9 @@ class _Sequences:
             subject = Subject(traits=dict(zip(keys, values, strict=True)))
             here = Here(subject, self._at, event, None if parents is None else parent)
             found[row] = meets(condition, here)
-            moment = next_moment_of_event(condition, here)
-            turns[row] = NEVER if moment is None else moment
+            if dated:
+                moment = next_moment_of_event(condition, here)
+                turns[row] = NEVER if moment is None else moment
         self._turn(events, turns[places])
         mask: Bools = found[places]
         return mask
