@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import pytest
 
-from cluster.lake_places import database
+from cluster.lake_places import database, wait_for_catalog
 from command_line import clean_environment, run, told
 from eventlog_puppet import entry, write_log
 from pipeline_driver import START, WORKSPACE, Desk, LogBuilder, ensure_tables
@@ -21,6 +21,7 @@ from profilelake.backup import fetching
 from profilelake.backup.fetching import Fetcher
 from profilelake.lake.catalog import Lake
 from profilelake.lake.object_storage import ObjectStorage
+from profilelake.lake.place import SECRET_VARIABLE, LakePlace
 from profilelake.settings import Layout, StorageOptions
 from s3_faults import Asked, Fault, FaultyProxy, faulty, never
 from stopped_directory import stopped_directory
@@ -77,13 +78,23 @@ def layout(request: pytest.FixtureRequest, proxy: FaultyProxy, s3: Any, tmp_path
     if request.param == "postgresql":
         url = database(request.getfixturevalue("postgres"), f"t{uuid.uuid4().hex}")
         lines.append(f'catalog = "{url}"')
+    elif request.param == "rest":
+        lines += [f'catalog = "{s3.catalog}"', f'catalog_options = "warehouse={s3.warehouse.rstrip("/")}"']
+        lines.append('table_locations = "catalog"')
+        request.getfixturevalue("monkeypatch").setenv(SECRET_VARIABLE, f"{s3.access_key}:{s3.secret_key}")
+        wait_for_catalog(LakePlace.of(with_settings(made, lines), {}))
     lines += ["[storage]", f'endpoint = "{proxy.endpoint}"', 'plain_http = "allowed"']
     lines += ["request_seconds = 5.0", "retry_seconds = 20.0", "retries_max = 6"]
-    (made.directory / "profilelake.toml").write_text("\n".join(lines))
+    with_settings(made, lines)
     add_events(made, 0)
     add_events(made, 1)
     write_log(made.log, [entry(b"later")])
     return made
+
+
+def with_settings(layout: Layout, lines: list[str]) -> Layout:
+    (layout.directory / "profilelake.toml").write_text("\n".join(lines))
+    return layout
 
 
 def add_events(layout: Layout, number: int) -> None:
@@ -144,7 +155,7 @@ def check(directory: Path, events: int = 10) -> None:
 
 
 class TestSource:
-    @pytest.mark.parametrize("layout", ["sqlite", "postgresql"], indirect=True)
+    @pytest.mark.parametrize("layout", ["sqlite", "postgresql", "rest"], indirect=True)
     def test_what_lies_in_a_bucket_comes_back_elsewhere(
         self, layout: Layout, s3: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -164,19 +175,17 @@ class TestSource:
         told(refused, 4, "put the settings back")
         toml = tmp_path / "new" / "profilelake.toml"
         settings = toml.read_text().splitlines()
-        kept = [line for line in settings if not line.startswith(("warehouse", "catalog"))]
+        kept = [line for line in settings if not line.startswith(("warehouse", "catalog", "table_"))]
         toml.write_text("\n".join([kept[0], *restored["to_write"], *kept[1:]]))
         check(tmp_path / "new")
         assert all(not location.endswith("_restore.json") for location in objects(s3, there))
 
         # Onto a disk.
-        monkeypatch.setenv("PROFILELAKE_LAKE_WAREHOUSE", "lake")
-        monkeypatch.setenv("PROFILELAKE_LAKE_CATALOG", "sqlite:///catalog.sqlite")
-        assert restore(place, tmp_path / "disk")["to_write"] == []
-        check(tmp_path / "disk")
-        monkeypatch.undo()
-        monkeypatch.setenv("AWS_ACCESS_KEY_ID", s3.access_key)
-        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", s3.secret_key)
+        with monkeypatch.context() as patched:
+            patched.setenv("PROFILELAKE_LAKE_WAREHOUSE", "lake")
+            patched.setenv("PROFILELAKE_LAKE_CATALOG", "sqlite:///catalog.sqlite")
+            assert restore(place, tmp_path / "disk")["to_write"] == []
+            check(tmp_path / "disk")
         assert objects(s3, warehouse_of(layout)) == before
         check(layout.directory)
 

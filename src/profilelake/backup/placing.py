@@ -158,12 +158,12 @@ def place_elsewhere(pool: Pool, target: Layout, place: LakePlace, manifest: Mani
         raise Conflict(f"restoring to {place.warehouse}: another restore has taken that place; name another")
     reach("restore.sent_all")
     register_tables(place, place.warehouse, moved)
+    note_first(target, place)
     shutil.rmtree(scratch)
 
 
-def release(target: Layout, place: LakePlace) -> None:
-    """Note where the lake lies, and take the mark away: from now on it is one."""
-    note_first(target, place)
+def release(place: LakePlace) -> None:
+    """Take the mark away: the directory is one, and its lake too."""
     storage = storage_of(place.warehouse, place.storage)
     storage.remove([f"{storage.root}/{MARK}"])
 

@@ -149,10 +149,10 @@ def restore(place: Path, target: Layout, options: Options, report: Report = lamb
     reach("restore.moved")
     with Control.open(target.control, secrets.token_bytes) as database:
         database.bind_identifier_key(target.secrets)
-    if manifest.tables and not inside:
-        placing.release(target, lake)
     sync_file_system(target.directory)
     write_format(target.directory, DirectoryFormat(manifest.directory_format, None, "", manifest.program))
+    if manifest.tables and not inside:
+        placing.release(lake)
     reach("restore.done")
     now_suppressed = _suppressed(target.control)
     return Restored(
