@@ -11,7 +11,7 @@ from unittest import mock
 
 from condition_subjects import columnar, kept
 from condition_worlds import HOUR, START, Call, Defined, Person, World, expected, position
-from profilelake.semantics.conditions import evaluate
+from profilelake.semantics.conditions import evaluate, reducers
 from profilelake.semantics.conditions.parse import parse
 from profilelake.semantics.conditions.text import written
 from profilelake.semantics.conditions.tree import (
@@ -37,13 +37,13 @@ from profilelake.semantics.conditions.tree import (
     Within,
 )
 from profilelake.semantics.definitions import Definition, Json
-from profilelake.traits import same_values, sequences
+from profilelake.traits import reduced, same_values, sequences
 
 AT: Final = START + 12 * HOUR
 PEOPLE: Final = 5
 EVENTS: Final = 9
-_LIMITS: Final = ((500, 1 << 20), (3, 1 << 20), (2, 4), (500, 1))
-"""Events that are looked at by pairs, and how many are at once."""
+_LIMITS: Final = ((500, 1 << 20, 1_000, 1 << 16), (3, 1 << 20, 2, 1 << 16), (2, 4, 1_000, 10), (500, 1, 3, 6))
+"""Events that are looked at by pairs, how many are at once, and values and bytes of lists."""
 
 _VALUES: Final[tuple[Json, ...]] = (
     1, 1, "1", "1.0", 2, "a", "a", "ab", True, "true", -1.5, None, [], {}, [1, "1"], ["a", 2, "1.0"], ["a", "a"],
@@ -75,12 +75,15 @@ def funnels_are_right(seed: int) -> None:
 
 
 @contextmanager
-def _limits(events: int, at_once: int) -> Iterator[None]:
+def _limits(events: int, at_once: int, values: int, size: int) -> Iterator[None]:
     with ExitStack() as stack:
         for module in (evaluate, sequences):
             stack.enter_context(mock.patch.object(module, "PAIRED_EVENTS_MAX", events))
         stack.enter_context(mock.patch.object(sequences, "PAIRS_AT_ONCE", at_once))
         stack.enter_context(mock.patch.object(same_values, "LOOKED_UP_AT_ONCE", at_once))
+        for module in (reducers, reduced):
+            stack.enter_context(mock.patch.object(module, "UNIQUE_VALUES_MAX", values))
+            stack.enter_context(mock.patch.object(module, "UNIQUE_BYTES_MAX", size))
         yield
 
 

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from profilelake.errors import Internal
 from profilelake.kernels.dense import dense_numbers
 from profilelake.kernels.siphash import Words
+from profilelake.semantics.conditions.reducers import UNIQUE_BYTES_MAX, UNIQUE_VALUES_MAX
 from profilelake.semantics.conditions.tree import Reduce
 from profilelake.semantics.conditions.values import NANO, SUM_MAX, SUMMED_MAX, text
 from profilelake.state.computed import VALUES
@@ -213,6 +214,8 @@ def _unique(
     if reduce.counted:
         return Numbers(sizes.astype(np.float64), np.ones(count, dtype=np.bool_), counting.changes)
     order = np.lexsort((spelt.text_rank[codes], owners))
+    order = order[_in_list(spelt, codes[order], owners[order])]
+    sizes = np.bincount(owners[order], minlength=count)
     having = np.flatnonzero(sizes)
     offsets = np.concatenate([[0], np.cumsum(sizes[having])]).astype(np.int32)
     lists = pa.ListArray.from_arrays(pa.array(offsets), spelt.texts.take(pa.array(codes[order])))
@@ -221,3 +224,13 @@ def _unique(
     chosen = np.full(count, -1, dtype=np.int32)
     chosen[having] = np.arange(len(having))
     return Coded(chosen, arrays, counting.changes)
+
+
+def _in_list(spelt: Spelt, codes: Int64s, owners: Int64s) -> Bools:
+    """Return which values, in the order of subjects and of their lists, are in lists that keep their limits."""
+    bytes_of = pc.binary_length(spelt.texts).to_numpy().astype(np.int64)
+    reached = np.concatenate([[0], np.cumsum(bytes_of[codes] + 1)])
+    starts = np.searchsorted(owners, owners)
+    kept: Bools = np.arange(len(owners)) - starts < UNIQUE_VALUES_MAX
+    kept &= reached[1:] - reached[starts] <= UNIQUE_BYTES_MAX
+    return kept

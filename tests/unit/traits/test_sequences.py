@@ -89,3 +89,16 @@ def test_counts_are_exact_as_far_as_they_are_asked_for(up_to: int) -> None:
     whole = np.full(4, 4)
     runs = Runs(np.zeros(4, dtype=np.int64), whole, np.full(4, -1))
     assert same_counts(values, asking, runs, up_to).tolist() == [min(3, up_to), 1, 1, 0]
+
+
+def test_a_list_of_unique_values_ends_at_its_limits_and_their_count_does_not() -> None:
+    calls = [call(number, "Added", number, sku=f"{number:04}") for number in range(1_200)]
+    found = answer("event('Added').unique(property('sku'))", calls)
+    assert isinstance(found, list)
+    assert (len(found), found[-1]) == (1_000, "0999")
+    assert answer("event('Added').unique(property('sku')).count()", calls) == 1_200
+    long = [call(number, "Added", number, sku=f"{number}" + "é" * 5_000) for number in range(9)]
+    found = answer("event('Added').unique(property('sku'))", long)
+    # Each takes 10,000 bytes, a digit, two quotes and a comma.
+    assert isinstance(found, list)
+    assert [text[0] for text in found] == ["0", "1", "2", "3", "4", "5"]

@@ -5,11 +5,16 @@ All of them depend on what was given only as a set with multiplicities, never on
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from profilelake.semantics.conditions.tree import As, Reduce
 from profilelake.semantics.conditions.values import ExactSum, canonical, items, normal, number, plain, text
 from profilelake.semantics.definitions import Json
+
+UNIQUE_VALUES_MAX: Final = 1_000
+"""Values in a list of different ones: the first in their order. There is no limit to how many are counted."""
+UNIQUE_BYTES_MAX: Final = 64 * 1024
+"""Bytes of the JSON of such a list, one more for each value: the list ends before the value that passes it."""
 
 
 class Given(NamedTuple):
@@ -43,9 +48,18 @@ def reduced(reduce: Reduce, given: Sequence[Given]) -> Json:
             distinct = {canonical(item): item for item in _items_as(values, reduce.as_type)}
             if reduce.counted:
                 return len(distinct)
-            return [
-                distinct[name] for name in sorted(distinct, key=lambda name: _rank(distinct[name]))
-            ] or None
+            names = sorted(distinct, key=lambda name: _rank(distinct[name]))
+            return [distinct[name] for name in names[: _fitting(names)]] or None
+
+
+def _fitting(names: Sequence[str]) -> int:
+    """Return how many of the JSON texts, in their order, are in a list that keeps its limits."""
+    size = 0
+    for place, name in enumerate(names[:UNIQUE_VALUES_MAX]):
+        size += len(name.encode()) + 1
+        if size > UNIQUE_BYTES_MAX:
+            return place
+    return min(len(names), UNIQUE_VALUES_MAX)
 
 
 def _summed(values: Iterable[Json]) -> ExactSum:
