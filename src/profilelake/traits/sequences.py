@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from profilelake.errors import Internal
-from profilelake.semantics.conditions.evaluate import Here, Subject, meets
+from profilelake.semantics.conditions.evaluate import ITSELF, Here, Subject, elements, meets
 from profilelake.semantics.conditions.pairing import (
     PAIRED_EVENTS_MAX,
     Same,
@@ -35,6 +35,7 @@ from profilelake.semantics.conditions.tree import (
     Duration,
     Events,
     Instant,
+    Items,
     Not,
     Operand,
     Or,
@@ -45,6 +46,7 @@ from profilelake.semantics.conditions.tree import (
     Window,
     Within,
 )
+from profilelake.semantics.conditions.values import canonical
 from profilelake.traits.columns import NEVER, Bools, Coded, Column, Int64s, Numbers, as_coded, never, nothing
 from profilelake.traits.compared import Side, combined, compared
 from profilelake.traits.following import Runs, reduced_runs
@@ -339,8 +341,60 @@ class _Sequences:
                 truth = compared(how, left, right, self._at, len(events))
                 self._turn(events, truth.changes)
                 return truth.holds
+            case Items(of=of) if not any(isinstance(node, Items) for node in nodes(of)):
+                return self._elements_meet(condition, parents, events)
             case _:
                 return self._asked(condition, events, parents)
+
+    def _elements_meet(self, condition: Items, parents: Int64s, events: Int64s) -> Bools:
+        """Return for which pairs an element of an array, or every one and there is one, meets a condition."""
+        arrays = self._pair_side(condition.value, parents, events, frozenset())
+        if not isinstance(arrays, Coded):
+            raise Internal("working out a sequence: elements are those of a value")
+        told = [elements(value) for value in arrays.values]
+        counts = np.array([*map(len, told), 0], dtype=np.int64)
+        starts = np.cumsum(counts) - counts
+        flat = pa.array(
+            [None if item is None else canonical(item) for array in told for item in array], pa.string()
+        )
+        every = Coded.of(flat)
+        sizes = counts[arrays.codes]
+        met = np.zeros(len(events), dtype=np.int64)
+        for part in _parts(sizes):
+            pairs = np.arange(len(events))[part]
+            of = np.repeat(pairs, sizes[pairs])
+            items = _taken(every, ragged(starts[arrays.codes[pairs]], sizes[pairs]))
+            held = self._element_meets(condition.of, as_coded(items), parents[of], events[of])
+            met += np.bincount(of[held], minlength=len(events))
+        return (sizes > 0) & (met == sizes) if condition.every else met > 0
+
+    def _element_meets(self, condition: Condition, items: Coded, parents: Int64s, events: Int64s) -> Bools:
+        """Return which elements meet a condition, each with the pair of events it is looked at for."""
+        match condition:
+            case And(parts=parts):
+                both: Bools = np.logical_and.reduce(
+                    [self._element_meets(part, items, parents, events) for part in parts]
+                )
+                return both
+            case Or(parts=parts):
+                either: Bools = np.logical_or.reduce(
+                    [self._element_meets(part, items, parents, events) for part in parts]
+                )
+                return either
+            case Not(of=of):
+                return ~self._element_meets(of, items, parents, events)
+            case Compare(value=value, how=how, operands=operands):
+                left, *right = (
+                    items.at(() if node.path == ITSELF else node.path)
+                    if isinstance(node, Property) and node.scope == "item"
+                    else self._pair_side(node, parents, events, frozenset())
+                    for node in (value, *operands)
+                )
+                truth = compared(how, left, right, self._at, len(events))
+                self._turn(events, truth.changes)
+                return truth.holds
+            case _:
+                raise Internal("working out a sequence: nothing else is asked of an element")
 
     def _pair_side(self, node: Operand, parents: Int64s, events: Int64s, paired: frozenset[Reduce]) -> Side:
         if isinstance(node, Property) and node.scope == "parent":
