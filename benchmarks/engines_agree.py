@@ -155,8 +155,12 @@ def digests(place: Place) -> dict[str, Digest]:
     lake = place.lake()
     with tempfile.TemporaryDirectory(dir=place.directory) as folder:
         found = digest_tables(EmbeddedEngine(Path(folder)), lake, WORKSPACE)
+    # Tables of Profiles Sync are in a namespace of their own.
+    beside = {
+        f"{one.part}.{one.name}": digest([lake.table(WORKSPACE, one).scan()]) for one in TABLES if one.part
+    }
     lake.close()
-    return {one.table: one.digest for one in found}
+    return {one.table: one.digest for one in found} | beside
 
 
 def _repair(engine: Engine, lake: Lake) -> dict[str, Digest]:

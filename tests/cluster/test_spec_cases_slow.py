@@ -22,7 +22,8 @@ from profilelake.engines.embedded import EmbeddedEngine
 from profilelake.engines.engine import Engine
 from profilelake.identity.tables import IDENTIFIER_SETS, SET_SIGHTINGS
 from profilelake.landing.tables import EVENTS
-from profilelake.plans.digests import Digest, digest_tables
+from profilelake.pipeline.register import TABLES
+from profilelake.plans.digests import Digest, digest, digest_tables
 from profilelake.plans.rebuild import Cutting
 from profilelake.plans.repair import Repaired, repair
 from profilelake.plans.sizes import Sizes
@@ -91,7 +92,10 @@ def test_landed_calls_that_are_repaired(engine: SparkEngine, tmp_path: Path) -> 
 def all_digests(desk: Desk) -> dict[str, Digest]:
     """Return the digest of every table there is."""
     here = EmbeddedEngine(desk.directory / "digests")
-    return {one.table: one.digest for one in digest_tables(here, desk.lake, WORKSPACE)}
+    found = {one.table: one.digest for one in digest_tables(here, desk.lake, WORKSPACE)}
+    # Tables of Profiles Sync are in a namespace of their own.
+    beside = [table for table in TABLES if table.part]
+    return found | {table.name: digest([desk.lake.table(WORKSPACE, table).scan()]) for table in beside}
 
 
 def landed(folder: Path) -> Desk:
