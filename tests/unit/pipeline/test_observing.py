@@ -7,14 +7,16 @@ from types import SimpleNamespace
 from typing import Any
 
 import duckdb
+import pyarrow as pa
 import pytest
 
-from pipeline_driver import SECOND, START, WORKSPACE, Desk, LogBuilder, Message
+from pipeline_driver import KEY, SECOND, START, WORKSPACE, Desk, LogBuilder, Message
 from profilelake.errors import Unavailable
 from profilelake.lake.current import CurrentTable
 from profilelake.lake.reading import attach
+from profilelake.landing.tables import EVENTS
 from profilelake.pipeline import observing
-from profilelake.pipeline.observing import Observing
+from profilelake.pipeline.observing import Observing, whole_schema
 from profilelake.shapes.asking import schema_asked
 from profilelake.shapes.listing import listed
 from profilelake.shapes.observed import ShapeLimits
@@ -276,3 +278,25 @@ def test_beyond_a_limit_only_the_listing_is_short(desk: Desk, send: Callable[...
     assert (observing.unlisted(), observing.unlisted()) == (2, 0)
     assert len(desk.lake_tables("events")["events"]) == 4
     assert desk.verify() == [], "which paths are listed depends on what came first"
+
+
+def test_examples_are_those_of_the_first_event_however_rows_lie_in_files() -> None:
+    events = pa.Table.from_pylist(
+        [
+            {
+                "position": place.to_bytes(32, "big"),
+                "received_at": START + place,
+                "type": "track",
+                "event": "Seen",
+                "properties": f'{{"note": "{note}"}}',
+            }
+            for place, note in enumerate(("first 1", "second", "3rd"))
+        ],
+        schema=EVENTS.schema(),
+    )
+    found = []
+    for rows in (events, events.take(pa.array([2, 1, 0]))):
+        with duckdb.connect() as connection:
+            connection.register("events", rows)
+            found.append(whole_schema(connection, KEY))
+    assert found[0].equals(found[1])
