@@ -46,9 +46,16 @@ FOLDED: Final = ("set_id", "type", "event", "name", "timestamp", "source_id", "p
 """Columns of `events` that folding looks at; what no step asks for is null."""
 WANTED: Final = "wanted_events"
 """The table of names and times that a connection must have for `Wanted.select`."""
-_NAME: Final = """
-    CASE type WHEN 'track' THEN event WHEN 'page' THEN 'Page Viewed' WHEN 'screen' THEN 'Screen Viewed' END
+PAGE_VIEWED: Final = "Page Viewed"
+_NAME: Final = f"""
+    CASE type WHEN 'track' THEN event WHEN 'page' THEN '{PAGE_VIEWED}' WHEN 'screen' THEN 'Screen Viewed' END
 """
+_TYPES: Final = ("track", "page", "screen")
+_PAGE, _SCREEN = 1, 2
+"""Places in `_TYPES` of the calls that have a name of their own."""
+_CALLED: Final = "called"
+"""The number of the name of an event, twice, and one more where a call of its own is that event."""
+_CALL: Final = ("type", "event")
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,20 +132,56 @@ class Wanted:
             # Before anything else: of the other events neither names nor times need to be looked at.
             few = f"FROM ({rows}) SEMI JOIN {sql.identifier(of_sets)} USING (set_id)"
             rows = f"WITH few AS MATERIALIZED ({few}) FROM few"
+        columns = [self._column(name) if name in read else f"NULL AS {name}" for name in FOLDED]
+        return self._select(columns, rows)
+
+    def select_numbered(
+        self, events: PublishedTable, files: Sequence[LiveFile], place: Callable[[str], str]
+    ) -> str:
+        """Return a SELECT as `select` does, of what is read alone and with numbers of names: `restored` tells the rest."""
+        rows = sql.select_by_name(events.table.schema(), files, sorted(self.read()), place)
+        called = f"(number * 2 + (type <> 'track')::INTEGER)::INTEGER AS {_CALLED}"
+        columns = [called, *(self._column(name) for name in self.numbered_schema().names if name != _CALLED)]
+        return self._select(columns, rows)
+
+    def numbered_schema(self) -> pa.Schema:
+        """Return the columns of `select_numbered`."""
+        read = self.read()
+        asked = [field for field in event_schema() if field.name in read and field.name not in _CALL]
+        return pa.schema([(_CALLED, pa.int32()), *asked])
+
+    def restored(self, rows: pa.Table) -> pa.Table:
+        """Return rows of `select_numbered` with all columns that are folded; calls and their names are dictionaries."""
+        called = rows.column(_CALLED).combine_chunks()
+        number = called.to_numpy() >> 1
+        calls = np.array([_PAGE if name == PAGE_VIEWED else _SCREEN for name in self.since], dtype=np.int32)
+        is_call = (called.to_numpy() & 1).astype(np.bool_)
+        made = {
+            "event": pa.DictionaryArray.from_arrays(number, pa.array(list(self.since), pa.string())),
+            "type": pa.DictionaryArray.from_arrays(
+                np.where(is_call, calls[number], 0).astype(np.int32), pa.array(_TYPES)
+            ),
+        }
+        for field in event_schema():
+            if field.name in rows.column_names:
+                made[field.name] = rows.column(field.name)
+            elif field.name not in made:
+                made[field.name] = pa.nulls(rows.num_rows, field.type)
+        return pa.table({name: made[name] for name in FOLDED})
+
+    @staticmethod
+    def _column(name: str) -> str:
+        if name not in _TEXTS:
+            return name
+        return f"CASE WHEN epoch_us(timestamp) >= {name}_since THEN {name} END AS {name}"
+
+    def _select(self, columns: Sequence[str], rows: str) -> str:
         until = "" if self.until is None else f"AND epoch_us(timestamp) <= {self.until:d}"
         received_until = (
             "" if self.received_until is None else f"AND epoch_us(received_at) <= {self.received_until:d}"
         )
-        columns = ", ".join(
-            f"NULL AS {name}"
-            if name not in read
-            else f"CASE WHEN epoch_us(timestamp) >= {name}_since THEN {name} END AS {name}"
-            if name in _TEXTS
-            else name
-            for name in FOLDED
-        )
         return f"""
-            SELECT {columns} FROM ({rows}) JOIN {WANTED} ON {_NAME} = wanted AND epoch_us(timestamp) >= since
+            SELECT {", ".join(columns)} FROM ({rows}) JOIN {WANTED} ON {_NAME} = wanted AND epoch_us(timestamp) >= since
             WHERE set_id IS NOT NULL {until} {received_until}
         """  # noqa: S608 - numbers, and names of our own columns
 
@@ -152,6 +195,7 @@ class Wanted:
             {
                 "wanted": pa.array(list(self.since), pa.string()),
                 "since": pa.array(list(self.since.values()), pa.int64()),
+                "number": pa.array(range(len(self.since)), pa.int32()),
                 **texts,
             }
         )

@@ -4,7 +4,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 import duckdb
 import pyarrow as pa
@@ -25,6 +25,8 @@ UNIT_ROWS: Final = 4_000_000
 """Events in the files that one task reads, about."""
 UNITS_PER_TASK: Final = 2
 """At least so many units of events for each task that runs at the same time, as they are not equally dear."""
+UNIT_ROWS_LEAST: Final = 1_000_000
+"""Units are no smaller to be more: opening a DuckDB for one costs as much as 100,000 events."""
 CUT_ROWS: Final = 1 << 18
 """Rows that a task has in memory at once while it spreads them."""
 
@@ -71,7 +73,6 @@ class Inputs:
     events: list[str]
     sets: list[str]
     profiles: list[str]
-    all_sets: str
     accounts: AccountInputs | None = None
 
     @classmethod
@@ -106,39 +107,45 @@ class Inputs:
                     for one in identifiers.selects
                 ],
             )
-        owned = [_select_sets(one, "users") for one in sets.selects]
         return cls(
             snapshots=snapshots,
-            events=[wanted.select(events, group, place) for group in _grouped(wanted.files(events), tasks)],
-            sets=owned,
+            events=[
+                wanted.select_numbered(events, group, place)
+                for group in _grouped(wanted.files(events), tasks)
+            ],
+            sets=[_select_sets(one, "users") for one in sets.selects],
             profiles=[_select_profiles(one, plan, "users") for one in profiles.selects],
-            all_sets=_all(owned),
             accounts=accounts,
         )
 
-    def counted(self) -> list[str]:
-        """Return what is counted before anything else: events unit by unit, then what else `Counts` has."""
-        counted = [*self.events, _rows_of(self.profiles), self.all_sets]
-        if self.accounts is not None:
-            counted += [_rows_of(self.accounts.profiles), _rows_of(self.accounts.links)]
-        return counted
+    def counted(self, tasks: int) -> list["Counted"]:
+        """Return what is counted before anything else, for so many tasks."""
+        of = self.accounts
+        counted = [self.events, self.profiles, self.sets, of.profiles if of else [], of.links if of else []]
+        return [
+            Counted(*(tuple(selects[task::tasks]) for selects in counted))
+            for task in range(min(tasks, max(map(len, counted))))
+        ]
 
 
-@dataclass(frozen=True, slots=True)
-class Counts:
+class Counted(NamedTuple):
+    """SELECTs whose rows one task counts, as `Counts` has them."""
+
+    events: tuple[str, ...]
+    profiles: tuple[str, ...]
+    sets: tuple[str, ...]
+    accounts: tuple[str, ...]
+    links: tuple[str, ...]
+
+
+class Counts(NamedTuple):
     """How many rows of what there are."""
 
     events: int
     profiles: int
     sets: int
-    accounts: int = 0
-    links: int = 0
-
-    @classmethod
-    def of(cls, inputs: Inputs, counted: Sequence[int]) -> "Counts":
-        """Return the counts from those of `Inputs.counted`."""
-        of_units = len(inputs.events)
-        return cls(sum(counted[:of_units]), *counted[of_units:])
+    accounts: int
+    links: int
 
 
 @contextmanager
@@ -188,18 +195,10 @@ def _select_links(rows: str) -> str:
     return f"SELECT set_id, account_set_id, position, message_id FROM ({rows})"  # noqa: S608 - made here
 
 
-def _all(selects: Sequence[str]) -> str:
-    return " UNION ALL ".join(f"({one})" for one in selects)
-
-
-def _rows_of(selects: Sequence[str]) -> str:
-    return " UNION ALL ".join(f"(SELECT 1 FROM ({one}))" for one in selects)  # noqa: S608 - ours
-
-
 def _grouped(files: Sequence[sql.LiveFile], tasks: int) -> list[list[sql.LiveFile]]:
     """Return files in groups of about `UNIT_ROWS` rows, or fewer where otherwise tasks had nothing to do."""
     rows = sum(file.rows for file in files)
-    size = max(1, min(UNIT_ROWS, rows // (UNITS_PER_TASK * tasks)))
+    size = min(UNIT_ROWS, max(UNIT_ROWS_LEAST, rows // (UNITS_PER_TASK * tasks)))
     groups: list[list[sql.LiveFile]] = []
     held = size
     for file in files:

@@ -7,7 +7,7 @@ definitions are about accounts, what people did goes on from there to the accoun
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 import duckdb
@@ -17,13 +17,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from profilelake.audiences.people import accounts_of, subjects
-from profilelake.audiences.reading import FOLDED, PART_ROWS, Wanted, event_schema, in_parts, slices_for
+from profilelake.audiences.reading import PART_ROWS, Wanted, in_parts, slices_for
 from profilelake.engines.engine import Cut, Engine, PartNumbers
 from profilelake.engines.jobs import Job
-from profilelake.engines.kept import KeptFile, keep, read_kept
+from profilelake.engines.kept import KeptFile, keep, keep_wide, read_kept, read_wide
 from profilelake.engines.keys import parts_by_id, power_of_two
 from profilelake.errors import Invalid
 from profilelake.kernels import siphash
+from profilelake.kernels.places import Places
 from profilelake.kernels.slots import slots_of
 from profilelake.lake.catalog import Lake
 from profilelake.lake.storage import Storage
@@ -32,6 +33,7 @@ from profilelake.plans.definition_inputs import (
     CUT_ROWS,
     UNIT_ROWS,
     AccountInputs,
+    Counted,
     Counts,
     Input,
     Inputs,
@@ -59,15 +61,17 @@ SETS_JOINED_MAX: Final = 1 << 22
 BUSY_EVENTS: Final = 1 << 12
 """A set with more events among `CUT_ROWS` is folded before it is sent on, so that no part is much larger than another."""
 
-_EVENTS: Final = event_schema()
 _SETS: Final = pa.schema([("set_id", pa.binary(16)), ("profile_id", pa.string())])
 _OWNED: Final = pa.schema([*_SETS, ("part", pa.int32())])
+_OWNERS: Final = pa.schema([("set_id", pa.binary(16)), ("part", pa.int32())])
+NOBODY: Final = -1
+"""In place of a part, where nobody owns a set."""
 _PROFILES: Final = pa.schema(
     [("profile_id", pa.string()), ("identifiers", pa.string()), ("traits", pa.string())]
 )
 _SENT: Final = pa.schema([*SHIPPED, ("part", pa.int32())])
-_OF_PEOPLE: Final = {"events": _EVENTS, "shipped": SHIPPED, "sets": _SETS, "profiles": _PROFILES}
-"""What is brought together by person."""
+_OF_PEOPLE: Final = {"shipped": SHIPPED, "sets": _SETS, "profiles": _PROFILES}
+"""What is brought together by person, events aside."""
 _LINKED: Final = pa.schema([MEMBERS.field("profile_id"), MEMBERS.field("account_id")])
 _OF_ACCOUNTS: Final = {
     "accounts": _PROFILES, "members": _LINKED, "profiles": _PROFILES, "sets": _SETS, "shipped": SHIPPED
@@ -77,6 +81,7 @@ _COLUMN: Final = "value of "
 """Before the key of a definition in the columns of kept files."""
 _encode: Final = msgspec.msgpack.Encoder().encode
 _decode_files: Final = msgspec.msgpack.Decoder(list[KeptFile]).decode
+_decode_counts: Final = msgspec.msgpack.Decoder(Counts).decode
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,9 +114,9 @@ class Asked:
 
     def fold(self, events: pa.Table) -> Partials:
         """Return what events come to, however many they are."""
+        wanted, steps = self.wanted(), numbered(self.plan)
         parts = in_parts(events.to_batches(CUT_ROWS), PART_ROWS)
-        steps = numbered(self.plan)
-        return merged([fold(part.cast(_EVENTS), steps, at=self.at) for part in parts])
+        return merged([fold(wanted.restored(part), steps, at=self.at) for part in parts])
 
     def answered(self, ids: pa.ChunkedArray, partials: Partials, of: Subjects) -> pa.Table:
         """Return what definitions are worth for some profiles: a row each, a column for each definition about these."""
@@ -158,7 +163,7 @@ class Computed:
         for answered in self.answered:
             names = {key: _COLUMN + key for key in answered.keys if keys is None or key in keys}
             for file in answered.files if names else ():
-                for rows in read_kept(self.storage, file, ["profile_id", *names.values()]):
+                for rows in read_wide(self.storage, file, ["profile_id", *names.values()]):
                     yield {key: _with_value(rows, column) for key, column in names.items()}
 
     def values(self) -> Mapping[str, pa.Table]:
@@ -192,20 +197,29 @@ def compute(
     # How many tasks there are says how events are cut into units, and what is remembered goes by these.
     named = [workspace, inputs.snapshots, engine.tasks, duckdb.__version__, _said(asked)]
     job = Job(storage, KIND, named, report)
-    counted = job.step("count", lambda: engine.each("count", inputs.counted(), _Count(storage, wanted)))
-    told_of = [msgspec.msgpack.decode(counted[number], type=int) for number in range(len(counted))]
-    counts = Counts.of(inputs, told_of)
+    counted = job.step(
+        "count", lambda: engine.each("count", inputs.counted(engine.tasks), _Count(storage, wanted))
+    )
+    counts = Counts(*(sum(of) for of in zip(*map(_decode_counts, counted.values()), strict=True)))
     parts = slices_for(counts.events, counts.profiles)
-    by_profile = _ByProfile(storage, wanted, asked, inputs.all_sets, parts)
-    happened = units("events", inputs.events)
+    happened, sets = units("events", inputs.events), units("sets", inputs.sets)
+    owners: tuple[KeptFile, ...] = ()
     if counts.sets > SETS_JOINED_MAX:
         happened = kept_units("shipped", _folded(engine, job, inputs, asked, counts, parts))
-        by_profile = replace(by_profile, all_sets="")
-    of_people = [*happened, *units("sets", inputs.sets), *units("profiles", inputs.profiles)]
+    else:
+        found = job.step(
+            "owners",
+            lambda: engine.each("owners", inputs.sets, _Owners(storage, job.folder("owners"), parts)),
+        )
+        owners = _files(found.values())
+        sets = kept_units("sets", owners)
+    by_profile = _ByProfile(storage, wanted, asked, owners, parts)
+    of_people = [*happened, *sets, *units("profiles", inputs.profiles)]
     answer = _Answer(storage, job.folder("answer"), asked)
     if inputs.accounts is None:
         found = job.step(
-            "answer", lambda: engine.spread("answer", of_people, by_profile, _OF_PEOPLE, parts, answer)
+            "answer",
+            lambda: engine.spread("answer", of_people, by_profile, by_profile.inputs(), parts, answer),
         )
         answered = [Answered(asked.keys("users"), _files(found.values()))]
     else:
@@ -224,7 +238,7 @@ def _folded(
             "fold",
             [*units("events", inputs.events), *units("sets", inputs.sets)],
             _BySet(job.storage, asked.wanted(), asked, of_sets, parts),
-            {"events": _EVENTS, "shipped": SHIPPED, "sets": _OWNED},
+            {"events": asked.wanted().numbered_schema(), "shipped": SHIPPED, "sets": _OWNED},
             of_sets,
             _FoldSets(job.storage, job.folder("fold"), asked),
         ),
@@ -253,7 +267,7 @@ def _with_accounts(
             "people",
             [*of_people, *kept_units("members", members)],
             by_profile,
-            {**_OF_PEOPLE, "members": MEMBERS},
+            {**by_profile.inputs(), "members": MEMBERS},
             parts,
             _AnswerAndSend(answer, job.folder("people")),
         ),
@@ -300,10 +314,29 @@ class _Count:
     storage: Storage
     wanted: Wanted
 
-    def __call__(self, select: str) -> bytes:
+    def __call__(self, counted: Counted) -> bytes:
         with opened(self.storage, self.wanted) as connection:
-            (rows,) = connection.sql(f"SELECT count(*) FROM ({select})").fetchall()[0]  # noqa: S608 - ours
-        return _encode(int(rows))
+            return _encode(Counts(*(sum(_rows_of(connection, select) for select in of) for of in counted)))
+
+
+def _rows_of(connection: duckdb.DuckDBPyConnection, select: str) -> int:
+    (rows,) = connection.sql(f"SELECT count(*) FROM ({select})").fetchall()[0]  # noqa: S608 - ours
+    return int(rows)
+
+
+@dataclass(frozen=True, slots=True)
+class _Owners:
+    """Keeps whose sets are, with the part that their profiles are in."""
+
+    storage: Storage
+    folder: str
+    parts: int
+
+    def __call__(self, select: str) -> bytes:
+        owned = f"SELECT *, {part_of_profile(self.parts)} FROM ({select})"  # noqa: S608 - made here
+        with opened(self.storage) as connection:
+            rows = (rows.select(_OWNED.names).cast(_OWNED) for rows in batches(connection, owned))
+            return _encode(keep(self.storage, self.folder, rows))
 
 
 # ---- bringing together -------------------------------------------------------------------------
@@ -316,30 +349,45 @@ def _parts_of(rows: pa.Table) -> PartNumbers:
 
 @dataclass(frozen=True, slots=True)
 class _ByProfile:
-    """Spreads everything by profile. `all_sets` tells whose events are, where they were not folded by set before."""
+    """Spreads everything by profile. `owners` tell whose events are, where they were not folded by set before."""
 
     storage: Storage
     wanted: Wanted
     asked: Asked
-    all_sets: str
+    owners: tuple[KeptFile, ...]
     parts: int
+
+    def inputs(self) -> dict[str, pa.Schema]:
+        """Return the columns of what is brought together by person."""
+        return {"events": self.wanted.numbered_schema(), **_OF_PEOPLE}
 
     def __call__(self, unit: Unit) -> Iterator[Cut]:
         if unit.file is not None:
             for rows in read_kept(self.storage, unit.file, rows=CUT_ROWS):
                 yield Cut(unit.input, rows.drop_columns(["part"]), _parts_of(rows))
             return
-        part = part_of_profile(self.parts)
         with opened(self.storage, self.wanted) as connection:
             if unit.input == "events":
-                owned = f"SELECT set_id, {part} FROM ({self.all_sets})"  # noqa: S608 - made here
-                select = f"SELECT e.*, part FROM ({unit.select}) AS e JOIN ({owned}) USING (set_id)"  # noqa: S608
-                for rows in batches(connection, select):
-                    yield from _sent(rows.select(FOLDED).cast(_EVENTS), _parts_of(rows), self.asked)
+                yield from self._events(batches(connection, unit.select))
             else:
                 schema = _SETS if unit.input == "sets" else _PROFILES
-                for rows in batches(connection, f"SELECT *, {part} FROM ({unit.select})"):  # noqa: S608
+                select = f"SELECT *, {part_of_profile(self.parts)} FROM ({unit.select})"  # noqa: S608 - made here
+                for rows in batches(connection, select):
                     yield Cut(unit.input, rows.select(schema.names).cast(schema), _parts_of(rows))
+
+    def _events(self, read: Iterator[pa.Table]) -> Iterator[Cut]:
+        """Yield the events of sets that have an owner."""
+        owned = _read_owners(self.storage, self.owners)
+        # A join in SQL costs ten times as much: each unit would build its table, and pass all columns through it.
+        places = Places(_words(owned))
+        part_of = np.append(owned.column("part").to_numpy(), np.int32(NOBODY))
+        for rows in read:
+            events = rows.cast(self.wanted.numbered_schema())
+            parts = part_of[places.of(_words(events))]
+            mine = parts != NOBODY
+            if not mine.all():
+                events, parts = events.filter(pa.array(mine)), parts[mine]
+            yield from _sent(events, parts, self.asked)
 
 
 @dataclass(frozen=True, slots=True)
@@ -356,7 +404,7 @@ class _BySet:
         with opened(self.storage, self.wanted) as connection:
             if unit.input == "events":
                 for rows in batches(connection, unit.select):
-                    events = rows.cast(_EVENTS)
+                    events = rows.cast(self.wanted.numbered_schema())
                     yield from _sent(events, parts_by_id(events.column("set_id"), self.parts), self.asked)
             else:
                 part = part_of_profile(self.parts_of_profiles)
@@ -365,9 +413,18 @@ class _BySet:
                     yield Cut("sets", owned, parts_by_id(owned.column("set_id"), self.parts))
 
 
+def _read_owners(storage: Storage, files: Sequence[KeptFile]) -> pa.Table:
+    read = (rows for file in files for rows in read_kept(storage, file, _OWNERS.names))
+    return pa.concat_tables([_OWNERS.empty_table(), *(rows.select(_OWNERS.names) for rows in read)])
+
+
+def _words(rows: pa.Table) -> siphash.Words:
+    return siphash.from_arrow(rows.column("set_id"))
+
+
 def _sent(events: pa.Table, parts: PartNumbers, asked: Asked) -> Iterator[Cut]:
     """Yield events as they are, but those of very busy sets as what they come to."""
-    words = siphash.from_arrow(events.column("set_id"))
+    words = _words(events)
     slots = slots_of(words)
     # A set with many events makes its slot a large one; mostly none is, and then nothing else is looked at.
     if np.bincount(slots, minlength=1).max(initial=0) <= BUSY_EVENTS:
@@ -424,7 +481,7 @@ class _Answer:
             return []
         ids = tables["profiles"].column("profile_id")
         people = subjects(tables["profiles"], tables["sets"], self.asked.plan)
-        return keep(self.storage, self.folder, self.asked.answered(ids, partials, people), part)
+        return keep_wide(self.storage, self.folder, self.asked.answered(ids, partials, people), part)
 
 
 # ---- from people to their accounts -------------------------------------------------------------
@@ -513,7 +570,7 @@ class _AnswerAccounts:
         )
         ids = tables["accounts"].column("profile_id")
         rows = self.asked.answered(ids, unshipped(tables["shipped"]), whole)
-        return _encode(keep(self.storage, self.folder, rows, part))
+        return _encode(keep_wide(self.storage, self.folder, rows, part))
 
 
 def _with_value(rows: pa.Table, column: str) -> pa.Table:

@@ -53,7 +53,7 @@ def test_values_are_counted_and_written(layout: Layout, tmp_path: Path) -> None:
         profile_id(PEOPLE[0]): "2",
         profile_id(PEOPLE[1]): "1",
     }
-    assert [step.split(":")[0] for step in steps] == ["count", "answer"]
+    assert [step.split(":")[0] for step in steps] == ["count", "owners", "answer"]
 
 
 def test_what_is_computed_online_only_is_left_out_or_refused(layout: Layout) -> None:

@@ -1,5 +1,6 @@
 """The laws of an engine, on this machine."""
 
+import gc
 import tempfile
 from pathlib import Path
 
@@ -39,3 +40,12 @@ def test_what_the_work_raises_is_raised(tmp_path: Path) -> None:
         engine.each("refuse", [1, 2], refuses)
     with pytest.raises(KeyError):
         engine.each("break", [1], breaks)
+
+
+def test_the_search_for_cycles_is_as_it_was_after_a_step(tmp_path: Path) -> None:
+    engine = EmbeddedEngine(tmp_path)
+    before = gc.get_freeze_count()
+    engine.each("double", [1], doubled)
+    with pytest.raises(Invalid):
+        engine.each("refuse", [1], refuses)
+    assert gc.get_freeze_count() == before
