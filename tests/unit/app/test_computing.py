@@ -85,6 +85,7 @@ def test_accounts_are_counted_and_written(layout: Layout, tmp_path: Path) -> Non
     ]
     assert [step.split(":")[0] for step in steps] == [
         "count",
+        "owners",
         "left",
         "seen",
         "members",
