@@ -122,7 +122,7 @@ def number_before(
     """
     first = min(int(times.min(initial=NEVER)), int(limits.min(initial=NEVER)))
     width = max(int(times.max(initial=first)), int(limits.max(initial=first))) - first + 1
-    if width * (int(of.max(initial=0)) + 1) > NEVER:
+    if width * (max(int(owners.max(initial=0)), int(of.max(initial=0))) + 1) > NEVER:
         # Years of many subjects do not fit into one number: take the places of the times among all.
         moments = np.unique(np.concatenate([times, limits]))
         times, limits = np.searchsorted(moments, times), np.searchsorted(moments, limits)
