@@ -54,6 +54,8 @@ from profilelake.traits.shipped import SHIPPED, shipped, unshipped
 from profilelake.traits.steps import Plan
 
 KIND: Final = "definitions"
+FORMAT: Final = 1
+"""Which steps there are and what they keep. It goes up with any change: a job begun in another form begins anew."""
 VALUES: Final = pa.schema([("profile_id", pa.string()), ("value", pa.string())])
 """What a definition is worth for the profiles that have a value, as JSON."""
 SETS_JOINED_MAX: Final = 1 << 22
@@ -195,7 +197,7 @@ def compute(
     wanted = asked.checked().wanted()
     inputs = Inputs.of(lake, workspace, asked.plan, wanted, engine.tasks)
     # How many tasks there are says how events are cut into units, and what is remembered goes by these.
-    named = [workspace, inputs.snapshots, engine.tasks, duckdb.__version__, _said(asked)]
+    named = [FORMAT, workspace, inputs.snapshots, engine.tasks, duckdb.__version__, _said(asked)]
     job = Job(storage, KIND, named, report)
     counted = job.step(
         "count", lambda: engine.each("count", inputs.counted(engine.tasks), _Count(storage, wanted))
