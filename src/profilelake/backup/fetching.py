@@ -117,11 +117,14 @@ class Fetcher:
 
 
 def each_at_once(items: Iterable[T], work: Callable[[T], None], threads: int) -> None:
-    """Do work on items, several at a time; the first error ends it, after what has begun, and is raised."""
-    coming, turn, failed = iter(items), threading.Lock(), threading.Event()
+    """Do work on items, several at a time; the first error ends it, after what has begun, and is raised.
+
+    So does an interruption of who waits.
+    """
+    coming, turn, ended = iter(items), threading.Lock(), threading.Event()
 
     def some() -> None:
-        while not failed.is_set():
+        while not ended.is_set():
             with turn:
                 try:
                     item = next(coming)
@@ -130,12 +133,16 @@ def each_at_once(items: Iterable[T], work: Callable[[T], None], threads: int) ->
             try:
                 work(item)
             except BaseException:
-                failed.set()
+                ended.set()
                 raise
 
     with ThreadPoolExecutor(threads, thread_name_prefix="backup") as pool:
-        for running in [pool.submit(some) for _ in range(threads)]:
-            running.result()
+        try:
+            for running in [pool.submit(some) for _ in range(threads)]:
+                running.result()
+        finally:
+            # The pool waits for its threads, and they would go on to the last item.
+            ended.set()
 
 
 def _noted(path: Path) -> list[StoredFile]:
