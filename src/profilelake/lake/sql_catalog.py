@@ -236,7 +236,12 @@ def _postgresql(place: LakePlace) -> Engine:
 
 
 def leaves_machine(url: URL, environment: Mapping[str, str]) -> bool:
-    """Tell whether libpq may connect to another machine: it takes hosts from the query and its variables too."""
+    """Tell whether libpq may connect to another machine: it takes hosts from the query and its variables too.
+
+    A service may name any host, in a file that only libpq reads.
+    """
+    if url.query.get("service") or environment.get("PGSERVICE"):
+        return True
     hosts = [url.host or ""]
     for key, variable in (("host", "PGHOST"), ("hostaddr", "PGHOSTADDR")):
         given = url.query.get(key)

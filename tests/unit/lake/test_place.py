@@ -102,6 +102,8 @@ def test_on_this_machine_a_catalog_needs_no_tls(tmp_path: Path, host: str) -> No
         ("postgresql:///d?host=127.0.0.1&host=h", {}, True),
         ("postgresql://localhost/d?hostaddr=10.0.0.1", {}, True),
         ("postgresql://localhost/d", {"PGHOSTADDR": "10.0.0.1"}, True),
+        ("postgresql:///d?service=lake", {}, True),
+        ("postgresql:///d", {"PGSERVICE": "lake"}, True),
     ],
 )
 def test_tls_is_asked_for_wherever_postgresql_may_be_elsewhere(
