@@ -47,6 +47,19 @@ FUNNELS: Final = {
     "pairs: greater": f"event('Order').where(property('total') > property(parent: 'total')){WITHIN}.count() >= 1",
     "pairs: text": f"event('Order').where(property('sku').contains(property(parent: 'sku'))){WITHIN}.count() >= 1",
     "pairs: unique": f"event('Order'){WITHIN}.unique(property('sku')).count() >= 3",
+    "pairs: arrays": (
+        "event('Order').where(property('skus') = property(parent: 'skus') AND property('total') > property(parent: 'total'))"
+        f"{WITHIN}.count() >= 1"
+    ),
+    "pairs: arrays differ": f"event('Order').where(property('skus') != property(parent: 'skus')){WITHIN}.count() >= 1",
+    "pairs: arrays in order": f"event('Order').where(property('totals') < property(parent: 'totals')){WITHIN}.count() >= 1",
+    "pairs: arrays of texts": (
+        f"event('Order').where(property('skus').contains(property(parent: 'skus'))){WITHIN}.count() >= 1"
+    ),
+    "pairs: elements": (
+        "event('Order').where(property('skus').any(property('$') = property(parent: 'skus') AND property('$') != 's1'))"
+        f"{WITHIN}.count() >= 1"
+    ),
     "pairs: element": (
         "event('Order').where(property('skus').any(property('$') = property(parent: 'sku') AND property('$') != 's1'))"
         f"{WITHIN}.count() >= 1"
@@ -54,14 +67,15 @@ FUNNELS: Final = {
 }
 
 
-def events(rng: np.random.Generator, count: int, skus: int, days: int) -> list[CutEvent]:
-    """Return what a person did, half of it orders."""
+def events(rng: np.random.Generator, count: int, skus: int, days: int, elements: int) -> list[CutEvent]:
+    """Return what a person did, half of it orders, with arrays of so many elements."""
     times = np.sort(NOW - rng.integers(0, days * DAY, count)).tolist()
     made = []
     for at, name in zip(times, rng.choice(["Cart", "Order"], count).tolist(), strict=True):
         told = {
             "sku": f"s{rng.integers(skus)}",
-            "skus": [f"s{one}" for one in rng.integers(0, skus, 3)],
+            "skus": [f"s{one}" for one in rng.integers(0, skus, elements)],
+            "totals": (1 + rng.integers(0, 20_000, elements)).tolist(),
             "total": int(rng.integers(1, 20_000)) / 100,
         }
         made.append(CutEvent(at, name, "shop", json.dumps(told, separators=(",", ":")), "{}"))
@@ -111,16 +125,23 @@ def main() -> None:
     )
     parser.add_argument("--events", type=int, nargs="+", default=[1_000, 10_000, 50_000])
     parser.add_argument("--skus", type=int, default=1_000_000, help="different products; 1: all are the same")
+    parser.add_argument("--elements", type=int, default=3, help="of arrays, which anybody may send longer")
+    parser.add_argument("--only", default="", help="funnels whose name begins so")
     parser.add_argument("--days", type=int, default=1, help="in which everything happens")
     parser.add_argument("--patience", type=float, default=20)
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
     print(machine().line())
-    print(f"seed {arguments.seed}, {arguments.skus} products, all within {arguments.days} days")
+    print(
+        f"seed {arguments.seed}, {arguments.skus} products, arrays of {arguments.elements}, all within {arguments.days} days"
+    )
     for name, inner in FUNNELS.items():
+        if not name.startswith(arguments.only):
+            continue
         query = f"event('Cart').where({inner}).within(30 days).count()"
         for count in arguments.events:
-            happened = events(np.random.default_rng(arguments.seed), count, arguments.skus, arguments.days)
+            rng = np.random.default_rng(arguments.seed)
+            happened = events(rng, count, arguments.skus, arguments.days, arguments.elements)
             seconds, found = asked(query, happened)
             line = f"{name}: {count:,} events: {seconds * 1e3:,.1f} ms CPU"
             if count**2 * LOOK <= arguments.patience:

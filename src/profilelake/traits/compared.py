@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from profilelake.semantics.conditions.comparing import CONTRARY, compares
 from profilelake.semantics.conditions.tree import RELATIVE, Comparison, Constant, Duration, Instant
 from profilelake.semantics.conditions.values import instant, is_number, items, number, text
+from profilelake.traits.beside import beside
 from profilelake.traits.columns import (
     NEVER,
     Bools,
@@ -28,8 +29,6 @@ from profilelake.traits.columns import (
     never,
 )
 
-_Beside: TypeAlias = "Callable[[Coded, Coded, Int32s, Int32s], Bools]"
-"""A comparison of scalars that are there, by their codes in two columns."""
 Side: TypeAlias = "Numbers | Coded | Constant | Instant | Duration"
 
 _ORDERS: Final[dict[Comparison, Callable[[Any, Any], Any]]] = {
@@ -65,13 +64,15 @@ def compared(how: Comparison, value: Side, operands: Sequence[Side], at: int, co
     holds: Bools | None = None
     if how in _WORDED and isinstance(value, Coded) and len(constants) == len(operands):
         holds = _as_texts(how, value, constants, at)
-    elif len(operands) == 1 and isinstance(value, Coded) and isinstance(operands[0], Coded):
-        holds = _of_columns(how, value, operands[0], at)
+    elif len(columns) > 1 and len(operands) > 1:
+        holds = _with_any(how, value, operands, at, count)
     elif how in _ORDERS and len(operands) == 1:
         holds = _as_numbers(how, value, operands[0], at)
-    if holds is not None:
-        return Truth(holds, changes)
-    return Truth(_one_by_one(how, value, operands, at, count), changes)
+    if holds is None and len(columns) > 1:
+        holds = beside(how, *map(as_coded, columns))
+    if holds is None:
+        holds = _one_by_one(how, value, operands, at, count)
+    return Truth(holds, changes)
 
 
 def _exists(value: Side, count: int) -> Bools:
@@ -82,11 +83,22 @@ def _exists(value: Side, count: int) -> Bools:
     return np.ones(count, dtype=np.bool_)
 
 
+def _with_any(how: Comparison, value: Side, operands: Sequence[Side], at: int, count: int) -> Bools:
+    """Compare with operands one after the other: a value holds with any, or for the contrary with none there is."""
+    positive = CONTRARY.get(how, how)
+    holds = np.zeros(count, dtype=np.bool_)
+    there = np.zeros(count, dtype=np.bool_)
+    for operand in operands:
+        holds |= compared(positive, value, [operand], at, count).holds
+        there |= _exists(operand, count)
+    return holds if positive == how else _exists(value, count) & there & ~holds
+
+
 # ---- numbers -------------------------------------------------------------------------------------
 
 
 def _as_numbers(how: Comparison, value: Side, operand: Side, at: int) -> Bools | None:
-    """Compare as numbers, or return None where the values have to be looked at one by one."""
+    """Compare as numbers, or return None where the values have to be looked at as what they are."""
     if isinstance(value, Numbers) and isinstance(operand, Numbers):
         holds: Bools = value.valid & operand.valid & _ORDERS[how](value.values, operand.values)
         return holds
@@ -95,9 +107,9 @@ def _as_numbers(how: Comparison, value: Side, operand: Side, at: int) -> Bools |
     if isinstance(value, Coded) and isinstance(operand, Constant):
         return _spread(value, _with_constant(how, value.numbers, operand), how, [operand], at)
     if isinstance(value, Coded) and isinstance(operand, Numbers):
-        return _mixed(how, value, operand, at, swapped=False)
+        return _mixed(how, value, operand, swapped=False)
     if isinstance(value, Numbers) and isinstance(operand, Coded):
-        return _mixed(how, operand, value, at, swapped=True)
+        return _mixed(how, operand, value, swapped=True)
     return None
 
 
@@ -118,102 +130,16 @@ def _spread(column: Coded, by_code: Bools, how: Comparison, operands: Sequence[C
     return column.spread(by_code)
 
 
-def _mixed(how: Comparison, column: Coded, numbers: Numbers, at: int, *, swapped: bool) -> Bools:
-    """Compare a column of JSON with one of numbers; swapped, the numbers are on the left."""
+def _mixed(how: Comparison, column: Coded, numbers: Numbers, *, swapped: bool) -> Bools | None:
+    """Compare a column of JSON with one of numbers; swapped, the numbers are on the left. None where arrays are."""
     rows = np.flatnonzero(numbers.valid & (column.codes >= 0))
     codes = column.codes[rows]
+    if column.nested[codes].any():
+        return None
     theirs, ours = column.numbers[codes], numbers.values[rows]
     holds = np.zeros(len(column.codes), dtype=np.bool_)
     holds[rows] = _ORDERS[how](ours, theirs) if swapped else _ORDERS[how](theirs, ours)
-    nested = column.nested[codes]
-    for row, code in zip(rows[nested].tolist(), codes[nested].tolist(), strict=True):
-        one, other = column.values[code], float(numbers.values[row])
-        holds[row] = compares(how, other, [one], at) if swapped else compares(how, one, [other], at)
     return holds
-
-
-# ---- columns of JSON -----------------------------------------------------------------------------
-
-
-def _of_columns(how: Comparison, value: Coded, operand: Coded, at: int) -> Bools | None:
-    """Compare two columns as wholes, arrays in them one by one; None where all has to be looked at one by one."""
-    holds = np.zeros(len(value.codes), dtype=np.bool_)
-    rows = np.flatnonzero((value.codes >= 0) & (operand.codes >= 0))
-    ours, theirs = value.codes[rows], operand.codes[rows]
-    test = _BESIDE.get(how)
-    if test is None:
-        return None
-    holds[rows] = test(value, operand, ours, theirs)
-    nested = value.nested[ours] | operand.nested[theirs]
-    rows, ours, theirs = rows[nested], ours[nested], theirs[nested]
-    both = ours.astype(np.int64) * len(operand.texts) + theirs
-    distinct, places = np.unique(both, return_inverse=True)
-    pairs = zip(*(part.tolist() for part in np.divmod(distinct, max(len(operand.texts), 1))), strict=True)
-    told = [compares(how, value.values[one], [operand.values[other]], at) for one, other in pairs]
-    holds[rows] = np.array(told, dtype=np.bool_)[places]
-    return holds
-
-
-def _same(value: Coded, operand: Coded, ours: Int32s, theirs: Int32s) -> Bools:
-    """Return where scalars are the same: as numbers if either is one, as texts otherwise."""
-    words = pa.concat_arrays([value.words, operand.words]).dictionary_encode().indices
-    known = pc.fill_null(words, -1).to_numpy(zero_copy_only=False)
-    first, second = known[: len(value.texts)][ours], known[len(value.texts) :][theirs]
-    numeric = value.are_numbers[ours] | operand.are_numbers[theirs]
-    same: Bools = np.where(numeric, value.numbers[ours] == operand.numbers[theirs], first == second)
-    return same
-
-
-def _ordered(order: Callable[[Any, Any], Any]) -> _Beside:
-    return lambda value, operand, ours, theirs: order(value.numbers[ours], operand.numbers[theirs])
-
-
-def _dated(order: Callable[[Any, Any], Any]) -> _Beside:
-    def test(value: Coded, operand: Coded, ours: Int32s, theirs: Int32s) -> Bools:
-        (first, has_first), (second, has_second) = value.instants, operand.instants
-        held: Bools = has_first[ours] & has_second[theirs] & order(first[ours], second[theirs])
-        return held
-
-    return test
-
-
-def _differ(value: Coded, operand: Coded, ours: Int32s, theirs: Int32s) -> Bools:
-    return ~_same(value, operand, ours, theirs)
-
-
-def _worded(holds: Callable[[str, str], bool], *, contrary: bool = False) -> _Beside:
-    """Return a test of texts, asked once for each pair of them."""
-
-    def test(value: Coded, operand: Coded, ours: Int32s, theirs: Int32s) -> Bools:
-        first, second = value.words.to_pylist(), operand.words.to_pylist()
-        width = max(len(second), 1)
-        distinct, places = np.unique(ours.astype(np.int64) * width + theirs, return_inverse=True)
-        told = [
-            one is not None and other is not None and holds(one, other) is not contrary
-            for one, other in ((first[pair // width], second[pair % width]) for pair in distinct.tolist())
-        ]
-        return np.array(told, dtype=np.bool_)[places]
-
-    return test
-
-
-_BESIDE: Final[dict[Comparison, _Beside]] = {
-    "equals": _same,
-    "one_of": _same,
-    "differs": _differ,
-    "none_of": _differ,
-    "greater_than": _ordered(np.greater),
-    "at_least": _ordered(np.greater_equal),
-    "less_than": _ordered(np.less),
-    "at_most": _ordered(np.less_equal),
-    "before_date": _dated(np.less),
-    "after_date": _dated(np.greater),
-    "contains": _worded(lambda one, other: other in one),
-    "omits": _worded(lambda one, other: other in one, contrary=True),
-    "starts_with": _worded(str.startswith),
-    "ends_with": _worded(str.endswith),
-}
-"""Comparisons of scalars that are there, by code on either side."""
 
 
 # ---- texts ---------------------------------------------------------------------------------------

@@ -4,19 +4,35 @@ A comparison is *positive*, or the contrary of one (`differs`, `omits`, `none_of
 any scalar of the value holds with any scalar of an operand, so an array means "one of its elements". A contrary
 one holds where there is a value, there is an operand, and the positive one does not hold. Missing values satisfy
 neither; only `absent` asks for them.
+
+Anybody may send arrays, so what a comparison of two of them costs hardly grows faster than they do: equality is
+asked of sets, order of the least and the greatest, and of texts only so many are looked for.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Final, TypeAlias
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Final, Literal, TypeAlias
 
 from profilelake.semantics.conditions.tree import Comparison, Duration, Instant
-from profilelake.semantics.conditions.values import equal, instant, items, number, text
+from profilelake.semantics.conditions.values import (
+    Scalar,
+    equal,
+    instant,
+    is_number,
+    items,
+    number,
+    text,
+)
 from profilelake.semantics.definitions import Json
 
 Side: TypeAlias = "Json | Instant"
 """A value of either side. A moment written without quotes is kept as one: it compares with moments only."""
 Asked: TypeAlias = "Side | Duration"
 """What a value is compared with."""
+Key: TypeAlias = tuple[Literal["number", "read", "text"], float | str]
+"""What makes scalars equal: a number, the number that a text reads as, or a text."""
+
+TEXTS_SOUGHT_MAX: Final = 100
+"""Scalars of an array that are looked for in a value, or at its beginning or end: the first."""
 
 CONTRARY: Final[dict[Comparison, Comparison]] = {
     "differs": "equals",
@@ -43,12 +59,99 @@ def compares(how: Comparison, value: Side, operands: Sequence[Asked], at: int) -
 
 
 def _any(how: Comparison, value: Side, operands: Sequence[Asked], at: int) -> bool:
-    return any(
-        _holds(how, one, other, at)
-        for one in _scalars(value)
-        for operand in operands
-        for other in _scalars(operand)
-    )
+    ones = _scalars(value)
+    for operand in operands:
+        others = _scalars(operand)
+        if how in TEXTS:
+            others = others[:TEXTS_SOUGHT_MAX]
+        if min(len(ones), len(others)) > 1:
+            # Moments without quotes and amounts of time come alone, so all of these are JSON.
+            holds = _any_of(how, ones, others)  # type: ignore[arg-type]
+        else:
+            holds = any(_holds(how, one, other, at) for one in ones for other in others)
+        if holds:
+            return True
+    return False
+
+
+def _any_of(how: Comparison, ones: Sequence[Scalar], others: Sequence[Scalar]) -> bool:
+    """Tell whether any of several scalars holds with any of several others, without holding each to each."""
+    if how in _TEXTS:
+        texts = [_written(other) for other in others]
+        apart = separator(texts)
+        hay = haystack(map(_written, ones), apart)
+        return any(needle(how, wanted, apart) in hay for wanted in texts)
+    if how in ("equals", "one_of"):
+        return not set(keys(ones)).isdisjoint(keys_sought(others))
+    if how in _DATES:
+        return _extremes_hold(_DATES[how], map(instant, ones), map(instant, others))
+    return how in _ORDERS and _extremes_hold(how, map(number, ones), map(number, others))
+
+
+def _extremes_hold(how: Comparison, ones: Iterable[float | None], others: Iterable[float | None]) -> bool:
+    left = [one for one in ones if one is not None]
+    right = [other for other in others if other is not None]
+    if not left or not right:
+        return False
+    if how in ("greater_than", "at_least"):
+        return _ORDERS[how](max(left), min(right))
+    return _ORDERS[how](min(left), max(right))
+
+
+def keys(scalars: Iterable[Scalar]) -> Iterator[Key]:
+    """Yield what scalars are equal by: they equal others if they share a key with what is sought of these."""
+    for scalar in scalars:
+        numeric = number(scalar)
+        if is_number(scalar):
+            yield "number", numeric or 0.0
+            continue
+        yield "text", _written(scalar)
+        if numeric is not None:
+            yield "read", numeric
+
+
+def keys_sought(scalars: Iterable[Scalar]) -> Iterator[Key]:
+    """Yield what has to be among the keys of scalars that equal these.
+
+    Equality is no matter of classes: `10` equals `"10"` and `"10.0"`, but these two differ.
+    """
+    for scalar in scalars:
+        numeric = number(scalar)
+        if is_number(scalar):
+            yield "number", numeric or 0.0
+            yield "read", numeric or 0.0
+            continue
+        yield "text", _written(scalar)
+        if numeric is not None:
+            yield "number", numeric
+
+
+def separator(texts: Iterable[str]) -> str:
+    """Return a character that none of some texts has in it."""
+    used = set().union(*texts)
+    # No text holds all that there are: halves of a pair, which are among them, are not written alone.
+    return next(one for one in map(chr, range(1, 0x110000)) if one not in used)
+
+
+def haystack(texts: Iterable[str], apart: str) -> str:
+    """Return one text in which each of some texts, at least one, stands apart."""
+    return f"{apart}{apart.join(texts)}{apart}"
+
+
+def needle(how: Comparison, wanted: str, apart: str) -> str:
+    """Return what is in a haystack where one of its texts has a wanted text in it, or begins or ends so."""
+    if how == "starts_with":
+        return apart + wanted
+    return wanted + apart if how == "ends_with" else wanted
+
+
+def texts_sought(value: Json) -> list[str]:
+    """Return the texts that are looked for where a value is what a text is compared with."""
+    return [_written(scalar) for scalar in items(value)[:TEXTS_SOUGHT_MAX]]
+
+
+def _written(scalar: Scalar) -> str:
+    return text(scalar) or ""
 
 
 def _scalars(side: Asked) -> Sequence[Asked]:
@@ -94,6 +197,8 @@ _ORDERS: Final[dict[Comparison, Callable[..., bool]]] = {
     "at_most": lambda a, b: a <= b,
 }
 _DATES: Final[dict[Comparison, Comparison]] = {"before_date": "less_than", "after_date": "greater_than"}
+TEXTS: Final[frozenset[Comparison]] = frozenset({"contains", "omits", "starts_with", "ends_with"})
+"""Comparisons of texts."""
 _TEXTS: Final[dict[Comparison, Callable[..., bool]]] = {
     "contains": lambda a, b: b in a,
     "starts_with": lambda a, b: a.startswith(b),
