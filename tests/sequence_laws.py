@@ -42,12 +42,24 @@ from profilelake.traits import reduced, same_values, sequences
 AT: Final = START + 12 * HOUR
 PEOPLE: Final = 5
 EVENTS: Final = 9
-_LIMITS: Final = ((500, 1 << 20, 1_000, 1 << 16), (3, 1 << 20, 2, 1 << 16), (2, 4, 1_000, 10), (500, 1, 3, 6))
-"""Events that are looked at by pairs, how many are at once, and values and bytes of lists."""
+_LIMITS: Final = (
+    (500, 5_000, 1 << 20, 1_000, 1 << 16), (3, 5, 1 << 20, 2, 1 << 16), (2, 5_000, 4, 1_000, 10), (500, 3, 1, 3, 6),
+)  # fmt: skip
+"""Events that are looked at by pairs, values that are looked through, pairs at once, and values and bytes of lists."""
 
 _VALUES: Final[tuple[Json, ...]] = (
     1, 1, "1", "1.0", 2, "a", "a", "ab", True, "true", -1.5, None, [], {}, [1, "1"], ["a", 2, "1.0"], ["a", "a"],
     [1, None, {"b": "a"}], {"b": "a"}, [{"b": 1}, {"b": "1"}], "2026-02-02", "2026-02-02T10:00:00Z", 2**53,
+)  # fmt: skip
+_ARRAYS: Final[tuple[Json, ...]] = (
+    "a", "ab", 1, "b" * 99, "b" * 100, ["a"], ["a", "b"], ["b", 1, None], [None, None, None], ["ab", {"b": ["a", "b"]}],
+    [], {"b": "a", "c": ["a", None]}, ["b" * 300, "c"], [["a", "b"], 2],
+)  # fmt: skip
+_SEARCHES: Final = (
+    "property('a').contains(property(parent: 'a'))", "property(parent: 'b').starts_with(property('a'))",
+    "context('c').omits(property(parent: 'a'))", "property('b').any(property('$') = property(parent: 'b'))",
+    "property('a').all(property('$') != property(parent: 'a') OR property('b') = 'a')",
+    "property('a') = property(parent: 'b')", "property('b') = 'a'", "trait('t').contains('a')",
 )  # fmt: skip
 _ORDERS: Final[tuple[Comparison, ...]] = ("greater_than", "at_least", "less_than", "at_most")
 _TEXTS: Final[tuple[Comparison, ...]] = ("contains", "omits", "starts_with", "ends_with")
@@ -63,22 +75,35 @@ def funnels_are_right(seed: int) -> None:
     rng = Random(seed)
     made, world, later = [funnel(rng)], histories(rng), AT + rng.randrange(1, 30 * HOUR)
     with _limits(*rng.choice(_LIMITS)):
-        told = f"seed {seed}: {made[0].definition.query}"
-        found = columnar(made, world, AT)
-        assert {"k": found["k"][0]} == kept(made, expected(made, world, AT)), told
-        exact = columnar(made, world, AT, exact=True)
-        assert exact["k"][0] == found["k"][0], f"{told}, as of the time"
-        after = kept(made, expected(made, world, later))["k"]
-        for now, until, then in zip(*found["k"], after, strict=True):
-            assert until > AT, told
-            assert now == then or until <= later, f"{told}, {until} is later than {later}"
+        _is_right(made, world, later, seed)
+
+
+def searches_are_right(seed: int) -> None:
+    """Hold funnels that look through texts and elements pair by pair, of which so many are, to the reference."""
+    rng = Random(seed)
+    made, world, later = [searching(rng)], histories(rng, _ARRAYS), AT + rng.randrange(1, 30 * HOUR)
+    with _limits(rng.choice((3, 500)), rng.choice((1, 2, 3, 5, 8)), rng.choice((2, 1 << 20)), 1_000, 1 << 16):
+        _is_right(made, world, later, seed)
+
+
+def _is_right(made: list[Defined], world: World, later: int, seed: int) -> None:
+    told = f"seed {seed}: {made[0].definition.query}"
+    found = columnar(made, world, AT)
+    assert {"k": found["k"][0]} == kept(made, expected(made, world, AT)), told
+    exact = columnar(made, world, AT, exact=True)
+    assert exact["k"][0] == found["k"][0], f"{told}, as of the time"
+    after = kept(made, expected(made, world, later))["k"]
+    for now, until, then in zip(*found["k"], after, strict=True):
+        assert until > AT, told
+        assert now == then or until <= later, f"{told}, {until} is later than {later}"
 
 
 @contextmanager
-def _limits(events: int, at_once: int, values: int, size: int) -> Iterator[None]:
+def _limits(events: int, searched: int, at_once: int, values: int, size: int) -> Iterator[None]:
     with ExitStack() as stack:
         for module in (evaluate, sequences):
             stack.enter_context(mock.patch.object(module, "PAIRED_EVENTS_MAX", events))
+            stack.enter_context(mock.patch.object(module, "PAIRED_VALUES_MAX", searched))
         stack.enter_context(mock.patch.object(sequences, "PAIRS_AT_ONCE", at_once))
         stack.enter_context(mock.patch.object(same_values, "LOOKED_UP_AT_ONCE", at_once))
         for module in (reducers, reduced):
@@ -87,9 +112,9 @@ def _limits(events: int, at_once: int, values: int, size: int) -> Iterator[None]
         yield
 
 
-def histories(rng: Random) -> World:
+def histories(rng: Random, pool: tuple[Json, ...] = _VALUES) -> World:
     """Return some people, each with a set of its own and events at few times; some of them lie ahead."""
-    few = rng.sample(_VALUES, rng.randint(1, 5))
+    few = rng.sample(pool, rng.randint(1, 5))
     hours = rng.sample(range(13), 4)
     calls = []
     for number in range(PEOPLE * EVENTS):
@@ -116,6 +141,24 @@ def histories(rng: Random) -> World:
     return World(
         tuple(calls), tuple(Person((who,), {"t": rng.choice(few)}, frozenset()) for who in range(PEOPLE))
     )
+
+
+def searching(rng: Random) -> Defined:
+    """Return a count of orders that look for something in what follows each, and in what follows that."""
+    query = f"event('Order').where({_search(rng, 1)}).count()"
+    return Defined(Definition("k", "trait", query, "users", external_ids=()), parse(query), position(0))
+
+
+def _search(rng: Random, levels: int) -> str:
+    parts = rng.sample(_SEARCHES, rng.randint(1, 3))
+    if levels and rng.random() < 0.4:
+        parts.append(_search(rng, levels - 1))
+    where = rng.choice((" AND ", " AND ", " OR ")).join(
+        f"NOT ({part})" if rng.random() < 0.2 else part for part in parts
+    )
+    window = rng.choice(("", ".within(parent: 6 hours)", ".within(parent: 1 day)"))
+    name, least = rng.choice(("Order", "Cart")), rng.randint(1, 4)
+    return f"event('{name}').where({where}){window}.count() {rng.choice(('>=', '<'))} {least}"
 
 
 def funnel(rng: Random) -> Defined:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sequence_laws import funnels_are_right
+from sequence_laws import funnels_are_right, searches_are_right
 
 pytestmark = pytest.mark.slow
 
@@ -13,3 +13,9 @@ pytestmark = pytest.mark.slow
 @given(st.integers(0, 2**64 - 1))
 def test_funnels_answer_as_the_reference_does(seed: int) -> None:
     funnels_are_right(seed)
+
+
+@settings(max_examples=1_000, deadline=None)
+@given(st.integers(0, 2**64 - 1))
+def test_searches_answer_as_the_reference_does(seed: int) -> None:
+    searches_are_right(seed)

@@ -113,6 +113,19 @@ def newest(owners: Int64s, times: Int64s, most: int) -> Bools:
     return kept
 
 
+def not_too_much(owners: Int64s, times: Int64s, amounts: Int64s, most: int) -> Bools:
+    """Return which events, sorted by owner and time, are the newest that have no more together than a limit.
+
+    Of events at one time all are among them or none.
+    """
+    up_to = np.concatenate([[0], np.cumsum(amounts)])
+    ends = np.searchsorted(owners, owners, side="right")
+    first = np.diff(owners, prepend=-1).astype(bool) | np.diff(times, prepend=0).astype(bool)
+    starts = np.maximum.accumulate(np.where(first, np.arange(len(times)), 0))
+    kept: Bools = up_to[ends] - up_to[starts] <= most
+    return kept
+
+
 def number_before(
     owners: Int64s, times: Int64s, of: Int64s, limits: Int64s, *, side: Literal["left", "right"]
 ) -> Int64s:

@@ -17,11 +17,13 @@ from profilelake.errors import Internal
 from profilelake.semantics.conditions.evaluate import ITSELF, Here, Subject, elements, meets
 from profilelake.semantics.conditions.pairing import (
     PAIRED_EVENTS_MAX,
+    PAIRED_VALUES_MAX,
     Same,
     asks_parent,
     counted_up_to,
     paired_in,
     same_value,
+    searched,
     static,
 )
 from profilelake.semantics.conditions.times import next_moment_of_event
@@ -46,12 +48,12 @@ from profilelake.semantics.conditions.tree import (
     Window,
     Within,
 )
-from profilelake.semantics.conditions.values import canonical
+from profilelake.semantics.conditions.values import amount, canonical
 from profilelake.traits.columns import NEVER, Bools, Coded, Column, Int64s, Numbers, as_coded, never, nothing
 from profilelake.traits.compared import Side, combined, compared
 from profilelake.traits.following import Runs, reduced_runs
 from profilelake.traits.joined import Counting, Owned, Span
-from profilelake.traits.kept import KeptEvents, in_session, newest, number_before
+from profilelake.traits.kept import KeptEvents, in_session, newest, not_too_much, number_before
 from profilelake.traits.matching import saying
 from profilelake.traits.ownership import ragged
 from profilelake.traits.partials import LAYOUTS, CutEvent
@@ -98,28 +100,43 @@ class _Sequences:
         ahead = kept.times > at
         np.minimum.at(self.turns, kept.owners[ahead], kept.times[ahead])
         self._happened = ~ahead
-        self._chosen: dict[tuple[Events, bool], Int64s] = {}
+        self._chosen: dict[tuple[Events, Events | None], Int64s] = {}
 
     # ---- which events ----------------------------------------------------------------------------
 
-    def chosen(self, of: Events, *, newest_only: bool = False) -> Int64s:
-        """Return the events that are meant, their window aside, as `evaluate.looked_at` and `wanted` say."""
-        key = of, newest_only
+    def chosen(self, of: Events, *, paired: Events | None = None) -> Int64s:
+        """Return the events that are meant, their window aside, as `evaluate.looked_at` and `wanted` say.
+
+        Of `paired`, which is them with what else is asked pair by pair, only the newest are.
+        """
+        key = of, paired
         known = self._chosen.get(key)
         if known is None:
-            known = self._chosen[key] = self._found(of, newest_only=newest_only)
+            known = self._chosen[key] = self._found(of, paired)
         return known
 
-    def _found(self, of: Events, *, newest_only: bool) -> Int64s:
+    def _found(self, of: Events, pairs: Events | None) -> Int64s:
         kept = self.kept
         may = kept.named(of) & self._happened & kept.matching.may_hold(of.where)
         events: Int64s = np.flatnonzero(may)
         paired = paired_in(of.where)
-        if newest_only or paired:
+        if pairs is not None or paired:
             events = events[newest(kept.owners[events], kept.times[events], PAIRED_EVENTS_MAX)]
+            events = self._not_too_much(events, searched(pairs or of, newest_only=pairs is not None))
         if of.where is None or static(of.where):
             return events
         return events[self._meet(of.where, events, paired)]
+
+    def _not_too_much(self, events: Int64s, values: Sequence[Property | Context]) -> Int64s:
+        """Return the newest of some events that hold no more than is looked through."""
+        amounts = np.zeros(len(events), dtype=np.int64)
+        for value in values:
+            said = self.kept.coded(value, events)
+            amounts += said.spread(np.fromiter(map(amount, said.values), np.int64, count=len(said.texts)), 0)
+        if amounts.sum() <= PAIRED_VALUES_MAX:
+            return events
+        kept = self.kept
+        return events[not_too_much(kept.owners[events], kept.times[events], amounts, PAIRED_VALUES_MAX)]
 
     def within(self, window: Window | None, events: Int64s) -> tuple[Int64s, Int64s]:
         """Return which of some events lie in a window, and when per subject the first of them leaves it."""
@@ -289,7 +306,7 @@ class _Sequences:
 
     def _by_pairs(self, reduce: Reduce, of: Events, events: Int64s) -> Column:
         """Return what a reduction is worth for each event, by holding to it each of the newest that may count."""
-        chosen = self.chosen(_without_parent(of), newest_only=True)
+        chosen = self.chosen(_without_parent(of), paired=of)
         window = None if isinstance(of.window, Session) else of.window
         if not _follows(window):
             chosen, leaves = self.within(window, chosen)

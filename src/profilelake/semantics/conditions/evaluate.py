@@ -8,7 +8,13 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from profilelake.semantics.conditions.comparing import Asked, Side, compares
-from profilelake.semantics.conditions.pairing import PAIRED_EVENTS_MAX, paired_in, static_part
+from profilelake.semantics.conditions.pairing import (
+    PAIRED_EVENTS_MAX,
+    PAIRED_VALUES_MAX,
+    paired_in,
+    searched,
+    static_part,
+)
 from profilelake.semantics.conditions.reducers import Given, reduced
 from profilelake.semantics.conditions.tree import (
     And,
@@ -35,7 +41,7 @@ from profilelake.semantics.conditions.tree import (
     Window,
     Within,
 )
-from profilelake.semantics.conditions.values import found
+from profilelake.semantics.conditions.values import amount, found
 from profilelake.semantics.definitions import Definition, Json
 
 _CALLS: Final = {"page": ("Page Viewed", "page_name"), "screen": ("Screen Viewed", "screen_name")}
@@ -292,18 +298,30 @@ def looked_at(of: Events | Entities, here: Here, *, newest_only: bool) -> list[O
     """Return the candidates that are looked at: all of them, or the newest of those that may count.
 
     Only the newest are looked at by a reduction that is worked out pair by pair, and of the events that it is
-    asked of. Those that do not meet what is static of the condition are none of them. Of events at one time all
-    are looked at or none.
+    asked of. Those that do not meet what is static of the condition are none of them. What has to be looked
+    through in these must not be too much together, either. Of events at one time all are looked at or none.
     """
     events = candidates(of, here)
     if not isinstance(of, Events) or not (newest_only or paired_in(of.where)):
         return events
     part = static_part(of.where)
     events = [event for event in events if part is None or meets(part, here.inside(event))]
-    if len(events) <= PAIRED_EVENTS_MAX:
-        return events
-    times = sorted((event.timestamp for event in events), reverse=True)
-    return [event for event in events if event.timestamp > times[PAIRED_EVENTS_MAX]]
+    if len(events) > PAIRED_EVENTS_MAX:
+        times = sorted((event.timestamp for event in events), reverse=True)
+        events = [event for event in events if event.timestamp > times[PAIRED_EVENTS_MAX]]
+    values = searched(of, newest_only=newest_only)
+    return _not_too_much(events, values, here) if values else events
+
+
+def _not_too_much(events: list[Occurred], values: Sequence[Property | Context], here: Here) -> list[Occurred]:
+    """Return the newest of some events that hold no more than is looked through."""
+    reached = 0
+    for event in sorted(events, key=lambda event: event.timestamp, reverse=True):
+        inside = here.inside(event)
+        reached += sum(amount(_json(worth(value, inside))) for value in values)
+        if reached > PAIRED_VALUES_MAX:
+            return [one for one in events if one.timestamp > event.timestamp]
+    return events
 
 
 def candidates(of: Events | Entities, here: Here) -> list[Occurred]:

@@ -2,7 +2,8 @@
 
 What follows an event can mostly be told for all events at once, in time that hardly grows faster than their number.
 Where each event has to be held to each that follows it, the work is the square of their number, and anybody may
-send events: so only the newest of a profile are looked at.
+send events: so only the newest of a profile are looked at. Where in addition what arrays hold cannot be told at once,
+but texts are looked for in texts, or elements are asked apart, these are the newest that do not hold too much.
 """
 
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 
+from profilelake.semantics.conditions.comparing import TEXTS
 from profilelake.semantics.conditions.tree import (
     RELATIVE,
     And,
@@ -34,6 +36,8 @@ from profilelake.semantics.conditions.visiting import walk
 
 PAIRED_EVENTS_MAX: Final = 500
 """Events of a profile that are looked at on either side where each is held to each: the newest."""
+PAIRED_VALUES_MAX: Final = 5_000
+"""Values (`values.amount`) that are looked at in these events where texts are looked for, or elements asked apart."""
 COUNTED_MAX: Final = 100
 """Up to here a count of what has the same value is compared without looking at pairs."""
 
@@ -125,6 +129,42 @@ def paired_in(where: Condition | None) -> frozenset[Reduce]:
         for side in (compare.value, *compare.operands)
         if isinstance(side, Reduce) and _paired(side, compare)
     )
+
+
+@lru_cache(maxsize=4096)
+def searched(of: Events, *, newest_only: bool) -> tuple[Property | Context, ...]:
+    """Return the values of an event that are looked through pair by pair: only so much of them is looked at.
+
+    They are those of elements that are asked apart and of texts that are looked for in texts, in conditions that ask
+    for the parent: of the event itself in `where` (`newest_only`), and as parent inside of it.
+    """
+    found: dict[Property | Context, None] = {}
+    if newest_only and of.where is not None:
+        for node in _looked_through(of.where):
+            if isinstance(node, Context) or (isinstance(node, Property) and node.scope == "event"):
+                found[node] = None
+    for reduce in sorted(paired_in(of.where), key=repr):
+        if isinstance(reduce.of, Events) and reduce.of.where is not None:
+            for node in _looked_through(reduce.of.where):
+                if isinstance(node, Property) and node.scope == "parent":
+                    found[Property(node.path)] = None
+    return tuple(found)
+
+
+def _looked_through(condition: Condition) -> Iterator[Node]:
+    """Yield what parts of a condition ask for that hold texts, or elements, to the parent."""
+    match condition:
+        case And(parts=parts) | Or(parts=parts):
+            for part in parts:
+                yield from _looked_through(part)
+        case Not(of=of):
+            yield from _looked_through(of)
+        case Items() if asks_parent(condition):
+            yield from walk(condition)
+        case Compare(value=value, how=how, operands=operands) if how in TEXTS and asks_parent(condition):
+            yield from (value, *operands)
+        case _:
+            return
 
 
 def counted_up_to(compare: Compare) -> int | None:

@@ -27,6 +27,8 @@ SUMMED_MAX: Final = 2**53
 SUM_MAX: Final = 2**62
 """A sum whose whole part is beyond this, either way, has no value."""
 NANO: Final = 10**9
+CHARACTERS_AT_ONCE: Final = 100
+"""Characters of a text that count as one value where it is told how much there is to look at."""
 
 
 def found(path: Path, value: Json) -> Json:
@@ -132,6 +134,18 @@ def instant(value: Json) -> int | None:
 def items(value: Json) -> list[Scalar]:
     """Return the scalars a value consists of: the elements of an array, or the value itself."""
     return [item for item in (value if isinstance(value, list) else [value]) if _is_scalar(item)]  # type: ignore[misc]
+
+
+def amount(value: Json) -> int:
+    """Return how much there is to look at in a value: an element of an array, or 100 characters, counts as one.
+
+    Nothing and a number that cannot be are none, but one each as elements.
+    """
+    if isinstance(value, list | dict):
+        return sum(max(amount(part), 1) for part in (value.values() if isinstance(value, dict) else value))
+    if isinstance(value, str):
+        return 1 + len(value) // CHARACTERS_AT_ONCE
+    return int(_is_scalar(value))
 
 
 def _is_scalar(value: Json) -> bool:
