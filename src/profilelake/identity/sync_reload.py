@@ -48,12 +48,13 @@ def load_mappings(
 
 
 def corrected(work: Working, ids: Sequence[bytes], idents: Sequence[bytes], now: int) -> Announced:
-    """Return rows that say what is of these ids and identifiers; `now` is pipeline time."""
+    """Return rows that say what is of these ids and identifiers, in whatever order these come; `now` is pipeline time."""
     work.load_sets(ids)
     work.load_idents(idents)
     announcer = Announcer(work, load_time(work.tx, work.workspace, now))
     announcer.settle_ids({})
-    announcer.announce_mappings(idents)
+    # Journals are read in no order, and `seq` numbers the rows.
+    announcer.announce_mappings(sorted(idents))
     return announcer.rows(EVENTS.schema().empty_table())
 
 

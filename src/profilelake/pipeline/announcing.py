@@ -36,7 +36,7 @@ def take_up_journals(state: State, workspace: str, lake: Lake, now: int) -> int:
         work = Working(tx, workspace, applied.sequence + 1)
         of_idents = corrected(work, (), idents, now).mappings
         work.flush()
-        moved = regrouped_anew([founding_set(profile) for profile in untold])
+        moved = regrouped_anew(sorted(founding_set(profile) for profile in untold))
         rows: int = of_ids.num_rows + of_idents.num_rows + moved.num_rows
         if rows:
             applied.sequence += 1

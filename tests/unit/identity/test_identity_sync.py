@@ -5,15 +5,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
-from pipeline_driver import KEY, SECOND, START, Desk, LogBuilder, Message
+from pipeline_driver import KEY, SECOND, START, WORKSPACE, Desk, LogBuilder, Message
 from profilelake.identity import facts
 from profilelake.identity.sync import Announced, external_id_hash, sequence_texts
 from profilelake.identity.sync_tables import EXTERNAL_ID_MAPPING_UPDATES, ID_GRAPH_UPDATES
 from profilelake.pipeline import batch
+from profilelake.profiles.journal import REGROUPED, TRAIT_UPDATES
 from profilelake.semantics.identifiers import Identifier, ident_id, public_id, set_id
 from profilelake.semantics.rules import segment_defaults
+from profilelake.state import outbox
 from sync_laws import journals_in_the_lake, journals_say_what_is
 from sync_models import EXTERNAL_ID_MAPPING, ID_GRAPH, LAST_ROWS, ask
 
@@ -280,6 +283,42 @@ def test_a_rebuild_announces_what_the_journals_lack(desk: Desk, monkeypatch: pyt
     )
     journals_say_what_is(desk, *journals_in_the_lake(desk))
     assert desk.verify() == []
+
+
+def test_corrections_of_a_rebuild_are_ordered_by_what_they_are_of(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Journals are read in no order; every engine leaves the same state all the same."""
+    nothing = Announced(
+        ID_GRAPH_UPDATES.schema().empty_table(), EXTERNAL_ID_MAPPING_UPDATES.schema().empty_table()
+    )
+    people = [(f"a{n}", f"e{n}") for n in range(16)]
+    with monkeypatch.context() as older:
+        older.setattr(batch, "announce", lambda *_: nothing)
+        send(desk, [call("identify", f"m{device}", device, email) for device, email in people], apart=False)
+    told = desk.lake.table(WORKSPACE, TRAIT_UPDATES)
+    none = TRAIT_UPDATES.schema().empty_table()
+    told.rewrite([file.location for file in told.files()], none, same_rows=False)
+    desk.rebuild()
+    with desk.state.read(WORKSPACE) as tx:
+        ids, mappings, moved = (
+            pa.concat_tables(outbox.parts(tx, WORKSPACE, table.name))
+            for table in (ID_GRAPH_UPDATES, EXTERNAL_ID_MAPPING_UPDATES, REGROUPED)
+        )
+    assert ids.column("triggering_event_id").to_pylist() == [f"m{device}" for device, _ in people]
+    idents = [
+        ident_id(KEY, "users", Identifier(type, value))
+        for type, value in zip(
+            mappings.column("external_id_type").to_pylist(),
+            mappings.column("external_id_value").to_pylist(),
+            strict=True,
+        )
+    ]
+    assert len(idents) == 2 * len(people)
+    assert idents == sorted(idents)
+    profiles = moved.column("profile").to_pylist()
+    assert len(profiles) == len(people)
+    assert profiles == sorted(profiles)
 
 
 def test_a_rebuild_corrects_what_the_journals_say(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
