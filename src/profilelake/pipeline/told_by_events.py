@@ -15,6 +15,7 @@ from profilelake.profiles.fold_consent import consent_rows
 from profilelake.profiles.plan import (
     PROFILES__GROUP_EVENTS,
     PROFILES__LINKS,
+    PROFILES__MOVED,
     PROFILES__SAID,
     PROFILES__UNTOLD,
 )
@@ -23,9 +24,14 @@ from profilelake.semantics.memberships import interval
 
 
 def links_untold(connection: duckdb.DuckDBPyConnection, held: Standing) -> pa.Table:
-    """Return the group events that began a spell which `account_links` does not know so early, as its rows."""
+    """Return the group events that began a spell which `account_links` does not know so early, as its rows.
+
+    With them are copies before a decision of events that are written behind it, where they begin nothing.
+    """
     seen = connection.sql(PROFILES__GROUP_EVENTS).to_arrow_table().combine_chunks()
-    written = memberships(connection.sql(PROFILES__LINKS).to_arrow_table().combine_chunks(), held)
+    links = connection.sql(PROFILES__LINKS).to_arrow_table()
+    moved = _moved(connection, held).select(links.column_names).cast(links.schema)
+    written = memberships(pa.concat_tables([links, moved]).combine_chunks(), held)
     first = seen.take(pa.array(first_of_spells(seen, held.leavings)))
     known = {
         (pair, interval(spell.position, held.leavings)): spell.position
@@ -36,11 +42,22 @@ def links_untold(connection: duckdb.DuckDBPyConnection, held: Standing) -> pa.Ta
     for person, account, position in zip(*(first.column(at).to_pylist() for at in range(3)), strict=True):
         place = known.get((person + account, interval(position, held.leavings)))
         missing.append(place is None or place > position)
-    rows = first.filter(pa.array(missing, pa.bool_()))
+    rows = pa.concat_tables([moved, first.filter(pa.array(missing, pa.bool_())).cast(links.schema)])
     linked_at = pa.array(received_at(rows.column("position"))).cast(
         ACCOUNT_LINKS.schema().field("linked_at").type
     )
     return ACCOUNT_LINKS.shape(rows.append_column("linked_at", linked_at))
+
+
+def _moved(connection: duckdb.DuckDBPyConnection, held: Standing) -> pa.Table:
+    """Return the first copies of events that stand before a decision, and are written only behind it."""
+    moved = connection.sql(PROFILES__MOVED).to_arrow_table()
+    places = (moved.column(name).to_pylist() for name in ("position", "last"))
+    before = [
+        interval(copy, held.leavings) < interval(last, held.leavings)
+        for copy, last in zip(*places, strict=True)
+    ]
+    return moved.filter(pa.array(before, pa.bool_()))
 
 
 def consent_untold(connection: duckdb.DuckDBPyConnection) -> pa.Table:

@@ -61,9 +61,11 @@ _COUNTED: Final = pa.schema(
     [("key", ID), *CHOSEN, ("first_position", POSITION), ("last_position", POSITION), ("events", pa.int64())]
 )
 _WROTE: Final = pa.schema([("key", ID), ("position", POSITION), ("trait", pa.string())])
-_SAID: Final = pa.schema([("key", ID), ("position", POSITION)])
+_SAID: Final = pa.schema([("key", ID), ("position", POSITION), ("category", pa.string())])
 _LINKED: Final = pa.schema([("key", ID), *ACCOUNT_LINKS.schema()])
 HELD: Final = pa.schema([("ident_id", ID), ("set_id", ID)])
+_ROW: Final = ["set_id", "position", "category"]
+"""What makes a row of `consent_writes` be there."""
 WANTED: Final = pa.schema([*CHOSEN, ("set_id", ID), ("collection", pa.int8()), ("missing", pa.bool_())])
 _DAY: Final = 86_400_000_000
 
@@ -198,7 +200,7 @@ _FACTS: Final = {
     IDENTIFIER_SETS.name: ("known", ("set_id",), KNOWN_IDS),
     SET_SIGHTINGS.name: ("counted", ("set_id", "first_position", "last_position", "events"), _COUNTED),
     TRAIT_WRITES.name: ("wrote", ("set_id", "position", "trait"), _WROTE),
-    CONSENT_WRITES.name: ("said", ("set_id", "position"), _SAID),
+    CONSENT_WRITES.name: ("said", ("set_id", "position", "category"), _SAID),
     ACCOUNT_LINKS.name: ("linked", tuple(ACCOUNT_LINKS.schema().names), _LINKED),
 }
 _INPUTS: Final = {
@@ -249,13 +251,22 @@ class _Lacking:
         )
 
     def _wanted(self, shown: pa.Table, known: pa.ChunkedArray, valued: pa.ChunkedArray) -> pa.Table:
-        """Return the event to read again of each set that is not known, or lacks values of identifiers."""
+        """Return what to read again of each set that is not known, or lacks values of identifiers."""
         missing = pc.invert(pc.is_in(shown.column("key"), as_set(known)))
         lacking = pc.is_in(shown.column("key"), as_set(valued))
         chosen = shown.append_column("missing", missing).filter(pc.or_(missing, lacking))
         # Landing told a set by the event that it accepted; a copy that came first was found later.
         chosen = chosen.sort_by([("copy", "ascending"), ("position", "ascending")])
         first = chosen.take(pa.array(firsts(chosen.column("key"))))
+        # Values are those of the earliest showing, whatever landed first.
+        chosen = chosen.sort_by("position")
+        earliest = chosen.take(pa.array(firsts(chosen.column("key"))))
+        landed = as_set(first.column("key").filter(pc.invert(first.column("copy"))))
+        copied = earliest.filter(
+            pc.and_(earliest.column("copy"), pc.is_in(earliest.column("key"), landed))
+        ).drop_columns("missing")
+        no = pa.repeat(pa.scalar(False), copied.num_rows)
+        first = pa.concat_tables([first, copied.append_column("missing", no)])
         columns = ["key" if name == "set_id" else name for name in WANTED.names]
         return first.select(columns).rename_columns(WANTED.names).cast(WANTED)
 
@@ -319,19 +330,19 @@ class _Lacking:
         return pa.concat_tables(found)
 
     def _consent(self, events: pa.Table, said: pa.Table) -> pa.Table:
-        """Return the last of equal statements of each set, where it is not there."""
+        """Return the last of equal statements of each set, where it is not there, or not with all categories."""
         stated = events.filter(pc.is_valid(events.column("consent"))).sort_by("position")
         rows = consent_rows(stated) if stated.num_rows else CONSENT_WRITES.schema().empty_table()
         numbered = pa.table(
             {
                 "set_id": rows.column("set_id"),
                 "position": rows.column("position"),
+                "category": _named(rows.column("category")),
                 "place": pa.array(np.arange(rows.num_rows)),
             }
         )
-        left = numbered.join(
-            said.rename_columns({"key": "set_id"}), ["set_id", "position"], join_type="left anti"
-        )
+        there = pa.table([said.column("key"), said.column("position"), _named(said.column("category"))], _ROW)
+        left = numbered.join(there, _ROW, join_type="left anti")
         return CONSENT_WRITES.shape(rows.take(left.column("place")))
 
     def _links(self, shown: pa.Table, linked: pa.Table) -> pa.Table:
@@ -460,3 +471,8 @@ def firsts(ids: pa.ChunkedArray) -> "np.ndarray[tuple[int], np.dtype[np.int64]]"
 def _day_of(positions: pa.ChunkedArray) -> pa.Array:
     """Return the UTC days of receipt inside positions."""
     return pa.array((received_at(positions) // _DAY).astype(np.int32)).cast(pa.date32())
+
+
+def _named(categories: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return categories so that none at all is a value too, and another one than no characters."""
+    return pc.fill_null(pc.binary_join_element_wise("=", categories, ""), "")

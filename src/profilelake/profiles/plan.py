@@ -19,6 +19,24 @@ PROFILES__GROUP_EVENTS: Final = """
 """
 """Every sighting that the events themselves tell of, copies included; in no order."""
 
+PROFILES__MOVED: Final = """
+    WITH copies AS (
+        SELECT set_id, account_set_id, message_id, min(position) AS position,
+               arg_min(source_id, position) AS source_id
+        FROM event_copies
+        WHERE type = 'group' AND set_id IS NOT NULL AND account_set_id IS NOT NULL
+        GROUP BY set_id, account_set_id, message_id
+    ), written AS (
+        SELECT set_id, account_set_id, message_id, min(position) AS first, max(position) AS last
+        FROM account_links SEMI JOIN copies USING (message_id)
+        GROUP BY set_id, account_set_id, message_id
+    )
+    SELECT set_id, account_set_id, position, message_id, source_id, last
+    FROM copies JOIN written USING (set_id, account_set_id, message_id)
+    WHERE position < first
+"""
+"""The earliest copies of events of which only later places are written, and the last of these; in no order."""
+
 PROFILES__UNTOLD: Final = """
     WITH said AS (
         SELECT set_id, arg_max({position: position, message_id: message_id}, (timestamp, position)) AS last

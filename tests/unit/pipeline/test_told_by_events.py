@@ -55,6 +55,40 @@ def test_a_spell_that_is_not_written_is_named(
         connection.unregister(ACCOUNT_LINKS.name)
 
 
+def test_a_copy_before_a_decision_is_named_where_only_its_event_is_written(tmp_path: Path) -> None:
+    """Somebody was in an account, left it, and is in it again by the second event behind that, not by the first."""
+    desk, call = Desk(tmp_path), {"type": "group", "groupId": "g1", "userId": "u1"}
+    log, late = LogBuilder("00000000000000aa"), LogBuilder("00000000000000bb")
+    user, account = (
+        ident_id(desk.setup.identifier_key, collection, Identifier(type, value)).hex()
+        for collection, type, value in (("users", "user_id", "u1"), ("accounts", "group_id", "g1"))
+    )
+    desk.apply([log.record(START, [{**call, "messageId": "m1"}])])
+    desk.apply([log.decision(START + 2, Leave(by="test", user=user, account=account))])
+    desk.apply([log.record(START + 3, [{**call, "messageId": "m2"}, {**call, "messageId": "m3"}])])
+    desk.apply([late.record(START + 1, [{**call, "messageId": "m2"}])])
+    assert desk.verify() == []
+    with duckdb.connect() as opened:
+        attach(opened, desk.lake, WORKSPACE)
+        standing = standing_of(opened, tight_rules())
+        ((copied,),) = opened.sql("SELECT position FROM event_copies").fetchall()
+        rows = opened.table(ACCOUNT_LINKS.name).to_arrow_table()
+        places = rows.column("message_id").to_pylist()
+        assert sorted(places) == ["m1", "m2", "m2", "m3"]
+        for lost in (["m2 early"], ["m2 early", "m3"]):
+            chosen = [
+                row
+                for row in rows.to_pylist()
+                if row["message_id"] + " early" * (row["position"] == copied) not in lost
+            ]
+            opened.register(ACCOUNT_LINKS.name, pa.Table.from_pylist(chosen, schema=rows.schema))
+            untold = links_untold(opened, standing)
+            assert untold.column("message_id").to_pylist() == [one.partition(" ")[0] for one in lost]
+            assert untold.column("position").to_pylist()[0] == copied
+            opened.unregister(ACCOUNT_LINKS.name)
+    desk.close()
+
+
 def test_a_statement_that_is_not_written_is_named(connection: duckdb.DuckDBPyConnection) -> None:
     assert consent_untold(connection).num_rows == 0
     rows = connection.table(CONSENT_WRITES.name).to_arrow_table()

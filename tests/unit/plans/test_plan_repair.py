@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from pipeline_driver import KEY, WORKSPACE, Desk, tight_rules
+from pipeline_driver import KEY, SECOND, START, WORKSPACE, Desk, LogBuilder, tight_rules
 from profilelake.errors import Conflict
 from profilelake.identity.tables import IDENTIFIER_SETS, IDENTIFIERS, SET_SIGHTINGS
 from profilelake.lake.progress import Progress
@@ -101,6 +101,46 @@ def test_single_rows_that_are_gone_come_back_and_no_others(desk: Desk) -> None:
         n: before[n] for n in before if n != "set_sightings"
     }
     assert desk.verify() == []
+
+
+def test_a_statement_without_some_of_its_categories_is_made_whole(tmp_path: Path) -> None:
+    desk, log = Desk(tmp_path), LogBuilder("00000000000000aa")
+    said = ({"Ads": True, "Maps": False, "": True}, {})
+    for number, categories in enumerate(said):
+        message = {"type": "track", "messageId": f"m{number}", "userId": f"u{number}", "event": "Seen"}
+        context = {"consent": {"categoryPreferences": categories}}
+        desk.apply([log.record(START + number, [{**message, "context": context}])])
+    desk.publish()
+    before = digests(desk.lake)["consent_writes"]
+    lose(desk, CONSENT_WRITES, pc.is_in(pc.field("category"), pa.array(["Ads", None])))
+    assert repaired(desk).consent == 2
+    assert digests(desk.lake)["consent_writes"] == before
+    assert repaired(desk) == Repaired()
+    desk.close()
+
+
+def test_a_value_is_had_again_from_the_copy_that_came_first(tmp_path: Path) -> None:
+    desk, log, late = Desk(tmp_path), LogBuilder("00000000000000aa"), LogBuilder("00000000000000bb")
+    message = {"type": "track", "messageId": "m1", "userId": "u1", "anonymousId": "a1", "event": "Seen"}
+    desk.apply([log.record(START + SECOND, [message])])
+    desk.apply([late.record(START, [message])])
+    desk.publish()
+    (copy,) = rows_of(desk.lake, "event_copies")
+    values = desk.lake.current_table(WORKSPACE, IDENTIFIERS)
+    values.merge()
+    values.cut_merged()
+    before = sorted(rows_of(desk.lake, "identifiers"), key=repr)
+    assert {row["position"] for row in before} == {copy["position"]}
+    one = pc.field("type") == "user_id"
+    for lost in (one, pc.scalar(False)):
+        kept = values.base.scan().filter(lost)
+        values.base.rewrite([file.location for file in values.base.files()], kept, same_rows=False)
+        lose(desk, IDENTIFIER_SETS)
+        done = repaired(desk)
+        assert (done.sets, done.values, done.sets_unread) == (1, 2 - kept.num_rows, 0)
+        assert sorted(rows_of(desk.lake, "identifiers"), key=repr) == before
+    assert repaired(desk) == Repaired()
+    desk.close()
 
 
 def test_events_that_another_engine_put_there_again_leave(desk: Desk) -> None:
