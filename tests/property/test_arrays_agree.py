@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from profilelake.semantics.conditions import comparing
 from profilelake.semantics.conditions.comparing import CONTRARY, compares
+from profilelake.semantics.conditions.evaluate import Here, Occurred, Subject, meets, of_element
+from profilelake.semantics.conditions.parse import parse
 from profilelake.semantics.conditions.tree import Comparison
 from profilelake.semantics.conditions.values import canonical, is_number, items
 from profilelake.semantics.definitions import Json
@@ -54,6 +56,30 @@ def test_arrays_hold_where_any_scalar_of_one_holds_with_any_of_the_other(
     plain = any(compares(positive, left, [right], AT) for left in items(one) for right in looked_for)
     with mock.patch.object(comparing, "TEXTS_SOUGHT_MAX", most):
         assert compares(how, one, [other], AT) == (plain is (how == positive))
+
+
+ASKED: Final = (
+    "property('$').{how}(trait('t'))", "property(parent: 'p').{how}(property('$'))", "property('b').{how}(property('e'))",
+    "trait('t').{how}(property(parent: 'p'))", "property('b').any(property('$').{how}(trait('t')))",
+    "property('b').all(NOT property('$').{how}(context('e')))", "trait('t').within_last(3650 days)",
+)  # fmt: skip
+
+
+@given(
+    st.integers(0, 2**32),
+    st.sampled_from(("equals", "differs", "greater_than", "at_most", "contains", "omits")),
+)
+def test_elements_are_asked_together_as_one_by_one(seed: int, how: str) -> None:
+    rng = Random(seed)
+    parts = [part.format(how=how) for part in rng.sample(ASKED, rng.randint(1, 3))]
+    inner = rng.choice((" AND ", " OR ", " AND NOT ")).join(parts)
+    items_ = parse(f"event('E').where(property('e').any({inner})).count() > 0").value.of.where  # type: ignore[union-attr]
+    event = Occurred("E", AT, properties={"e": said(rng, ELEMENTS)}, context={"e": said(rng, ELEMENTS)})
+    parent = Occurred("P", AT, properties={"p": said(rng, ELEMENTS)})
+    here = Here(Subject(traits={"t": said(rng, ELEMENTS)}), AT, event, parent)
+    test = of_element(items_.of, here)
+    for item in (*ELEMENTS, {"b": ["a", 1, "1.0"]}, {"b": "a"}):
+        assert test(item) == meets(items_.of, here.among(item))
 
 
 @pytest.mark.parametrize("how", HOWS)

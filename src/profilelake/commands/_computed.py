@@ -408,7 +408,8 @@ def _print_part(part: dict[str, Any], level: int) -> None:
     found = f"  -> {_cell(part['value'])}" if "value" in part else ""
     counted = f"  ({part['counted']} of {part['considered']})" if "considered" in part else ""
     if part.get("left_out"):
-        counted += f"  (the {part['left_out']:,} oldest are not looked at)"
+        which = "last are not looked for" if part["what"] == "comparison" else "oldest are not looked at"
+        counted += f"  (the {part['left_out']:,} {which})"
     changes = f"  changes by {part['changes_at']}" if part.get("changes_at") else ""
     print(f"{'  ' * level}{held} {part['text']}{found}{counted}{changes}")
     for below in part.get("parts", ()):

@@ -10,6 +10,7 @@ asked of sets, order of the least and the greatest, and of texts only so many ar
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cached_property
 from typing import Final, Literal, TypeAlias
 
 from profilelake.semantics.conditions.tree import Comparison, Duration, Instant
@@ -33,6 +34,8 @@ Key: TypeAlias = tuple[Literal["number", "read", "text"], float | str]
 
 TEXTS_SOUGHT_MAX: Final = 100
 """Scalars of an array that are looked for in a value, or at its beginning or end: the first."""
+FEW: Final = 4
+"""Up to so many pairs of scalars are held to each other: that is quicker than anything."""
 
 CONTRARY: Final[dict[Comparison, Comparison]] = {
     "differs": "equals",
@@ -41,32 +44,76 @@ CONTRARY: Final[dict[Comparison, Comparison]] = {
 }
 
 
-def compares(how: Comparison, value: Side, operands: Sequence[Asked], at: int) -> bool:
+class Looked:
+    """A side of a comparison that is looked into once, however often it is compared."""
+
+    def __init__(self, side: Asked) -> None:
+        self.side = side
+        self.scalars = _scalars(side)
+
+    @cached_property
+    def keys(self) -> frozenset[Key]:
+        """What its scalars are equal by."""
+        return frozenset(keys(self._json))
+
+    @cached_property
+    def keys_sought(self) -> frozenset[Key]:
+        """What is among the keys of scalars that equal one of these."""
+        return frozenset(keys_sought(self._json))
+
+    @cached_property
+    def numbers(self) -> tuple[float, float] | None:
+        """The least and the greatest number in it."""
+        found = [one for one in map(number, self._json) if one is not None]
+        return (min(found), max(found)) if found else None
+
+    @cached_property
+    def moments(self) -> tuple[int, int] | None:
+        """The earliest and the latest moment in it."""
+        found = [one for one in map(instant, self._json) if one is not None]
+        return (min(found), max(found)) if found else None
+
+    @cached_property
+    def hay(self) -> tuple[str, str]:
+        """One text in which its texts stand apart, and the character between them, which none of them has."""
+        texts = [_written(scalar) for scalar in self._json]
+        apart = separator(texts)
+        return haystack(texts, apart), apart
+
+    @property
+    def _json(self) -> Sequence[Scalar]:
+        # Moments without quotes and amounts of time come alone and are never looked into.
+        return self.scalars  # type: ignore[return-value]
+
+
+def compares(how: Comparison, value: "Side | Looked", operands: "Sequence[Asked | Looked]", at: int) -> bool:
     """Tell whether a comparison holds at a time (microseconds).
 
     Operands that are missing count for nothing, and where all are, nothing but `exists` and `absent` holds.
     """
-    if how == "exists":
-        return value is not None
-    if how == "absent":
-        return value is None
-    given = [operand for operand in operands if operand is not None]
-    if value is None or not given:
+    there = _side(value) is not None
+    if how in ("exists", "absent"):
+        return there is (how == "exists")
+    given = [operand for operand in operands if _side(operand) is not None]
+    if not there or not given:
         return False
     if how in CONTRARY:
         return not _any(CONTRARY[how], value, given, at)
     return _any(how, value, given, at)
 
 
-def _any(how: Comparison, value: Side, operands: Sequence[Asked], at: int) -> bool:
-    ones = _scalars(value)
+def _side(side: "Asked | Looked") -> Asked:
+    return side.side if isinstance(side, Looked) else side
+
+
+def _any(how: Comparison, value: "Side | Looked", operands: "Sequence[Asked | Looked]", at: int) -> bool:
+    ones = value.scalars if isinstance(value, Looked) else _scalars(value)
     for operand in operands:
-        others = _scalars(operand)
+        others = operand.scalars if isinstance(operand, Looked) else _scalars(operand)
         if how in TEXTS:
             others = others[:TEXTS_SOUGHT_MAX]
-        if min(len(ones), len(others)) > 1:
-            # Moments without quotes and amounts of time come alone, so all of these are JSON.
-            holds = _any_of(how, ones, others)  # type: ignore[arg-type]
+        if len(ones) * len(others) > FEW and not _alone(value) and not _alone(operand):
+            holds = _any_of(how, _looked(value), _looked(operand))
         else:
             holds = any(_holds(how, one, other, at) for one in ones for other in others)
         if holds:
@@ -74,28 +121,35 @@ def _any(how: Comparison, value: Side, operands: Sequence[Asked], at: int) -> bo
     return False
 
 
-def _any_of(how: Comparison, ones: Sequence[Scalar], others: Sequence[Scalar]) -> bool:
-    """Tell whether any of several scalars holds with any of several others, without holding each to each."""
+def _alone(side: "Asked | Looked") -> bool:
+    return isinstance(_side(side), Instant | Duration)
+
+
+def _looked(side: "Asked | Looked") -> Looked:
+    return side if isinstance(side, Looked) else Looked(side)
+
+
+def _any_of(how: Comparison, value: Looked, other: Looked) -> bool:
+    """Tell whether any scalar of a value holds with any of another, without holding each to each."""
     if how in _TEXTS:
-        texts = [_written(other) for other in others]
-        apart = separator(texts)
-        hay = haystack(map(_written, ones), apart)
-        return any(needle(how, wanted, apart) in hay for wanted in texts)
+        hay, apart = value.hay
+        return any(
+            apart not in wanted and needle(how, wanted, apart) in hay for wanted in texts_sought(other.side)
+        )
     if how in ("equals", "one_of"):
-        return not set(keys(ones)).isdisjoint(keys_sought(others))
+        return not value.keys.isdisjoint(other.keys_sought)
     if how in _DATES:
-        return _extremes_hold(_DATES[how], map(instant, ones), map(instant, others))
-    return how in _ORDERS and _extremes_hold(how, map(number, ones), map(number, others))
+        return _ends_hold(_DATES[how], value.moments, other.moments)
+    return how in _ORDERS and _ends_hold(how, value.numbers, other.numbers)
 
 
-def _extremes_hold(how: Comparison, ones: Iterable[float | None], others: Iterable[float | None]) -> bool:
-    left = [one for one in ones if one is not None]
-    right = [other for other in others if other is not None]
-    if not left or not right:
+def _ends_hold(how: Comparison, ones: tuple[float, float] | None, others: tuple[float, float] | None) -> bool:
+    if ones is None or others is None:
         return False
+    (least, greatest), (least_other, greatest_other) = ones, others
     if how in ("greater_than", "at_least"):
-        return _ORDERS[how](max(left), min(right))
-    return _ORDERS[how](min(left), max(right))
+        return _ORDERS[how](greatest, least_other)
+    return _ORDERS[how](least, greatest_other)
 
 
 def keys(scalars: Iterable[Scalar]) -> Iterator[Key]:
@@ -145,9 +199,9 @@ def needle(how: Comparison, wanted: str, apart: str) -> str:
     return wanted + apart if how == "ends_with" else wanted
 
 
-def texts_sought(value: Json) -> list[str]:
+def texts_sought(value: Asked) -> list[str]:
     """Return the texts that are looked for where a value is what a text is compared with."""
-    return [_written(scalar) for scalar in items(value)[:TEXTS_SOUGHT_MAX]]
+    return [_text(scalar) or "" for scalar in _scalars(value)[:TEXTS_SOUGHT_MAX]]  # type: ignore[arg-type]
 
 
 def _written(scalar: Scalar) -> str:

@@ -3,11 +3,11 @@
 Slow and plain on purpose. Nothing but the facts given decides: not their order, not a clock.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from profilelake.semantics.conditions.comparing import Asked, Side, compares
+from profilelake.semantics.conditions.comparing import Asked, Looked, Side, compares
 from profilelake.semantics.conditions.pairing import (
     PAIRED_EVENTS_MAX,
     PAIRED_VALUES_MAX,
@@ -206,8 +206,8 @@ def meets(condition: Condition, here: Here) -> bool:
                 how, worth(left, here), [operand_of(operand, here) for operand in operands], here.at
             )
         case Items(value=of_what, of=inner, every=every):
-            answered = [meets(inner, here.among(item)) for item in elements(worth(of_what, here))]
-            return _quantified(answered, every=every)
+            test = of_element(inner, here)
+            return _quantified([test(item) for item in elements(worth(of_what, here))], every=every)
         case Users(of=inner, every=every):
             answered = [meets(inner, Here(user, here.at)) for user in here.subject.users]
             return _quantified(answered, every=every)
@@ -217,6 +217,37 @@ def meets(condition: Condition, here: Here) -> bool:
             return all(meets(part, here) for part in parts)
         case Or(parts=parts):
             return any(meets(part, here) for part in parts)
+
+
+def of_element(condition: Condition, here: Here) -> "Callable[[Json], bool]":
+    """Return whether an element meets a condition, as a test that looks once at what is the same for all elements."""
+    match condition:
+        case Compare(value=left, how=how, operands=operands):
+            value, *others = (_of_element(side, here) for side in (left, *operands))
+            return lambda item: compares(how, value(item), [other(item) for other in others], here.at)  # type: ignore[arg-type]
+        case Items(value=of_what, of=inner, every=every):
+            test = of_element(inner, here)
+            return lambda item: _quantified(
+                [test(one) for one in elements(worth(of_what, here.among(item)))], every=every
+            )
+        case Not(of=inner):
+            negated = of_element(inner, here)
+            return lambda item: not negated(item)
+        case And(parts=parts):
+            tests = [of_element(part, here) for part in parts]
+            return lambda item: all(test(item) for test in tests)
+        case Or(parts=parts):
+            tests = [of_element(part, here) for part in parts]
+            return lambda item: any(test(item) for test in tests)
+        case Users():
+            return lambda item: meets(condition, here.among(item))
+
+
+def _of_element(side: Operand, here: Here) -> "Callable[[Json], Asked | Looked]":
+    if isinstance(side, Property) and side.scope == "item":
+        return lambda item: worth(side, here.among(item))
+    looked = Looked(operand_of(side, here))
+    return lambda _: looked
 
 
 def _quantified(answered: Sequence[bool], *, every: bool) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal, TypeAlias
 
-from profilelake.semantics.conditions.comparing import Asked
+from profilelake.semantics.conditions.comparing import TEXTS, TEXTS_SOUGHT_MAX, Asked
 from profilelake.semantics.conditions.effort import effort
 from profilelake.semantics.conditions.evaluate import (
     Here,
@@ -18,6 +18,7 @@ from profilelake.semantics.conditions.evaluate import (
     elements,
     looked_at,
     meets,
+    of_element,
     operand_of,
     worth,
 )
@@ -27,6 +28,7 @@ from profilelake.semantics.conditions.times import MOMENTS_MAX, next_change
 from profilelake.semantics.conditions.tree import (
     And,
     Compare,
+    Comparison,
     Condition,
     Duration,
     Events,
@@ -39,6 +41,7 @@ from profilelake.semantics.conditions.tree import (
     Span,
     Users,
 )
+from profilelake.semantics.conditions.values import items
 from profilelake.semantics.definitions import Json
 from profilelake.semantics.times import format_time
 
@@ -60,7 +63,8 @@ class Explained:
     what it is compared with, amounts of time and dates as text; `parts` are the reductions on both sides. Of a
     reduction `considered` says how many events of the name and of sources that count there are, `counted` how
     many of them count, and `events` are the newest of these; `left_out` are those that were not looked at because
-    there are too many newer ones (`pairing.PAIRED_EVENTS_MAX`). Of the elements of an array, or the users of an
+    there are too many newer ones, or too much in these (`pairing.PAIRED_EVENTS_MAX`, `PAIRED_VALUES_MAX`), and of a
+    comparison elements of arrays that are not looked for (`comparing.TEXTS_SOUGHT_MAX`). Of the elements of an array, or the users of an
     account, `considered` is how many there are and `counted` for how many the condition holds; `parts` are the
     first users, each with its `place`.
 
@@ -163,6 +167,7 @@ def _joined(what: What, condition: Condition, parts: Sequence[Condition], here: 
 
 def _comparison(condition: Compare, here: Here) -> Explained:
     sides = (condition.value, *condition.operands)
+    asked = [operand_of(operand, here) for operand in condition.operands]
     return Explained(
         "comparison",
         written(condition),
@@ -170,9 +175,16 @@ def _comparison(condition: Compare, here: Here) -> Explained:
         meets(condition, here),
         _changes(condition, here),
         value=_shown(worth(condition.value, here)),
-        asked=tuple(_shown(operand_of(operand, here)) for operand in condition.operands),
+        asked=tuple(map(_shown, asked)),
+        left_out=_not_sought(condition.how, asked),
         parts=tuple(_reduction(side, here) for side in sides if isinstance(side, Reduce)),
     )
+
+
+def _not_sought(how: Comparison, asked: Sequence[Asked]) -> int:
+    """Return how many texts in arrays are not looked for because there are too many before them."""
+    several = [len(items(side)) for side in asked if how in TEXTS and isinstance(side, list)]
+    return sum(max(size - TEXTS_SOUGHT_MAX, 0) for size in several)
 
 
 def _shown(side: Asked) -> Json:
@@ -207,6 +219,7 @@ def _reduction(reduce: Reduce, here: Here) -> Explained:
 def _elements(condition: Items, here: Here) -> Explained:
     found = worth(condition.value, here)
     asked = elements(found)
+    test = of_element(condition.of, here)
     return Explained(
         "elements",
         written(condition),
@@ -215,7 +228,7 @@ def _elements(condition: Items, here: Here) -> Explained:
         _changes(condition, here),
         value=_shown(found),
         considered=len(asked),
-        counted=sum(meets(condition.of, here.among(item)) for item in asked),
+        counted=sum(map(test, asked)),
     )
 
 
