@@ -6,6 +6,7 @@ from hypothesis import given, settings
 
 from condition_worlds import World, histories, moments, roots
 from profilelake.semantics.conditions import evaluate
+from profilelake.semantics.conditions.comparing import TEXTS_SOUGHT_MAX
 from profilelake.semantics.conditions.effort import effort
 from profilelake.semantics.conditions.evaluate import Occurred, Subject, account
 from profilelake.semantics.conditions.explain import EVENTS_SHOWN_MAX, USERS_SHOWN_MAX, document, explain
@@ -130,6 +131,37 @@ def test_what_is_left_out_because_there_are_newer_ones_is_told() -> None:
     assert (told.considered, told.counted, told.left_out) == (4, 0, 1)
     assert document(told)["left_out"] == 1
     assert "left_out" not in document(explain(parse(PAIRED), Subject(orders), AT))
+
+
+def test_what_is_left_out_because_newer_ones_hold_too_much_is_told() -> None:
+    baskets = [Occurred("Order", AT - number, properties={"skus": ["a"] * 30}) for number in range(4)]
+    query = (
+        "event('Order').where(event('Order').where(property('skus').contains(property(parent: 'skus')))"
+        ".within(parent: 7 days).count() >= 1).count()"
+    )
+    with mock.patch.object(evaluate, "PAIRED_VALUES_MAX", 60):
+        told = explain(parse(query), Subject(baskets), AT)
+    assert (told.considered, told.counted, told.left_out) == (4, 1, 2)
+    same = explain(parse(query.replace(".contains(", ".equals(")), Subject(baskets), AT)
+    assert (same.counted, same.left_out) == (3, 0)
+
+
+def test_texts_that_are_not_looked_for_are_told() -> None:
+    wanted = [f"s{number}" for number in range(TEXTS_SOUGHT_MAX)]
+    subject = Subject(traits={"said": ["a", "last"], "wanted": [*wanted, "last"]})
+    told = explain(parse("trait('said').contains(trait('wanted'))"), subject, AT)
+    assert (told.holds, told.left_out) == (False, 1)
+    told = explain(parse("trait('said') = trait('wanted')"), subject, AT)
+    assert (told.holds, told.left_out) == (True, 0)
+
+
+def test_the_effort_grows_with_what_events_hold() -> None:
+    query = "event('Order').where(event('Order').where(property('a') != property(parent: 'a')).count() >= 1).count()"
+    efforts = [
+        effort(parse(query), Subject([Occurred("Order", AT, properties={"a": ["b"] * size})] * 10))
+        for size in (1, 25, 250)
+    ]
+    assert efforts == [10 * (10 + 10), 10 * (10 + 10 * 2), 10 * (10 + 10 * 11)]
 
 
 def test_the_effort_is_what_events_look_at_for_each_other() -> None:
