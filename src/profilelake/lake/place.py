@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Final, Self
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 from profilelake.errors import Conflict, Corrupt, Invalid
 from profilelake.settings import Layout, Settings, StorageOptions
@@ -27,7 +27,8 @@ _DEFAULT_PORTS: Final = {"postgresql": 5432, "http": 80, "https": 443}
 _REFUSED: Final = re.compile(r"[*?\[\]{}#%\"\\\x00-\x1f]")
 """Characters that other readers would take for a pattern or an escape."""
 _SECRET: Final = re.compile(
-    r"(?:.*[._-])?(?:credential|token|password|secret|authorization|cookie|access-key|access-key-id|api-key)",
+    r"(?:.*[._-])?(?:credential|token|(?:ssl)?password|secret|authorization|cookie|access-key|access-key-id"
+    r"|account-key|api-key|auth-key|private-key|connection-string|sas-token(?:\..*)?)",
     re.IGNORECASE,
 )
 """Names of properties whose values are secrets, in every library that takes properties of catalogs."""
@@ -255,7 +256,7 @@ def _refuse_plain_http(place: LakePlace) -> None:
 
 
 def _catalog(text: str, folder: Path) -> str:
-    scheme, _, rest = text.partition("://")
+    scheme, mark, rest = text.partition("://")
     kind = {"postgres": "postgresql", "postgresql+psycopg": "postgresql"}.get(scheme, scheme)
     if kind == "sqlite":
         if rest in ("", "/", "/:memory:"):
@@ -263,16 +264,17 @@ def _catalog(text: str, folder: Path) -> str:
         # Four slashes before an absolute path, as SQLAlchemy has it; a relative one is seen from the folder.
         return f"sqlite:///{os.path.normpath(folder / rest.removeprefix('/'))}"
     if kind not in ("postgresql", "http", "https"):
+        # Text without a scheme may hold a password anywhere.
+        said = f"{scheme!r} is" if mark else "it is no URL, so it is"
         raise Invalid(
-            f"setting lake.catalog: {scheme!r} is no kind of catalog; give sqlite:////path, "
+            f"setting lake.catalog: {said} no kind of catalog; give sqlite:////path, "
             "postgresql://user@host/database or https://address"
         )
     parts = urlsplit(f"{kind}://{rest}")
-    try:
-        named, _ = parts.hostname, parts.port
-    except ValueError as error:
-        raise Invalid(f"setting lake.catalog: {error}; write {kind}://host:port/path") from error
-    secret = "password" in {name.lower() for name, _ in parse_qsl(parts.query)}
+    if not _has_port(parts) or "@" in parts.path:
+        # Not repeated: of a password with a slash in it the first part looks like a port, the other like a path.
+        raise Invalid(f"setting lake.catalog: its host or port cannot be read; write {kind}://host:port/path")
+    secret = any(_SECRET.fullmatch(name) for name, _ in parse_qsl(parts.query))
     if parts.password is not None or secret:
         raise Invalid(
             "setting lake.catalog: it holds a password; put that into ~/.pgpass, the variable "
@@ -280,9 +282,16 @@ def _catalog(text: str, folder: Path) -> str:
         )
     if kind == "postgresql" and not parts.path.strip("/"):
         raise Invalid("setting lake.catalog: it names no database; write postgresql://user@host/database")
-    if kind != "postgresql" and not named:
+    if kind != "postgresql" and not parts.hostname:
         raise Invalid("setting lake.catalog: it names no host; write https://host/path")
     return f"{kind}://{rest}".rstrip("/")
+
+
+def _has_port(parts: SplitResult) -> bool:
+    try:
+        return parts.port is None or parts.port > 0
+    except ValueError:
+        return False
 
 
 def _warehouse(text: str, folder: Path) -> str:

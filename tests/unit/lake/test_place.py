@@ -162,6 +162,9 @@ def test_properties_of_a_catalog_come_one_by_one(tmp_path: Path) -> None:
         "s3.secret-access-key=hidden",
         "header.Authorization=Bearer hidden",
         "oauth2-server-uri=https://user:hidden@host/token",
+        "adls.account-key=hidden",
+        "adls.sas-token.account.dfs.core.windows.net=hidden",
+        "header.X-Auth-Key=hidden",
     ],
 )
 def test_secrets_are_no_options(tmp_path: Path, option: str) -> None:
@@ -169,6 +172,26 @@ def test_secrets_are_no_options(tmp_path: Path, option: str) -> None:
         Invalid, match=r"lake\.catalog_options: .* holds a secret; .*catalog_secret_file"
     ) as told:
         place(tmp_path, f'catalog_options = "warehouse=w, {option}"')
+    assert "hidden" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    "catalog",
+    [
+        "postgresql://u:hidden@h/d",
+        "postgresql://u:hidden/x@h/d",
+        "postgresql://u:1/hidden@h/d",
+        "postgresql://h/d?password=hidden",
+        "postgresql://h/d?sslmode=verify-full&sslpassword=hidden",
+        "https://h/catalog?access_token=hidden",
+        "postgresql:u:hidden@h/d",
+    ],
+)
+def test_secrets_in_the_address_of_a_catalog_are_refused_and_not_repeated(
+    tmp_path: Path, catalog: str
+) -> None:
+    with pytest.raises(Invalid, match=r"setting lake\.catalog: it") as told:
+        place(tmp_path, f'catalog = "{catalog}"')
     assert "hidden" not in str(told.value)
 
 
