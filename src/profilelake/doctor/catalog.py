@@ -1,13 +1,16 @@
 """Whether the catalog is there, is the right one, and can be committed to."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Final
+
+from sqlalchemy.engine import make_url
 
 from profilelake.doctor.findings import Finding, Patient, fine, problem, warning
 from profilelake.errors import ProfilelakeError
 from profilelake.lake.catalog_probe import probe
 from profilelake.lake.place import LakePlace, on_loopback, refuse_another
+from profilelake.lake.sql_catalog import leaves_machine
 
 SKEW_SECONDS_WARN: Final = 30
 """REST catalogs refuse snapshots that are much later than their own clock."""
@@ -44,7 +47,7 @@ def catalog(patient: Patient) -> Iterator[Finding]:
             f"its clock is {found.clock_ahead_seconds:+,.0f} s against ours: commits may be refused",
             "set the clocks right (chronyc makestep)",
         )
-    if found.encrypted is False and not on_loopback(place.catalog):
+    if found.encrypted is False and not stays_here(place, os.environ):
         yield warning(
             "catalog",
             f"what passes to {place.catalog} is not encrypted, passwords and tokens included",
@@ -60,3 +63,10 @@ def catalog(patient: Patient) -> Iterator[Finding]:
         "catalog",
         f"{found.version}: a table was made, committed to in {found.commit_seconds * 1e3:.0f} ms, and dropped",
     )
+
+
+def stays_here(place: LakePlace, environment: Mapping[str, str]) -> bool:
+    """Tell whether what is sent to a catalog passes no network."""
+    if place.kind == "postgresql":
+        return not leaves_machine(make_url(place.catalog), environment)
+    return on_loopback(place.catalog)
