@@ -86,11 +86,13 @@ class Fetcher:
         try:
             with storage.input(file.location) as source:
                 sha256, new = self._pool.receive(source, file.bytes, file.location)
-        except FileNotFoundError:
-            raise
         except OSError as error:
+            if isinstance(error, FileNotFoundError) and storage.size(file.location) is None:
+                raise
+            # Else it is the folder of the backup that is gone.
             raise Unavailable(
-                f"backing up {file.location}: {error}; see that there is room, then run the same again"
+                f"backing up {file.location}: {error}; see that the folder of the backup is there and has room, then run "
+                "the same again"
             ) from error
         with self._lock:
             self._known[file.path, file.bytes, file.seen] = sha256
