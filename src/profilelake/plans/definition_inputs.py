@@ -1,4 +1,4 @@
-"""What definitions over a whole lake are computed from: the tables as they were at one moment, in SELECTs for tasks."""
+"""What definitions over a whole lake are computed from: the tables as they are published, in SELECTs for tasks."""
 
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -67,7 +67,10 @@ class AccountInputs:
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """The tables as they were at one moment, in SELECTs. `accounts` is None where no definition is about any."""
+    """The tables as they were when each was loaded, in SELECTs. `accounts` is None where no definition is about any.
+
+    Beside a server profiles are published later than whose sets are: who is in no profile yet has no value.
+    """
 
     snapshots: list[str]
     events: list[str]
