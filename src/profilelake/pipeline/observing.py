@@ -6,6 +6,7 @@ them, counts of the known ones when `publish_age` has passed.
 """
 
 import hashlib
+import tempfile
 import time
 from collections.abc import Callable, Iterable
 from typing import Final, Self
@@ -24,6 +25,8 @@ from profilelake.shapes.tables import SCHEMA
 
 READ_ROWS: Final = 100_000
 """Events of the lake that are in memory together."""
+SORT_MEMORY: Final = "256MB"
+"""Memory that bringing all events of a lake into their order may take; what is beyond is sorted on disk."""
 SHARE: Final = 0.05
 """Part of the time that may go into showing new shapes: where that takes long, the next ones wait."""
 
@@ -137,9 +140,10 @@ class Observing:
             # the state or, where micro-batches came meanwhile, before this progress: it says where it is.
             events = lake.load(workspace, EVENTS.name)
             self._through = held_by(events.progress, progress)
-            with duckdb.connect() as connection:
-                connection.execute("SET enable_progress_bar=false")
-                lake.storage.attach(connection)
+            with (
+                tempfile.TemporaryDirectory(prefix="profilelake-shapes-") as spill,
+                sql.connect(SORT_MEMORY, spill, lake.storage) as connection,
+            ):
                 rows = sql.select_files(events.table.schema(), events.files)
                 connection.execute(f"CREATE VIEW {sql.identifier(EVENTS.name)} AS {rows}")
                 count_all(shapes, connection)

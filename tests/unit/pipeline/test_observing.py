@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,10 +17,10 @@ from profilelake.lake.current import CurrentTable
 from profilelake.lake.reading import attach
 from profilelake.landing.tables import EVENTS
 from profilelake.pipeline import observing
-from profilelake.pipeline.observing import Observing, whole_schema
+from profilelake.pipeline.observing import Observing, count_all, whole_schema
 from profilelake.shapes.asking import schema_asked
 from profilelake.shapes.listing import listed
-from profilelake.shapes.observed import ShapeLimits
+from profilelake.shapes.observed import ShapeLimits, Shapes
 from profilelake.shapes.tables import SCHEMA
 from profilelake.state import recent
 
@@ -300,3 +301,29 @@ def test_examples_are_those_of_the_first_event_however_rows_lie_in_files() -> No
             connection.register("events", rows)
             found.append(whole_schema(connection, KEY))
     assert found[0].equals(found[1])
+
+
+def test_events_of_a_lake_are_sorted_in_bounded_memory(
+    desk: Desk, send: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send({"note": "first"}, {"note": 2})
+    desk.publish()
+    bounds: list[tuple[str, str]] = []
+
+    def counting(shapes: Shapes, connection: duckdb.DuckDBPyConnection) -> None:
+        setting = "SELECT current_setting('memory_limit'), current_setting('temp_directory')"
+        bounds.extend(connection.sql(setting).fetchall())
+        count_all(shapes, connection)
+
+    monkeypatch.setattr(observing, "SORT_MEMORY", "64MiB")
+    monkeypatch.setattr(observing, "count_all", counting)
+    progress = desk.lake.table(WORKSPACE, EVENTS).progress()
+    assert progress is not None
+    # In another epoch the table of shapes is at no point of this lake.
+    again = Observing()
+    again.look(desk.lake, WORKSPACE, replace(progress, epoch="another"), lambda *_: [])
+    ((memory, directory),) = bounds
+    assert memory == "64.0 MiB"
+    assert not Path(directory).exists()
+    assert Path(directory).name.startswith("profilelake-shapes-")
+    assert again.listed == 2
