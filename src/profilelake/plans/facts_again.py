@@ -255,20 +255,30 @@ class _Lacking:
         missing = pc.invert(pc.is_in(shown.column("key"), as_set(known)))
         lacking = pc.is_in(shown.column("key"), as_set(valued))
         chosen = shown.append_column("missing", missing).filter(pc.or_(missing, lacking))
+        chosen = chosen.append_column("void", self._retracted(chosen))
         # Landing told a set by the event that it accepted; a copy that came first was found later.
-        chosen = chosen.sort_by([("copy", "ascending"), ("position", "ascending")])
+        chosen = chosen.sort_by([(name, "ascending") for name in ("void", "copy", "position")])
         first = chosen.take(pa.array(firsts(chosen.column("key"))))
-        # Values are those of the earliest showing, whatever landed first.
-        chosen = chosen.sort_by("position")
+        # Values are those of the earliest showing that counts, whatever landed first.
+        chosen = chosen.sort_by([("void", "ascending"), ("position", "ascending")])
         earliest = chosen.take(pa.array(firsts(chosen.column("key"))))
         landed = as_set(first.column("key").filter(pc.invert(first.column("copy"))))
         copied = earliest.filter(
             pc.and_(earliest.column("copy"), pc.is_in(earliest.column("key"), landed))
         ).drop_columns("missing")
         no = pa.repeat(pa.scalar(False), copied.num_rows)
-        first = pa.concat_tables([first, copied.append_column("missing", no)])
+        copied = copied.append_column("missing", no).select(first.column_names)
+        first = pa.concat_tables([first, copied])
         columns = ["key" if name == "set_id" else name for name in WANTED.names]
         return first.select(columns).rename_columns(WANTED.names).cast(WANTED)
+
+    def _retracted(self, shown: pa.Table) -> pa.ChunkedArray:
+        """Return which rows show a set in an event that somebody said is no evidence of it."""
+        of = pa.array(list(self.held.retracted), ID)
+        places = pa.array(sorted(set().union(*self.held.retracted.values())), POSITION)
+        return pc.and_(
+            pc.is_in(shown.column("key"), of), pc.is_in(shown.column("position").cast(POSITION), places)
+        )
 
     def _sightings(self, events: pa.Table, counted: pa.Table) -> tuple[pa.Table, pa.Table, int]:
         """Return rows to add, rows that these replace, and how many sightings no event tells of."""

@@ -10,6 +10,7 @@ import pytest
 
 from pipeline_driver import KEY, SECOND, START, WORKSPACE, Desk, LogBuilder, tight_rules
 from profilelake.errors import Conflict
+from profilelake.identity.facts import Retract
 from profilelake.identity.tables import IDENTIFIER_SETS, IDENTIFIERS, SET_SIGHTINGS
 from profilelake.lake.progress import Progress
 from profilelake.lake.tables import TableDef
@@ -140,6 +141,29 @@ def test_a_value_is_had_again_from_the_copy_that_came_first(tmp_path: Path) -> N
         assert (done.sets, done.values, done.sets_unread) == (1, 2 - kept.num_rows, 0)
         assert sorted(rows_of(desk.lake, "identifiers"), key=repr) == before
     assert repaired(desk) == Repaired()
+    desk.close()
+
+
+def test_a_value_is_had_again_from_the_first_event_that_is_evidence(tmp_path: Path) -> None:
+    desk, log = Desk(tmp_path), LogBuilder("00000000000000aa")
+    call = {"type": "track", "userId": "u1", "anonymousId": "a1", "event": "Seen"}
+    for number in range(2):
+        desk.apply([log.record(START + number, [{**call, "messageId": f"m{number}"}])])
+    desk.publish()
+    event = min(rows_of(desk.lake, "events"), key=lambda row: row["position"])
+    place, of = event["position"].hex(), event["set_id"].hex()
+    retract = Retract(by="test", message_id="m0", position=place, sets=[("users", of)])
+    desk.apply([log.decision(START + SECOND, retract)])
+    desk.publish()
+    values = desk.lake.current_table(WORKSPACE, IDENTIFIERS)
+    values.merge()
+    values.cut_merged()
+    before = sorted(rows_of(desk.lake, "identifiers"), key=repr)
+    assert {row["first_message_id"] for row in before} == {"m1"}
+    none = IDENTIFIERS.schema().empty_table()
+    values.base.rewrite([file.location for file in values.base.files()], none, same_rows=False)
+    assert repaired(desk).values == 2
+    assert sorted(rows_of(desk.lake, "identifiers"), key=repr) == before
     desk.close()
 
 
