@@ -7,7 +7,6 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,7 +23,7 @@ from profilelake.lake.object_storage import ObjectStorage
 from profilelake.lake.place import SECRET_VARIABLE, LakePlace
 from profilelake.settings import Layout, StorageOptions
 from s3_faults import Asked, Fault, FaultyProxy, faulty, never
-from stopped_directory import stopped_directory
+from stopped_directory import desk, stopped_directory
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -39,27 +38,6 @@ class RemoteDesk(Desk):
         lake = Lake.of(Layout(self.directory))
         ensure_tables(lake, WORKSPACE)
         return lake
-
-
-class desk:  # noqa: N801 - used as a function
-    """The pipeline on a directory, closed at the end."""
-
-    def __init__(self, layout: Layout) -> None:
-        self._layout = layout
-
-    def __enter__(self) -> Desk:
-        self._desk = RemoteDesk(self._layout.directory)
-        self._desk.state.close()
-        self._desk.setup = replace(
-            self._desk.setup,
-            recent_directory=self._layout.recent(WORKSPACE),
-            dedup_directory=self._layout.dedup(WORKSPACE),
-        )
-        self._desk.open()
-        return self._desk
-
-    def __exit__(self, *_: object) -> None:
-        self._desk.state.close()
 
 
 @pytest.fixture
@@ -102,7 +80,7 @@ def add_events(layout: Layout, number: int) -> None:
         {"type": "identify", "messageId": f"m{number}-{n}", "userId": f"u{n}", "traits": {"n": n}}
         for n in range(5)
     ]
-    with desk(layout) as at:
+    with desk(layout, RemoteDesk) as at:
         at.apply([LogBuilder(f"{number:016x}").record(START + number, messages)])
         assert at.publish()
 
@@ -143,7 +121,7 @@ def check(directory: Path, events: int = 10) -> None:
         assert (ran.code, ran.json) == (0, []), ran
     layout = Layout(directory)
     layout.check()
-    with desk(layout) as at:
+    with desk(layout, RemoteDesk) as at:
         at.check_epoch()
         assert at.applied().totals["in_lake"] == events
         again = [{"type": "identify", "messageId": "m0-0", "userId": "u0", "traits": {"n": 0}}]

@@ -87,7 +87,7 @@ def _without_file(arguments: list[str]) -> tuple[list[str], Path | None]:
 
 def _defaults(named: Path | None) -> str:
     """Return what Spark would have read: the file that is named, or the defaults of its folder, if there are any."""
-    folder = os.environ.get("SPARK_CONF_DIR") or os.path.join(_find_spark_home(), "conf")  # noqa: PTH118
+    folder = os.environ.get("SPARK_CONF_DIR") or Path(_find_spark_home()) / "conf"
     path = named or Path(folder) / _DEFAULTS
     try:
         return path.read_text(encoding="utf-8")

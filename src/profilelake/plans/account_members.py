@@ -150,7 +150,8 @@ class _BySet:
             return
         select, schema = unit.select, _LINKS
         if unit.input == "sets":
-            select, schema = f"SELECT *, {part_of_profile(self.parts_of_owners)} FROM ({select})", _OWNED  # noqa: S608
+            part = part_of_profile(self.parts_of_owners)
+            select, schema = f"SELECT *, {part} FROM ({select})", _OWNED  # noqa: S608 - made here
         with opened(self.storage) as connection:
             for rows in batches(connection, select):
                 told = rows.cast(schema)

@@ -410,7 +410,8 @@ class _BySet:
                     yield from _sent(events, parts_by_id(events.column("set_id"), self.parts), self.asked)
             else:
                 part = part_of_profile(self.parts_of_profiles)
-                for rows in batches(connection, f"SELECT *, {part} FROM ({unit.select})"):  # noqa: S608
+                select = f"SELECT *, {part} FROM ({unit.select})"  # noqa: S608 - made here
+                for rows in batches(connection, select):
                     owned = rows.cast(_OWNED)
                     yield Cut("sets", owned, parts_by_id(owned.column("set_id"), self.parts))
 

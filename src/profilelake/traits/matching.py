@@ -4,7 +4,7 @@ Numbers are compared as columns. Everything else is asked of the reference, once
 meaning of a comparison, and no second one here.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Final
 
@@ -47,6 +47,19 @@ _NUMERIC: Final[Mapping[Comparison, np.ufunc]] = {
 _CONTRARY: Final = frozenset({"differs", "none_of"})
 
 
+def of_parts(condition: And | Or | Not, holds: Callable[[Condition], Bools]) -> Bools:
+    """Return where a condition of conditions holds, with what `holds` says of each of its parts."""
+    match condition:
+        case And(parts=parts):
+            both: Bools = np.logical_and.reduce([holds(part) for part in parts])
+            return both
+        case Or(parts=parts):
+            either: Bools = np.logical_or.reduce([holds(part) for part in parts])
+            return either
+        case Not(of=of):
+            return ~holds(of)
+
+
 class Matching:
     """Events of one name with the columns of what their steps ask for; each condition is answered once."""
 
@@ -71,14 +84,8 @@ class Matching:
 
     def _holds(self, condition: Condition) -> Bools:
         match condition:
-            case And(parts=parts):
-                both: Bools = np.logical_and.reduce([self.holds(part) for part in parts])
-                return both
-            case Or(parts=parts):
-                either: Bools = np.logical_or.reduce([self.holds(part) for part in parts])
-                return either
-            case Not(of=of):
-                return ~self.holds(of)
+            case And() | Or() | Not():
+                return of_parts(condition, self.holds)
             case Compare(value=Property() | Context() as value, operands=operands) if all(
                 isinstance(operand, Constant) for operand in operands
             ):

@@ -54,7 +54,7 @@ from profilelake.traits.compared import Side, combined, compared
 from profilelake.traits.following import Runs, reduced_runs
 from profilelake.traits.joined import Counting, Owned, Span
 from profilelake.traits.kept import KeptEvents, in_session, newest, not_too_much, number_before
-from profilelake.traits.matching import saying
+from profilelake.traits.matching import of_parts, saying
 from profilelake.traits.ownership import ragged
 from profilelake.traits.partials import LAYOUTS, CutEvent
 from profilelake.traits.reduced import counted, of_numbers, of_values
@@ -166,14 +166,8 @@ class _Sequences:
         if static(condition):
             return self.kept.matching.holds(condition)[events]
         match condition:
-            case And(parts=parts):
-                both: Bools = np.logical_and.reduce([self._meet(part, events, paired) for part in parts])
-                return both
-            case Or(parts=parts):
-                either: Bools = np.logical_or.reduce([self._meet(part, events, paired) for part in parts])
-                return either
-            case Not(of=of):
-                return ~self._meet(of, events, paired)
+            case And() | Or() | Not():
+                return of_parts(condition, lambda part: self._meet(part, events, paired))
             case Compare(value=value, how=how, operands=operands):
                 up_to = counted_up_to(condition)
                 left = self._side(value, events, paired, up_to)
@@ -340,18 +334,8 @@ class _Sequences:
             distinct, places = np.unique(events, return_inverse=True)
             return self._meet(condition, distinct, paired)[places]
         match condition:
-            case And(parts=parts):
-                both: Bools = np.logical_and.reduce(
-                    [self._pairs_meet(part, parents, events, paired) for part in parts]
-                )
-                return both
-            case Or(parts=parts):
-                either: Bools = np.logical_or.reduce(
-                    [self._pairs_meet(part, parents, events, paired) for part in parts]
-                )
-                return either
-            case Not(of=of):
-                return ~self._pairs_meet(of, parents, events, paired)
+            case And() | Or() | Not():
+                return of_parts(condition, lambda part: self._pairs_meet(part, parents, events, paired))
             case Compare(value=value, how=how, operands=operands):
                 left = self._pair_side(value, parents, events, paired)
                 right = [self._pair_side(operand, parents, events, paired) for operand in operands]
@@ -388,18 +372,8 @@ class _Sequences:
     def _element_meets(self, condition: Condition, items: Coded, parents: Int64s, events: Int64s) -> Bools:
         """Return which elements meet a condition, each with the pair of events it is looked at for."""
         match condition:
-            case And(parts=parts):
-                both: Bools = np.logical_and.reduce(
-                    [self._element_meets(part, items, parents, events) for part in parts]
-                )
-                return both
-            case Or(parts=parts):
-                either: Bools = np.logical_or.reduce(
-                    [self._element_meets(part, items, parents, events) for part in parts]
-                )
-                return either
-            case Not(of=of):
-                return ~self._element_meets(of, items, parents, events)
+            case And() | Or() | Not():
+                return of_parts(condition, lambda part: self._element_meets(part, items, parents, events))
             case Compare(value=value, how=how, operands=operands):
                 left, *right = (
                     items.at(() if node.path == ITSELF else node.path)

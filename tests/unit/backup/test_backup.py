@@ -6,7 +6,6 @@ import shutil
 import sqlite3
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -14,7 +13,7 @@ import pytest
 
 from command_line import run, told
 from eventlog_puppet import entry, write_log
-from pipeline_driver import START, WORKSPACE, Desk, LogBuilder
+from pipeline_driver import START, WORKSPACE, LogBuilder
 from profilelake.backup import capture, placing
 from profilelake.backup.capture import captured
 from profilelake.backup.manifest import BackupPlace
@@ -26,7 +25,7 @@ from profilelake.lake.storage import Storage
 from profilelake.settings import Layout
 from profilelake.workspaces.control import Control
 from profilelake.workspaces.suppressions import Hashed
-from stopped_directory import stopped_directory
+from stopped_directory import desk, stopped_directory
 
 LOG = "0" * 16
 
@@ -50,27 +49,6 @@ def layout(tmp_path: Path) -> Layout:
             at.publish()
     write_log(made.log, [entry(b"later")])
     return made
-
-
-class desk:  # noqa: N801 - used as a function
-    """The pipeline on a directory, closed at the end."""
-
-    def __init__(self, layout: Layout) -> None:
-        self._layout = layout
-
-    def __enter__(self) -> Desk:
-        self._desk = Desk(self._layout.directory)
-        self._desk.state.close()
-        self._desk.setup = replace(
-            self._desk.setup,
-            recent_directory=self._layout.recent(WORKSPACE),
-            dedup_directory=self._layout.dedup(WORKSPACE),
-        )
-        self._desk.open()
-        return self._desk
-
-    def __exit__(self, *_: object) -> None:
-        self._desk.state.close()
 
 
 def suppress(layout: Layout, *values: str) -> None:
