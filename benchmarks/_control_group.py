@@ -1,14 +1,21 @@
 """What a command may take and what it took, all processes it starts included, as the kernel counts them."""
 
+import multiprocessing
 import os
+import time
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Final
+from typing import Concatenate, Final, ParamSpec, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 _ROOT: Final = Path("/sys/fs/cgroup")
 _UNIFIED: Final = (_ROOT / "cgroup.controllers").exists()
 """Whether the machine has control groups of version 2, where a group has all controllers."""
+_LOOK_SECONDS: Final = 0.1
 
 
 class ControlGroup:
@@ -41,7 +48,9 @@ class ControlGroup:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Remove the group, whose processes have ended."""
+        """Remove the group once its processes have ended."""
+        while self.members():
+            time.sleep(_LOOK_SECONDS)
         for place in self._places:
             place.rmdir()
 
@@ -64,6 +73,13 @@ class ControlGroup:
         """Return how often a process was killed, because the group may not hold more."""
         file = self._places[0] / ("memory.events" if _UNIFIED else "memory.oom_control")
         return _field(file, "oom_kill")
+
+
+def alone(work: Callable[Concatenate[ControlGroup, P], T], *arguments: P.args, **named: P.kwargs) -> T:
+    """Run in a process and a control group of its own, and give it the group, which says what it took so far."""
+    context = multiprocessing.get_context("spawn")
+    with ControlGroup(None) as group, context.Pool(1, group.join) as pool:
+        return pool.apply(work, (group, *arguments), named)
 
 
 def _field(file: Path, name: str) -> int:

@@ -247,8 +247,6 @@ def run(directory: Path, engines: Sequence[str], heap: str, memory: int | None) 
             )
             with Memory(process.pid) as watched:
                 failed = process.wait()
-                while group.members():
-                    time.sleep(0.1)
             if failed:
                 raise SystemExit(
                     f"{name} failed with {failed}, {group.memory_refused()} processes out of memory"

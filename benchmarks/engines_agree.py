@@ -6,12 +6,12 @@ A lake with everything in it that plans have a say in (`_agreeing_lake`) is dama
 some later, sets and trait writes and values are lost. Each engine gets a copy at the same place, and runs one
 plan after the other: repair, rebuild, definitions, compaction, removal of some people, digests. After each of them the
 digest of every table is taken, of the online state after a rebuild, and of the answers of definitions. With
---digests FILE what the first engine found is kept, and runs in another environment are held against it.
+--digests FILE what the first engine found is kept, and runs in another environment are held against it. Processor
+seconds are those of a control group, which counts workers that have ended: run it as root.
 """
 
 import argparse
 import json
-import multiprocessing
 import os
 import shutil
 import sys
@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final
 from zlib import crc32
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -29,8 +29,8 @@ import duckdb
 import pyarrow as pa
 
 from _agreeing_lake import DEFINITIONS, KEY, SECOND, START, STEP, WORKSPACE, Place, fill, rules
+from _control_group import ControlGroup, alone
 from _machine import machine
-from _process_tree import cpu_seconds
 from profilelake.engines.choosing import engine_of
 from profilelake.engines.embedded import EmbeddedEngine
 from profilelake.engines.engine import Engine
@@ -49,8 +49,6 @@ from profilelake.semantics.definitions import Definition, Held
 from profilelake.settings import EngineSettings
 from profilelake.state.store import Db, State
 from profilelake.traits.steps import planned
-
-T = TypeVar("T")
 
 REMOVED_PEOPLE: Final = 20
 STATE_ROWS: Final = 100_000
@@ -78,7 +76,7 @@ class Found:
     seconds: float
 
 
-def make(directory: Path, events: int, people: int, seed: int) -> None:
+def make(_: ControlGroup, directory: Path, events: int, people: int, seed: int) -> None:
     """Make a damaged lake."""
     place = Place(directory)
     fill(place, events, people, seed)
@@ -126,15 +124,17 @@ def _some_less(rows: pa.Table, column: str) -> pa.Table:
     return rows.filter(pa.array(there, pa.bool_()))
 
 
-def all_plans(place: Place, engine: Engine, at: int) -> list[Found]:
-    """Run every plan on a damaged lake; return what each left of each table."""
+def all_plans(
+    place: Place, engine: Engine, at: int, cpu_seconds: Callable[[], float] = time.process_time
+) -> list[Found]:
+    """Run every plan on a damaged lake; return what each left of each table, and what each took."""
     found: list[Found] = []
 
     def run(plan: str, work: Callable[[Lake], dict[str, Digest]]) -> None:
         lake = place.lake()
-        wall, cpu = time.perf_counter(), cpu_seconds(os.getpid())
+        wall, cpu = time.perf_counter(), cpu_seconds()
         more = work(lake)
-        took = (cpu_seconds(os.getpid()) - cpu, time.perf_counter() - wall)
+        took = (cpu_seconds() - cpu, time.perf_counter() - wall)
         lake.close()
         found.extend(
             Found(plan, table, one.rows, str(one), *took) for table, one in (digests(place) | more).items()
@@ -249,12 +249,12 @@ _SETS: Final = "SELECT set_id FROM set_map WHERE list_contains(?, profile_id) OR
 _MESSAGES: Final = "SELECT message_id FROM events WHERE list_contains(?, set_id) ORDER BY ALL"
 
 
-def run_on(directory: Path, url: str, at: int) -> list[Found]:
+def run_on(group: ControlGroup, directory: Path, url: str, at: int) -> list[Found]:
     """Run all plans on the engine of a URL, in a process of its own."""
     options = EngineSettings(url=url, scratch=str(directory / "scratch"), driver_memory="1g")
     engine = engine_of(options, directory)
     try:
-        return all_plans(Place(directory), engine, at)
+        return all_plans(Place(directory), engine, at, group.cpu_seconds)
     finally:
         engine.close()
 
@@ -295,12 +295,12 @@ def main() -> int:
     shutil.rmtree(work, ignore_errors=True)
     try:
         if not kept.exists():
-            _alone(make, work, options.events, options.people, options.seed)
+            alone(make, work, options.events, options.people, options.seed)
             shutil.move(work, kept)
         different = 0
         for engine in options.engine if base else ("embedded", *options.engine):
             shutil.copytree(kept, work)
-            found = _alone(run_on, work, engine, at)
+            found = alone(run_on, work, engine, at)
             shutil.rmtree(work)
             if not base:
                 base = found
@@ -331,12 +331,6 @@ def show(engine: str, base: list[Found], found: list[Found]) -> int:
         )
     print(f"{len(lines)} digests, {different} differ", flush=True)
     return different
-
-
-def _alone(work: Callable[..., T], *arguments: object) -> T:
-    """Run in a process of its own, whose processor time is counted alone."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(work, arguments)
 
 
 if __name__ == "__main__":

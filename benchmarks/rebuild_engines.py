@@ -3,15 +3,14 @@
     python benchmarks/rebuild_engines.py [--events 1000000] [--profiles 100000] [--engine local[2]] [--data DIR]
 
 Loads events through a real server (or takes the stopped data directory DIR), then rebuilds it in a process of its
-own each time, without an engine first: the baseline. Prints seconds; processor seconds and the peak of memory of
-the driver and all that it started, a JVM and its workers too; seconds by step; and whether each left the same
+own each time, without an engine first: the baseline. Prints seconds; processor seconds (of its control group: run it as root)
+and the peak of memory of the driver and all that it started, a JVM and its workers too; seconds by step; and whether each left the same
 digest of every current table. With --digests FILE what the first run found is kept, and later runs, with another
 environment, are held against it instead of being preceded by the baseline.
 """
 
 import argparse
 import json
-import multiprocessing
 import os
 import sys
 import tempfile
@@ -21,8 +20,9 @@ from typing import Any, Final
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from _control_group import ControlGroup, alone
 from _machine import machine
-from _process_tree import Memory, cpu_seconds
+from _process_tree import Memory
 from load import Corpus, Mix, run_load
 from pipeline import WRITE_KEY, start
 from profilelake.app import rebuilding
@@ -35,15 +35,14 @@ IN_MEMORY: Final = ""
 EMBEDDED: Final = "embedded"
 
 
-def rebuilt(directory: Path, engine: str) -> dict[str, Any]:
+def rebuilt(group: ControlGroup, directory: Path, engine: str) -> dict[str, Any]:
     """Rebuild and return what it took, and the digests of current tables; `""` is in memory, whatever the size."""
     rebuilding.IN_MEMORY_BYTES_MAX = 1 << 60  # type: ignore[misc]  # the baseline must be in memory, whatever the size
     layout = Layout(directory)
-    mine = os.getpid()
-    wall, cpu = time.perf_counter(), cpu_seconds(mine)
-    with Memory(mine) as memory:
+    wall, cpu = time.perf_counter(), group.cpu_seconds()
+    with Memory(os.getpid()) as memory:
         result = rebuild_directory(layout, engine)
-    wall, cpu = time.perf_counter() - wall, cpu_seconds(mine) - cpu
+    wall, cpu = time.perf_counter() - wall, group.cpu_seconds() - cpu
     lake = Lake.of(layout)
     digests = rebuilding.digests_of(layout, lake, EMBEDDED, [table.name for table in CURRENT])
     size = sum(file.bytes for name in lake.names("default") for file in lake.load("default", name).files)
@@ -90,8 +89,7 @@ def main() -> int:
         known = options.digests is not None and options.digests.exists()
         base: dict[str, Any] = json.loads(options.digests.read_text()) if known else {}
         for engine in options.engine if known else (IN_MEMORY, EMBEDDED, *options.engine):
-            with multiprocessing.get_context("spawn").Pool(1) as pool:
-                one = pool.apply(rebuilt, (directory, engine))
+            one = alone(rebuilt, directory, engine)
             if not base:
                 base = one
                 if options.digests is not None:
