@@ -9,12 +9,14 @@ import msgspec
 
 from profilelake.directory_format import sync_directory
 from profilelake.errors import Conflict, Corrupt, NotFound
+from profilelake.ops.failpoints import reach
 
 FORMAT: Final = 1
 """Version of the place backups are kept in and of their manifests."""
 MARKER: Final = "PROFILELAKE-BACKUPS"
 """The file that says that a folder is a place for backups."""
 _FOLDER: Final = "backups"
+_UNFINISHED: Final = ".new"
 _DIGEST_CHARACTERS: Final = 16
 
 
@@ -147,15 +149,21 @@ class BackupPlace:
         data = msgspec.json.format(msgspec.json.encode(manifest), indent=1)
         id = f"{manifest.created_at.replace('-', '').replace(':', '')}-{_digest(data)}"
         path = self._path(id)
-        unfinished = path.with_suffix(".new")
+        unfinished = path.with_suffix(_UNFINISHED)
         descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         with os.fdopen(descriptor, "wb") as sink:
             sink.write(data)
             sink.flush()
             os.fsync(sink.fileno())
+        reach("backup.described")
         unfinished.rename(path)
         sync_directory(path.parent)
         return id
+
+    def sweep_unfinished(self) -> None:
+        """Remove manifests that killed backups did not finish: for who holds the lock of the place."""
+        for path in (self.path / _FOLDER).glob(f"*{_UNFINISHED}"):
+            path.unlink()
 
     def remove(self, id: str) -> None:
         """Make a backup exist no more; its files stay until the pool is swept."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import BinaryIO, Final, Protocol
 
 from profilelake.errors import Corrupt, Unavailable
+from profilelake.ops.failpoints import reach
 
 CHUNK_BYTES: Final = 4 << 20
 _FOLDER: Final = "files"
@@ -67,6 +68,7 @@ class Pool:
         unfinished = self._folder / f"{os.getpid()}-{threading.get_ident()}{_UNFINISHED}"
         try:
             digest = _copy(source, unfinished, size, name)
+            reach("backup.copied")
             return digest, self._put(unfinished, digest, size)
         finally:
             unfinished.unlink(missing_ok=True)
@@ -126,15 +128,18 @@ class Pool:
             raise Corrupt(f"restoring: the content in {self.path(sha256)} is damaged")
 
     def sweep(self, kept: Collection[str]) -> int:
-        """Remove the contents that are not among these, and what was left unfinished; return how many."""
+        """Remove the contents that are not among these; return how many."""
         removed = 0
         for path in self._folder.glob("*/*"):
             if path.name not in kept:
                 path.unlink()
                 removed += 1
+        return removed
+
+    def sweep_unfinished(self) -> None:
+        """Remove what a killed backup had begun to copy: for who holds the lock of the place, so that nobody writes it."""
         for path in self._folder.glob(f"*{_UNFINISHED}"):
             path.unlink()
-        return removed
 
     def _put(self, made: Path, sha256: str, size: int) -> bool:
         if self.holds(sha256, size):

@@ -81,6 +81,9 @@ def take(layout: Layout, place: Path, workspaces: Sequence[str], now: int, optio
                 "name another folder"
             )
         pool = Pool(place)
+        # All writers hold the lock of the place, so what is unfinished there is of one that was killed.
+        pool.sweep_unfinished()
+        kept_in.sweep_unfinished()
         fetcher = Fetcher(pool, place / _NOTES, earlier)
         with captured(layout, layout.run / STAGING, place / _MAKING, workspaces, fetcher.fetch) as found:
             stored, new_files, new_bytes = _store(pool, found, earlier, options)
