@@ -59,7 +59,7 @@ COMMANDS: tuple[tuple[str, ...], ...] = (
     *(("privacy", name) for name in ("suppress", "unsuppress", "suppressed", "suppressions")),
     ("engine",),
     *(("engine", name) for name in ("check", "fetch", "jobs")),
-    *(("engine", "jobs", name) for name in ("list", "show", "remove")),
+    *(("engine", "jobs", name) for name in ("list", "show", "remove", "release")),
     ("validate",),
     ("diff",),
     ("test",),

@@ -122,7 +122,7 @@ def fetch(
 
 @job_commands.command("list")
 def jobs_list(directory: Directory = DEFAULT_DIRECTORY, as_json: Json = False) -> None:
-    """List jobs that have begun and are not finished; the command that began one goes on with it."""
+    """List jobs that have begun and are not finished, and who runs them; the command that began one goes on with it."""
     from profilelake.engines.jobs import known_jobs
 
     rows = [
@@ -133,6 +133,7 @@ def jobs_list(directory: Directory = DEFAULT_DIRECTORY, as_json: Json = False) -
             "files": f"{job.files:,}",
             "bytes": f"{job.bytes:,}",
             "touched": _shown(job.touched_at),
+            **_run_by(job),
         }
         for job in known_jobs(_storage(directory))
     ]
@@ -156,8 +157,10 @@ def jobs_show(
         raise NotFound(f"showing job {job}: there is no such job; profilelake engine jobs list")
     rows = [{"step": name, "seconds": f"{seconds:.1f}"} for name, seconds in found.steps]
     if as_json:
-        print_json({"job": found.id, "touched": _shown(found.touched_at), "steps": rows})
+        print_json({"job": found.id, "touched": _shown(found.touched_at), **_run_by(found), "steps": rows})
     else:
+        if found.holder:
+            print(f"run by {found.holder.told()}", file=sys.stderr)
         print_rows(rows)
 
 
@@ -169,7 +172,7 @@ def jobs_remove(
         float | None, typer.Option(min=0, help="Days; all jobs that nothing was written for so long.")
     ] = None,
 ) -> None:
-    """Forget what a job has done. Never one that runs: its tasks would miss their files."""
+    """Forget what a job has done. One that runs is refused: its tasks would miss their files."""
     from profilelake.engines.jobs import remove_job, sweep_jobs
     from profilelake.ops.clock import wall
 
@@ -181,6 +184,29 @@ def jobs_remove(
         return
     for id in sweep_jobs(storage, (older_than or 0.0) * 86_400, wall() / 1e6):
         print(id)
+
+
+@job_commands.command("release")
+def jobs_release(
+    job: Annotated[str, typer.Argument(help="As `engine jobs list` names it.")],
+    directory: Directory = DEFAULT_DIRECTORY,
+) -> None:
+    """Let others go on at once with a job on an object store whose driver is gone. One that runs stops before it commits."""
+    from profilelake.engines.jobs import release_job
+
+    held = release_job(_storage(directory), job)
+    print(f"{job}: {'released' if held else 'nobody had it'}", file=sys.stderr)
+
+
+def _run_by(job: Any) -> dict[str, str]:
+    """Return the process that runs a job, and since when; on an object store until it was silent for a lease."""
+    if job.holder is None:
+        return {"process": "", "host": "", "since": ""}
+    return {
+        "process": str(job.holder.pid),
+        "host": job.holder.host,
+        "since": _shown(job.holder.since // 1_000_000),
+    }
 
 
 def _storage(directory: Path) -> Any:

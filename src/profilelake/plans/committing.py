@@ -1,6 +1,7 @@
 """What plans ask before they commit files that tasks wrote, maybe hours ago."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import TypeVar
 
 from profilelake.engines.jobs import Job
@@ -9,20 +10,24 @@ from profilelake.lake.storage import Storage
 T = TypeVar("T")
 
 
+@contextmanager
 def with_files(
     begin: Callable[[], Job], run: Callable[[Job], T], locations: Callable[[T], Sequence[str]]
-) -> T:
-    """Run a job and return what it answers, with all files there that it speaks of.
+) -> Iterator[tuple[Job, T]]:
+    """Run a job and give it with what it answers, all files there that this speaks of; left at the end of `with`.
 
-    What a job remembers may be older than files that nobody committed are kept: then it begins anew.
+    What a job remembers may be older than files that nobody committed are kept: then it begins anew. Ask
+    `Job.check` before each commit.
     """
-    job = begin()
-    resumed = any(file.location.endswith("/done.msgpack") for file in job.storage.list(job.folder("")))
-    answer = run(job)
-    if not resumed or keep(job.storage, locations(answer)):
-        return answer
-    job.finish()
-    return run(begin())
+    with ExitStack() as running:
+        job = running.enter_context(begin())
+        resumed = any(file.location.endswith("/done.msgpack") for file in job.storage.list(job.folder("")))
+        answer = run(job)
+        if resumed and not keep(job.storage, locations(answer)):
+            job.finish()
+            job = running.enter_context(begin())
+            answer = run(job)
+        yield job, answer
 
 
 def keep(storage: Storage, locations: Iterable[str]) -> bool:

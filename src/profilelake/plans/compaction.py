@@ -7,7 +7,7 @@ task does is what `LakeTable.compact` and `CurrentTable.merge` do.
 import hashlib
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Final
 
@@ -66,23 +66,25 @@ def compact(
     round; `report` is told of each group that is committed.
 
     Raises:
-        Conflict: a table moved on so that a group is gone; what was committed stays. Run it again.
-        Corrupt, Unavailable: as `LakeTable.compact`; what was committed stays.
+        Conflict: a table moved on so that a group is gone, or another process took the job over; what was committed
+            stays. Run it again.
+        Corrupt, Unavailable: as `LakeTable.compact`, or another process does the same; what was committed stays.
     """
     done = 0
     while go_on():
         units = _next_round(engine, tables, open_from, policy)
         if not units:
             break
-        gathered = _round(engine, storage, tables, units)
-        reach("plan.compact.gathered")
-        for table in tables:
-            mine = [one for name, one in gathered if name == table.name]
-            if mine:
-                table.commit_gathered(mine)
-                for one in mine:
-                    report(table, one.compacted())
-        _job(storage, units).finish()
+        with _round(engine, storage, tables, units) as (job, gathered):
+            reach("plan.compact.gathered")
+            for table in tables:
+                mine = [one for name, one in gathered if name == table.name]
+                if mine:
+                    job.check()
+                    table.commit_gathered(mine)
+                    for one in mine:
+                        report(table, one.compacted())
+            job.finish()
         done += len(units)
     return done
 
@@ -98,7 +100,7 @@ def _next_round(
 
 def _round(
     engine: Engine, storage: Storage, tables: Sequence[LakeTable], units: Sequence[tuple[str, Group]]
-) -> list[tuple[str, Gathered]]:
+) -> AbstractContextManager[tuple[Job, list[tuple[str, Gathered]]]]:
     named = {name for name, _ in units}
     work = _Gathering(
         storage, {table.name: table.files_elsewhere() for table in tables if table.name in named}
@@ -173,7 +175,8 @@ def merge(engine: Engine, storage: Storage, tables: Sequence[CurrentTable]) -> i
     """Fold the changes of current tables into their bases, bucket by bucket; return how many had any.
 
     Raises:
-        Unavailable: memory or disk full; what was committed stays.
+        Conflict: another process took the job over; what was committed stays.
+        Unavailable: memory or disk full, or another process does the same; what was committed stays.
     """
     merged = 0
     for table in tables:
@@ -208,10 +211,14 @@ def merge(engine: Engine, storage: Storage, tables: Sequence[CurrentTable]) -> i
                 for part, answer in answers.items()
             ]
 
-        made = with_files(begin, run, lambda made: [file.location for _, files in made for file in files])
-        buckets = [_bucket(merging, part) for part, _ in made]
-        merged += table.commit_merged(merging, buckets, [file for _, files in made for file in files])
-        begin().finish()
+        with with_files(begin, run, lambda made: [file.location for _, files in made for file in files]) as (
+            job,
+            made,
+        ):
+            buckets = [_bucket(merging, part) for part, _ in made]
+            job.check()
+            merged += table.commit_merged(merging, buckets, [file for _, files in made for file in files])
+            job.finish()
     return merged
 
 

@@ -66,16 +66,18 @@ def put_in_place(
     connection: duckdb.DuckDBPyConnection,
     now: int,
     report: Callable[[str], None],
+    check: Callable[[], None],
 ) -> dict[str, float]:
     """Commit the tables, then load a new state and put it in the place of the old one; return seconds by step.
 
     What was done of it before is not done again, but a state that was being loaded is loaded anew.
-    `connection` has the lake attached.
+    `connection` has the lake attached; `check` is asked before each commit, and raises where none may follow.
     """
     clock = Steps(report)
     progress, defined = found.progress(), Defined.of(connection)
     whole = {SCHEMA.name: pa.ipc.open_stream(found.shapes).read_all(), **defined.tables()}
     for definition in EVERY_CURRENT:
+        check()
         if definition.name in whole:
             replace_tables(lake, setup.name, {definition.name: whole[definition.name]}, progress)
         else:
@@ -83,6 +85,7 @@ def put_in_place(
             table.replace_with(found.written.tables[definition.name], progress)
             reach("rebuild.replaced")
     for definition in FACTS:
+        check()
         lake.table(setup.name, definition).append_with(found.untold.get(definition.name, []), progress)
         reach("rebuild.appended")
     clock.done("commit")
@@ -92,7 +95,9 @@ def put_in_place(
     Decided.of(connection, setup).load(state, setup.name)
     clock.done("state")
     load_events(state, setup, connection, progress, now)
+    check()
     take_up(state, setup.name, lake, defined, now)
+    check()
     replace_state(state_path)
     clock.done("events")
     return clock.seconds

@@ -75,9 +75,11 @@ def rebuild_on(
     unfinished rebuilds are given up. Returns what `pipeline.remaking.rebuild` does.
 
     Raises:
-        Conflict: the tables of facts do not stand at one and the same point, or a part of them is missing.
+        Conflict: the tables of facts do not stand at one and the same point, or a part of them is missing; or another
+            process took the job over.
         Invalid: what must be in one task's memory is larger than that.
-        Unavailable: engine, storage or catalog do not answer; the same call goes on where this one was.
+        Unavailable: engine, storage or catalog do not answer, and the same call goes on where this one was; or another
+            process rebuilds the same.
     """
     cutting = cutting or Cutting()
     storage = lake.storage
@@ -91,23 +93,19 @@ def rebuild_on(
             decided = Decided.of(connection, setup)
         inputs = _inputs(engine, setup, lake, files, decided, cutting)
         give_up(storage, setup.name, inputs)
-        job = Job(storage, KIND, inputs, report)
-        answers = job.step(
-            _FOUND,
-            lambda: [_find(engine, job, setup, lake, files, decided, cutting, reached, now)],
-        )
+        begun = job = Job(storage, KIND, inputs, report)
+
+        def found_by() -> list[bytes]:
+            return [_find(engine, begun, setup, lake, files, decided, cutting, reached, now)]
+
     else:
-        answers = job.step(_FOUND, list)
-    found = msgspec.msgpack.decode(answers[0], type=Found)
-    seconds: dict[str, float] = {}
-    if _epoch_of(state_path, setup.name) != found.epoch:
-        if not _there(storage, found):
-            # A sweep took files of a job that lay unfinished for long.
-            job.finish()
-            return rebuild_on(engine, setup, state_path, lake, now, report, cutting)
-        with _attached(lake, setup.name) as connection:
-            seconds = put_in_place(found, setup, state_path, lake, connection, now, report)
-    job.finish()
+        found_by = list
+    with job:
+        answers = job.step(_FOUND, found_by)
+        found = msgspec.msgpack.decode(answers[0], type=Found)
+        seconds = _put(found, job, setup, state_path, lake, now, report)
+    if seconds is None:
+        return rebuild_on(engine, setup, state_path, lake, now, report, cutting)
     written = found.written
     return {
         "profiles": written.profiles,
@@ -116,6 +114,30 @@ def rebuild_on(
         "events": events_in(found.vector),
         "seconds": {**{name: took for name, took in job.seconds.items() if name != _FOUND}, **seconds},
     }
+
+
+def _put(
+    found: Found,
+    job: Job,
+    setup: WorkspaceSetup,
+    state_path: Path,
+    lake: Lake,
+    now: int,
+    report: Callable[[str], None],
+) -> dict[str, float] | None:
+    """Put what a rebuild has found in place, and finish it; return seconds by step.
+
+    None where files are gone: a sweep took those of a job that lay unfinished for long.
+    """
+    seconds: dict[str, float] = {}
+    if _epoch_of(state_path, setup.name) != found.epoch:
+        if not _there(job.storage, found):
+            job.finish()
+            return None
+        with _attached(lake, setup.name) as connection:
+            seconds = put_in_place(found, setup, state_path, lake, connection, now, report, job.check)
+    job.finish()
+    return seconds
 
 
 def _find(
@@ -218,13 +240,22 @@ def _unfinished(
         if {name: inputs.get(name) for name in mine} != mine:
             continue
         job = Job(storage, KIND, inputs, report)
-        if job.remembers(_FOUND):
-            found = msgspec.msgpack.decode(job.step(_FOUND, list)[0], type=Found)
-            same = _stands_at(lake, setup.name, found) and _same_facts(
-                lake, setup.name, inputs["snapshots"], found
+        try:
+            found = (
+                msgspec.msgpack.decode(job.step(_FOUND, list)[0], type=Found)
+                if job.remembers(_FOUND)
+                else None
             )
-            if same:
-                return job
+            same = found is not None and (
+                _stands_at(lake, setup.name, found)
+                and _same_facts(lake, setup.name, inputs["snapshots"], found)
+            )
+        except BaseException:
+            job.leave()
+            raise
+        if same:
+            return job
+        job.leave()
     return None
 
 

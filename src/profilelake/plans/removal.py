@@ -244,8 +244,9 @@ def remove(
 
     Raises:
         Invalid: a column cannot be without a value, or is none of its table.
-        Conflict: files are compacted faster than they are rewritten; what was committed stays.
-        Corrupt, Unavailable: as `rewriting.rewrite`; what was committed stays.
+        Conflict: files are compacted faster than they are rewritten, or another process took the job over; what was
+            committed stays.
+        Corrupt, Unavailable: as `rewriting.rewrite`, or another process does the same; what was committed stays.
     """
     found = []
     for definition in definitions:
@@ -293,15 +294,19 @@ def _remove(
             answers = job.step("rewrite", lambda: engine.each("rewrite", units, work))
             return [msgspec.msgpack.decode(one, type=Rewritten) for one in answers.values() if one]
 
-        done = with_files(begin, run, lambda done: [file.location for one in done for file in one.files])
-        gone = sum(one.gone for one in done)
-        try:
-            table.commit_rewritten(done, partial(account, table.definition, gone))
-        except Conflict:
-            begin().finish()
-            continue
-        reach("plan.removal.committed")
-        begin().finish()
+        with with_files(begin, run, lambda done: [file.location for one in done for file in one.files]) as (
+            job,
+            done,
+        ):
+            gone = sum(one.gone for one in done)
+            job.check()
+            try:
+                table.commit_rewritten(done, partial(account, table.definition, gone))
+            except Conflict:
+                job.finish()
+                continue
+            reach("plan.removal.committed")
+            job.finish()
         return Removed(table.name, len(done), gone, sum(one.changed for one in done))
     raise Conflict(
         f"removing rows of {table.name}: its files were compacted {ATTEMPTS_MAX} times meanwhile; run it again"

@@ -124,8 +124,9 @@ def repair(
     decision says others. A dry run with events to remove does not look at the rest.
 
     Raises:
-        Conflict: another process commits to the tables; what was committed stays, run it again.
-        Corrupt, Unavailable: as `lake.rewriting.rewrite`; what was committed stays, run it again.
+        Conflict: another process commits to the tables, or took the job over; what was committed stays, run it again.
+        Corrupt, Unavailable: as `lake.rewriting.rewrite`, or another process does the same; what was committed stays,
+            run it again.
     """
     done = _remove_repeated(engine, storage, lake, workspace, dry_run=dry_run, report=report)
     if dry_run and (done.repeated or done.conflicts):
@@ -177,7 +178,8 @@ def _remove_repeated(
 
     events = opened[EVENTS.name]
     rows = sum(placed.held.rows for placed in tables.of_table(EVENTS.name))
-    repeated = dedup.find(engine, begin(), tables)
+    with begin() as job:
+        repeated = dedup.find(engine, job, tables)
     counted = balance(events.progress(), rows, repeated.repeated, repeated.conflicts)
     done = Repaired(
         repeated=repeated.repeated,
@@ -188,13 +190,16 @@ def _remove_repeated(
         lost=counted.lost,
         rebuild=counted.progress is not None,
     )
-    if not dry_run:
-        if repeated.kept:
-            left = with_files(begin, lambda job: _leave(engine, job, tables), _locations_left)
-            _commit_left(opened, left, counted, begin().id)
-        elif counted.progress is not None:
+    if repeated.kept and not dry_run:
+        with with_files(begin, lambda job: _leave(engine, job, tables), _locations_left) as (job, left):
+            _commit_left(job, opened, left, counted)
+            job.finish()
+        return done
+    with begin() as job:
+        if counted.progress is not None and not dry_run:
+            job.check()
             events.append((), counted.progress, always=True)
-    begin().finish()
+        job.finish()
     return done
 
 
@@ -207,12 +212,14 @@ def _locations_left(left: Sequence[Left]) -> list[str]:
     return [file.location for one in left for file in (*one.rewritten.files, *one.letters)]
 
 
-def _commit_left(opened: dict[str, LakeTable], left: Sequence[Left], counted: Balance, mark: str) -> None:
+def _commit_left(job: Job, opened: dict[str, LakeTable], left: Sequence[Left], counted: Balance) -> None:
     """Commit what stays, events last: until then a run that begins again finds the same too often."""
-    opened[FAILED_EVENTS.name].add_files([file for one in left for file in one.letters], mark)
+    job.check()
+    opened[FAILED_EVENTS.name].add_files([file for one in left for file in one.letters], job.id)
     reach("repair.letters")
     for name, table in sorted(opened.items(), key=lambda one: one[0] == EVENTS.name):
         mine = [one.rewritten for one in left if one.table == name]
+        job.check()
         if name == EVENTS.name and counted.progress is not None:
             if mine:
                 table.commit_rewritten(mine, lambda _: counted.progress or _)
@@ -281,10 +288,10 @@ def _add_missing(
         valued = names_again.valued(engine, job, tables, named.identifiers, valueless, dry_run=dry_run)
         return _Found(missing, recounted, named, valued)
 
-    found = with_files(begin, run, _Found.locations)
-    if not dry_run:
-        _commit_found(opened, values.base, found, begin().id)
-    begin().finish()
+    with with_files(begin, run, _Found.locations) as (job, found):
+        if not dry_run:
+            _commit_found(job, opened, values.base, found)
+        job.finish()
     missing, named, valued = found.missing, found.named, found.valued
     return msgspec.structs.replace(
         done,
@@ -300,15 +307,18 @@ def _add_missing(
     )
 
 
-def _commit_found(opened: dict[str, LakeTable], values: LakeTable, found: _Found, mark: str) -> None:
+def _commit_found(job: Job, opened: dict[str, LakeTable], values: LakeTable, found: _Found) -> None:
     def added(definition: TableDef) -> list[HandedFile]:
         return [file for one in found.missing for file in one.files.get(definition.name, ())]
 
+    job.check()
     opened[SET_SIGHTINGS.name].commit_rewritten(found.recounted)
     reach("repair.recounted")
     for definition in _APPENDED:
         files = found.named.files if definition is IDENTIFIER_SETS else added(definition)
-        opened[definition.name].add_files(files, mark)
+        job.check()
+        opened[definition.name].add_files(files, job.id)
         reach("repair.added")
-    values.add_files(found.valued.files, mark)
+    job.check()
+    values.add_files(found.valued.files, job.id)
     reach("repair.valued")

@@ -81,7 +81,8 @@ class TestKnowing:
 
     def test_removing_takes_all_of_one(self, storage: LocalStorage) -> None:
         for inputs in (1, 2):
-            steps(Job(storage, "rebuild", inputs), [])
+            with Job(storage, "rebuild", inputs) as job:
+                steps(job, [])
         first, second = known_jobs(storage)
         assert remove_job(storage, first.id) == 7
         assert [job.id for job in known_jobs(storage)] == [second.id]
@@ -94,7 +95,8 @@ class TestKnowing:
         assert storage.size(f"{storage.root}/ws_default/file") == 0
 
     def test_old_ones_are_swept(self, storage: LocalStorage) -> None:
-        steps(Job(storage, "rebuild", 1), [])
+        with Job(storage, "rebuild", 1) as begun:
+            steps(begun, [])
         (job,) = known_jobs(storage)
         assert sweep_jobs(storage, 60, job.touched_at + 60) == []
         assert sweep_jobs(storage, 60, job.touched_at + 61) == [job.id]

@@ -316,8 +316,8 @@ def test_a_conflict_begins_a_compaction_anew(tmp_path: Path, monkeypatch: pytest
 def test_jobs_that_nobody_goes_on_with_are_forgotten(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
     storage = bench.desk.lake.storage
-    job = Job(storage, "rebuild", [1])
-    job.step("first", lambda: [b"answer"])
+    with Job(storage, "rebuild", [1]) as job:
+        job.step("first", lambda: [b"answer"])
     bench.tending.step()
     assert "forget job" not in bench.done()
     (known,) = known_jobs(storage)

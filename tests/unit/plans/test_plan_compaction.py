@@ -1,16 +1,24 @@
 """Compaction of many tables at once is what compaction of each is."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
 
+from command_line import run_process
 from lake_examples import open_lake
+from profilelake.engines.embedded import EmbeddedEngine
+from profilelake.engines.engine import Work
+from profilelake.engines.jobs import known_jobs
+from profilelake.errors import Conflict
 from profilelake.lake.compaction import Compacted, Policy
 from profilelake.lake.current import CurrentTable
 from profilelake.lake.files import local_path
 from profilelake.lake.table import LakeTable
 from profilelake.plans import compaction
+from profilelake.settings import Layout
 from upkeep_lakes import digests, engine_in, filled
 
 SMALL = Policy(file_bytes=6_000, step_bytes=20_000)
@@ -122,3 +130,59 @@ def test_a_merge_that_died_takes_no_rows_away_that_came_to_the_base_since(
     before = digests(lake, "w")["members"]
     assert compaction.merge(engine_in(tmp_path), lake.storage, [people]) == 1
     assert digests(lake, "w")["members"] == before
+
+
+class _Halted(EmbeddedEngine):
+    """Halts the driver for so long, while its tasks run, that another one takes the job over."""
+
+    jobs: Path
+
+    def each(self, name: str, units: Sequence[Any], work: Work[Any]) -> list[bytes]:
+        answers = super().each(name, units, work)
+        self._taken_over()
+        return answers
+
+    def spread(self, *of: Any) -> dict[int, bytes]:
+        answers = super().spread(*of)
+        self._taken_over()
+        return answers
+
+    def _taken_over(self) -> None:
+        (claim,) = self.jobs.glob("*/claim")
+        claim.unlink()
+
+
+def test_who_lost_the_job_commits_nothing(tmp_path: Path) -> None:
+    lake = open_lake(tmp_path)
+    held, people = filled(lake, 9, 40)
+    before = lake.pointers()
+    engine = _Halted(tmp_path / "engine")
+    engine.jobs = tmp_path / "warehouse" / "_jobs"
+    with pytest.raises(Conflict, match="commits nothing more"):
+        compaction.compact(engine, lake.storage, [held], policy=SMALL)
+    with pytest.raises(Conflict, match="commits nothing more"):
+        compaction.merge(engine, lake.storage, [people])
+    assert lake.pointers() == before
+    assert compaction.compact(engine_in(tmp_path), lake.storage, [held], policy=SMALL) > 0
+    assert compaction.merge(engine_in(tmp_path), lake.storage, [people]) == 1
+
+
+def test_two_at_once_do_not_do_the_same(tmp_path: Path) -> None:
+    lake = open_lake(tmp_path)
+    held, _ = filled(lake, 9, 40)
+    refused: list[str] = []
+
+    class Beside(EmbeddedEngine):
+        def each(self, name: str, units: Sequence[Any], work: Work[Any]) -> list[bytes]:
+            for job in known_jobs(lake.storage):
+                ran = run_process("engine", "jobs", "remove", job.id, "--dir", directory)
+                refused.append(ran.err)
+            return super().each(name, units, work)
+
+    directory = tmp_path / "data"
+    Layout(directory).create()
+    (directory / "profilelake.toml").write_text(f'[lake]\nwarehouse = "{lake.warehouse}"\n')
+    assert compaction.compact(Beside(tmp_path / "engine"), lake.storage, [held], policy=SMALL) > 0
+    assert refused
+    assert all("it is being run by process" in one for one in refused)
+    assert known_jobs(lake.storage) == []

@@ -195,3 +195,23 @@ def test_after_the_clock_was_set_back_it_is_begun_anew_all_the_same(
     desk.now -= 1_000 * SECOND
     desk.rebuild()
     assert desk.verify() == []
+
+
+@pytest.mark.parametrize("step", ["resolve", "found", "commit", "state"])
+def test_who_lost_the_job_commits_nothing_more(desk: Desk, step: str) -> None:
+    def taken_over(told: str) -> None:
+        if told.startswith(f"{step}:"):
+            for claim in local_path(f"{desk.lake.storage.root}/_jobs").glob("*/claim"):
+                claim.unlink()
+
+    def standing() -> dict[str, str]:
+        return {name: at for (_, name), at in desk.lake.pointers().items()}
+
+    before = standing()
+    with pytest.raises(Conflict, match="commits nothing more"):
+        desk.rebuild_by_plan(FINE, taken_over)
+    # Before the commits no table has moved; after them the state is the old one.
+    assert (standing() == before) == (step in ("resolve", "found"))
+    desk.rebuild_by_plan(FINE)
+    assert desk.verify() == []
+    assert left_over(desk) == []
