@@ -210,6 +210,11 @@ class ActivateSettings:
     """How long connecting to a receiver may take."""
     answer_seconds: float = 30.0
     """How long a receiver may take for one batch, from the first byte sent to the last one read."""
+    dead_letters_max: int = 100_000
+    """Dead letters that each destination keeps. With so many, one that has more to give up waits, and takes nothing
+    from the feed, until some are replayed, discarded or expire."""
+    dead_letters_days: float = 30.0
+    """How long dead letters are kept; older ones go unsent and are counted as expired. 0 keeps them for ever."""
 
     def networks(self) -> tuple[str, ...]:
         """Return `allow_private` one by one."""
@@ -342,6 +347,8 @@ _RANGES: Final[dict[str, tuple[float, float]]] = {
     "feed_retention_hours": (1, 24 * 365),
     "connect_seconds": (0.1, 300),
     "answer_seconds": (0.1, 600),
+    "dead_letters_max": (1, 10_000_000),
+    "dead_letters_days": (0, 3_650),
     "orphan_minutes": (10, 60 * 24 * 30),
     "request_seconds": (1, 3_600),
     "retry_seconds": (0, 3_600),

@@ -44,7 +44,7 @@ COMMANDS: tuple[tuple[str, ...], ...] = (
     *(("token", name) for name in ("issue", "list", "revoke")),
     ("destination",),
     *(("destination", name) for name in ("list", "show", "apply", "secret", "pause", "resume")),
-    *(("destination", name) for name in ("resync", "dead", "replay", "diff")),
+    *(("destination", name) for name in ("resync", "dead", "replay", "discard", "diff")),
     ("import",),
     ("tail",),
     ("failed",),

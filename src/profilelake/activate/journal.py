@@ -4,64 +4,30 @@ What waits to be sent, the place behind it and what is announced by it are writt
 anything is sent. So whoever is killed sends the same batches again, bytes and keys included, and nothing is lost.
 """
 
-import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import msgspec
 
-from profilelake.errors import Corrupt, NotFound, Unavailable
+from profilelake.activate._database import Database
+from profilelake.activate.letters import DeadLetters, Letters, Sent
 
-BUSY_SECONDS: Final = 10.0
-FORMAT: Final = 1
-DEAD_LISTED_MAX: Final = 1_000
 PARAMETERS_MAX: Final = 500
 WAITING_MAX: Final = 256
 """Batches that are taken to be sent at once."""
-
-_TABLES: Final = """
-CREATE TABLE places (
-    destination TEXT PRIMARY KEY, epoch TEXT NOT NULL, cursor BLOB NOT NULL, touched BLOB NOT NULL,
-    delivered INTEGER NOT NULL DEFAULT 0, delivered_at INTEGER NOT NULL DEFAULT 0,
-    failing_since INTEGER NOT NULL DEFAULT 0, attempts INTEGER NOT NULL DEFAULT 0, trouble TEXT NOT NULL DEFAULT '',
-    sees_to INTEGER NOT NULL DEFAULT 0, decisions BLOB NOT NULL DEFAULT x''
-) STRICT, WITHOUT ROWID;
-CREATE TABLE sweeps (
-    id INTEGER PRIMARY KEY AUTOINCREMENT, destination TEXT NOT NULL, definition TEXT NOT NULL,
-    through BLOB NOT NULL, again INTEGER NOT NULL, began_at INTEGER NOT NULL,
-    UNIQUE (destination, definition)
-) STRICT;
-CREATE TABLE known (
-    destination TEXT NOT NULL, definition TEXT NOT NULL, PRIMARY KEY (destination, definition)
-) STRICT, WITHOUT ROWID;
-CREATE TABLE batches (
-    id INTEGER PRIMARY KEY AUTOINCREMENT, destination TEXT NOT NULL, lane INTEGER NOT NULL, records BLOB NOT NULL,
-    size INTEGER NOT NULL, first_at INTEGER NOT NULL DEFAULT 0, attempts INTEGER NOT NULL DEFAULT 0
-) STRICT;
-CREATE INDEX batches_of ON batches (destination, id);
-CREATE TABLE announced (
-    destination TEXT NOT NULL, profile BLOB NOT NULL, definition TEXT NOT NULL, value BLOB NOT NULL,
-    version INTEGER NOT NULL, ids BLOB NOT NULL, PRIMARY KEY (destination, profile, definition)
-) STRICT, WITHOUT ROWID;
-CREATE TABLE dead (
-    id INTEGER PRIMARY KEY AUTOINCREMENT, destination TEXT NOT NULL, idempotency_key TEXT NOT NULL,
-    definition TEXT NOT NULL, profile_id TEXT NOT NULL, body BLOB NOT NULL, reason TEXT NOT NULL,
-    status INTEGER NOT NULL, attempts INTEGER NOT NULL, at INTEGER NOT NULL
-) STRICT;
-CREATE INDEX dead_of ON dead (destination, id)
-"""
-
-
-class Sent(msgspec.Struct, array_like=True, frozen=True):
-    """One record as it is sent: its key, whom and what it is about, and its JSON."""
-
-    key: str
-    definition: str
-    profile_id: str
-    body: bytes
+FORGET_ROWS: Final = 5_000
+"""Rows about a destination that is no more which one transaction forgets."""
+_ABOUT: Final = {
+    "sweeps": "id",
+    "known": "definition",
+    "batches": "id",
+    "announced": "profile, definition",
+    "dead": "id",
+    "letters": "destination",
+}
+"""Tables with rows about a destination, besides `places`, and what tells their rows apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,67 +89,48 @@ class Health:
     attempts: int = 0
     trouble: str = ""
     waiting: int = 0
-    dead: int = 0
+    letters: Letters = field(default_factory=Letters)
     sweeping: tuple[str, ...] = ()
     seen_through: int = 0
     """Pipeline time of the last look at the feed."""
 
+    @property
+    def dead(self) -> int:
+        """How many dead letters there are."""
+        return self.letters.held
+
 
 @dataclass(frozen=True, slots=True)
-class Dead:
-    """A record that was given up, and why."""
+class SentAgain:
+    """What became of some dead letters that were to be sent again."""
 
-    id: int
-    idempotency_key: str
-    definition: str
-    profile_id: str
-    body: bytes
-    reason: str
-    status: int
-    attempts: int
-    at: int
+    replayed: int = 0
+    outdated: int = 0
 
 
 class Journal:
     """The journal of one data directory; several processes may have it open."""
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        """Take an open connection; callers use `open`."""
-        self._connection = connection
+    def __init__(self, database: Database) -> None:
+        """Take an open file; callers use `open`."""
+        self._database = database
+        self._connection = database.connection
+        self._row, self._rows, self._transaction = database.row, database.rows, database.transaction
+        self.letters = DeadLetters(database)
 
     @classmethod
     def open(cls, path: Path) -> "Journal":
-        """Open the journal, made new where there is none, readable to its owner only.
+        """Open the journal, made new where there is none, readable to its owner only; an older one is upgraded.
 
         Raises:
             Unavailable: the disk does not take it, or another process holds it for long.
             Corrupt: it is of a newer program.
         """
-        try:
-            path.touch(mode=0o600)
-            connection = sqlite3.connect(
-                path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
-            )
-            connection.execute("PRAGMA journal_mode = WAL")
-            # A commit that power failure undoes is a batch that is sent twice; what is sent once was read from here.
-            connection.execute("PRAGMA synchronous = NORMAL")
-            version = connection.execute("PRAGMA user_version").fetchone()[0]
-            if version == 0:
-                connection.execute("BEGIN IMMEDIATE")
-                if connection.execute("PRAGMA user_version").fetchone()[0] == 0:
-                    for statement in _TABLES.split(";\n"):
-                        connection.execute(statement)
-                    connection.execute(f"PRAGMA user_version = {FORMAT}")
-                connection.execute("COMMIT")
-            elif version != FORMAT:
-                raise Corrupt(f"opening {path}: it has format {version}, this program reads {FORMAT}")
-        except (sqlite3.Error, OSError) as error:
-            raise Unavailable(f"opening {path}: {error}; see that its disk works, then try again") from error
-        return cls(connection)
+        return cls(Database.open(path))
 
     def close(self) -> None:
         """Close the file. What was written stays."""
-        self._connection.close()
+        self._database.close()
 
     def __enter__(self) -> "Journal":
         return self
@@ -227,13 +174,15 @@ class Journal:
 
     def _sweep(self, destination: str, definitions: Iterable[str], *, again: bool, now: int) -> None:
         for one in definitions:
-            # A sweep that is under way begins anew, under a number of its own.
-            self._connection.execute(
-                "DELETE FROM sweeps WHERE destination = ? AND definition = ?", (destination, one)
-            )
+            # A sweep that is under way begins anew, under a number of its own. What somebody asked to be told
+            # again is owed still, though another reason for a sweep has come meanwhile.
+            owed = self._connection.execute(
+                "DELETE FROM sweeps WHERE destination = ? AND definition = ? RETURNING again",
+                (destination, one),
+            ).fetchone()
             self._connection.execute(
                 "INSERT INTO sweeps (destination, definition, through, again, began_at) VALUES (?, ?, ?, ?, ?)",
-                (destination, one, b"", int(again), now),
+                (destination, one, b"", int(again or bool(owed and owed[0])), now),
             )
             self._connection.execute("INSERT OR IGNORE INTO known VALUES (?, ?)", (destination, one))
 
@@ -259,7 +208,6 @@ class Journal:
 
     def put(self, destination: str, turn: Turn, *, seen: int) -> None:
         """Write a turn: the place behind it, what is to be sent, and what is announced by that."""
-        encode = msgspec.msgpack.encode
         gone = [(destination, *key) for key, told in turn.announced.items() if told is None]
         told = [(destination, *key, *one) for key, one in turn.announced.items() if one is not None]
         with self._transaction() as connection:
@@ -267,10 +215,7 @@ class Journal:
                 "UPDATE places SET epoch = ?, cursor = ?, touched = ?, sees_to = ? WHERE destination = ?",
                 (turn.place.epoch, turn.place.cursor, turn.place.touched, seen, destination),
             )
-            connection.executemany(
-                "INSERT INTO batches (destination, lane, records, size) VALUES (?, ?, ?, ?)",
-                [(destination, lane, encode(records), len(records)) for lane, records in turn.batches],
-            )
+            self._put_batches(destination, turn.batches)
             connection.executemany(
                 "DELETE FROM announced WHERE destination = ? AND profile = ? AND definition = ?", gone
             )
@@ -362,84 +307,79 @@ class Journal:
     # ---- what was given up -----------------------------------------------------------------------
 
     def bury(
-        self, destination: str, batch: Batch, count: int, reason: str, status: int, *, now: int
+        self, destination: str, batch: Batch, count: int, reason: str, status: int, *, now: int, most: int
     ) -> Batch:
-        """Give the first records of a batch up, kept to be looked at and sent again; return what is left of it."""
-        with self._transaction() as connection:
-            connection.executemany(
-                "INSERT INTO dead (destination, idempotency_key, definition, profile_id, body, reason, status,"
-                " attempts, at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                [
-                    (
-                        destination,
-                        one.key,
-                        one.definition,
-                        one.profile_id,
-                        one.body,
-                        reason,
-                        status,
-                        batch.attempts,
-                        now,
-                    )
-                    for one in batch.records[:count]
-                ],
-            )
-            return self._without(batch, count)
+        """Give the first records of a batch up, kept to be looked at and sent again; return what is left of it.
 
-    def dead(self, destination: str, after: int = 0, most: int = DEAD_LISTED_MAX) -> list[Dead]:
-        """Return what was given up, the oldest first, behind an id."""
-        rows = self._rows(
-            "SELECT id, idempotency_key, definition, profile_id, body, reason, status, attempts, at FROM dead"
-            " WHERE destination = ? AND id > ? ORDER BY id LIMIT ?",
-            destination,
-            after,
-            min(most, DEAD_LISTED_MAX),
-        )
-        return [Dead(*row) for row in rows]
-
-    def replay(self, destination: str, ids: Sequence[int] | None, batch: int) -> int:
-        """Have records that were given up sent again with the keys they had, some or all; return how many.
-
-        Raises:
-            NotFound: one of those named is not there.
+        A destination keeps at most so many dead letters: of records for which there is no room none goes.
         """
-        count = 0
-        with self._transaction() as connection:
-            if ids is None:
-                ids = [
-                    row[0]
-                    for row in connection.execute("SELECT id FROM dead WHERE destination = ?", (destination,))
-                ]
-            for start in range(0, len(ids), batch):
-                records = []
-                for id in ids[start : start + batch]:
-                    row = connection.execute(
-                        "DELETE FROM dead WHERE id = ? AND destination = ?"
-                        " RETURNING idempotency_key, definition, profile_id, body",
-                        (id, destination),
-                    ).fetchone()
-                    if row is None:
-                        raise NotFound(f"replaying {id}: destination {destination!r} has no such dead letter")
-                    records.append(Sent(*row))
-                count += len(records)
-                connection.execute(
-                    "INSERT INTO batches (destination, lane, records, size) VALUES (?, 0, ?, ?)",
-                    (destination, msgspec.msgpack.encode(records), len(records)),
-                )
-        return count
+        with self._transaction():
+            taken = self.letters.take(
+                destination,
+                batch.records[:count],
+                reason=reason,
+                status=status,
+                attempts=batch.attempts,
+                now=now,
+                most=most,
+            )
+            return self._without(batch, taken) if taken else batch
+
+    def send_again(
+        self,
+        destination: str,
+        most: int,
+        pack: Callable[[list[tuple[bytes, list[Sent]]]], list[tuple[int, list[Sent]]]],
+        *,
+        full_at: int = 0,
+    ) -> SentAgain:
+        """Have the next of the letters sent that somebody asked for, with the keys they had; return what became.
+
+        Only those that say what the destination was told last of that profile and definition: of others it has
+        been told something newer since, which an older one must not overwrite. With `full_at` nothing is done
+        unless there are so many letters.
+        """
+        if not self.letters.of(destination).replaying:
+            return SentAgain()
+        with self._transaction():
+            if self.letters.of(destination).held < full_at:
+                return SentAgain()
+            found = self.letters.next_asked(destination, most)
+            told = self.announced(destination, {letter.subject for _, letter in found})
+            present: list[tuple[bytes, list[Sent]]] = []
+            for _, letter in found:
+                last = told.get((letter.subject, letter.definition))
+                if letter.state == (b"" if last is None else last.value):
+                    present.append((letter.subject, [letter]))
+            # Behind all that waits: whatever is said there of the same profile ends with the same.
+            self._put_batches(destination, pack(present))
+            self.letters.remove(id for id, _ in found)
+            outdated = len(found) - len(present)
+            self.letters.count(destination, "replayed", len(present))
+            self.letters.count(destination, "outdated", outdated)
+        return SentAgain(len(present), outdated)
+
+    def _put_batches(self, destination: str, batches: Iterable[tuple[int, list[Sent]]]) -> None:
+        encode = msgspec.msgpack.encode
+        self._connection.executemany(
+            "INSERT INTO batches (destination, lane, records, size) VALUES (?, ?, ?, ?)",
+            [(destination, lane, encode(records), len(records)) for lane, records in batches],
+        )
 
     def forget(self, destination: str) -> None:
-        """Forget all there is about a destination."""
+        """Forget all there is about a destination, in several transactions; cut short, it is to be done again."""
+        for table, key in _ABOUT.items():
+            statement = (
+                f"DELETE FROM {table} WHERE destination = ?1 AND ({key}) IN"  # noqa: S608 - our own names
+                f" (SELECT {key} FROM {table} WHERE destination = ?1 LIMIT ?2)"
+            )
+            went = FORGET_ROWS
+            while went == FORGET_ROWS:
+                with self._transaction() as connection:
+                    went = connection.execute(statement, (destination, FORGET_ROWS)).rowcount
         with self._transaction() as connection:
-            for statement in (
-                "DELETE FROM places WHERE destination = ?",
-                "DELETE FROM sweeps WHERE destination = ?",
-                "DELETE FROM known WHERE destination = ?",
-                "DELETE FROM batches WHERE destination = ?",
-                "DELETE FROM announced WHERE destination = ?",
-                "DELETE FROM dead WHERE destination = ?",
-            ):
-                connection.execute(statement, (destination,))
+            # Last, because by this it is known that there is something left to forget.
+            connection.execute("DELETE FROM places WHERE destination = ?", (destination,))
 
     def version(self) -> int:
         """Return a number that differs once another connection has changed something."""
@@ -459,34 +399,11 @@ class Journal:
         waiting = self._rows("SELECT coalesce(sum(size), 0) FROM batches WHERE destination = ?", destination)[
             0
         ][0]
-        dead = self._rows("SELECT count(*) FROM dead WHERE destination = ?", destination)[0][0]
         sweeping = tuple(sweep.definition for sweep in self.sweeps(destination))
         told, at, since, attempts, trouble, seen = row or (0, 0, 0, 0, "", 0)
-        return Health(told, at, since, attempts, trouble, waiting, dead, sweeping, seen)
-
-    def _row(self, statement: str, *values: object) -> tuple[Any, ...] | None:
-        rows = self._rows(statement, *values)
-        return rows[0] if rows else None
-
-    def _rows(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
-        try:
-            return self._connection.execute(statement, values).fetchall()
-        except sqlite3.OperationalError as error:
-            raise Unavailable(f"reading the activations: {error}; try again") from error
-
-    @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        try:
-            self._connection.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._connection
-                self._connection.execute("COMMIT")
-            except BaseException:
-                if self._connection.in_transaction:
-                    self._connection.execute("ROLLBACK")
-                raise
-        except sqlite3.OperationalError as error:
-            raise Unavailable(f"writing the activations: {error}; nothing changed, try again") from error
+        return Health(
+            told, at, since, attempts, trouble, waiting, self.letters.of(destination), sweeping, seen
+        )
 
 
 _records: Final = msgspec.msgpack.Decoder(list[Sent]).decode

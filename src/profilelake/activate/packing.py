@@ -5,7 +5,7 @@ from hashlib import blake2b
 from typing import Final
 from zlib import crc32
 
-from profilelake.activate.journal import Sent
+from profilelake.activate.letters import Sent
 from profilelake.semantics.destinations import Destination
 
 BODY_BYTES_MAX: Final = 480_000

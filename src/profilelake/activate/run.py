@@ -26,6 +26,10 @@ from profilelake.workspaces.destinations import Held
 LOOK_SECONDS: Final = 0.05
 """How often it is seen whether the feed has grown."""
 LOOK_AT_DESTINATIONS_SECONDS: Final = 1.0
+LETTERS_SECONDS: Final = 5.0
+"""How often dead letters are counted, and those whose time is over put away."""
+EXPIRE_ROWS: Final = 2_000
+"""Dead letters that one transaction puts away, and the next only after a look at everything else."""
 STOP_SECONDS: Final = 5.0
 """How long requests under way may take once the process is to stop; what is cut off is sent again."""
 
@@ -57,6 +61,8 @@ class Activating:
     random_bytes: Callable[[int], bytes]
     _running: dict[str, _Running] = field(default_factory=dict)
     _news: list[asyncio.Event] = field(default_factory=list)
+    _tended: int = 0
+    _expiring: bool = False
 
     async def run(self, stop: asyncio.Event) -> None:
         """Tell destinations until `stop` is set, then let requests under way end."""
@@ -66,6 +72,7 @@ class Activating:
             version = -1
             while not stop.is_set():
                 version = await self._follow(control, version)
+                await asyncio.to_thread(self._tend_letters)
                 await _wait(stop, LOOK_AT_DESTINATIONS_SECONDS)
             await watching
         finally:
@@ -102,7 +109,45 @@ class Activating:
     def _forget(self, names: set[str]) -> None:
         with Journal.open(self.journal) as journal:
             for name in journal.names() - names:
+                held = journal.letters.of(name).held
+                if held:
+                    _log.warning("destination %s is no more, and %d dead letters with it", name, held)
                 journal.forget(name)
+                self.metrics.forget_letters(name)
+
+    def _tend_letters(self) -> None:
+        """Count the dead letters of all destinations, also of those that are paused, and let old ones go."""
+        now = self.clock()
+        first = not self._tended
+        if not self._expiring and now - self._tended < LETTERS_SECONDS * 1_000_000:
+            return
+        self._tended, self._expiring = now, False
+        if not self.journal.exists():
+            return
+        try:
+            with Journal.open(self.journal) as journal:
+                for name in sorted(journal.names()):
+                    self._expiring |= self._expire(journal, name, now)
+                    letters = journal.letters.of(name)
+                    self.metrics.letters_are(name, letters, self.settings.dead_letters_max, first=first)
+        except ProfilelakeError as error:
+            _log.error("looking after dead letters failed, trying again: %s", error)
+
+    def _expire(self, journal: Journal, name: str, now: int) -> bool:
+        """Let some letters go whose time is over; tell whether there may be more."""
+        days = self.settings.dead_letters_days
+        before = now - int(days * 86_400_000_000)
+        if not days or not journal.letters.any_before(name, before):
+            return False
+        went = journal.letters.expire(name, before, EXPIRE_ROWS, now=now)
+        if went:
+            _log.warning(
+                "destination %s: %d dead letters are older than %g days (activate.dead_letters_days) and are gone",
+                name,
+                went,
+                days,
+            )
+        return went > 0
 
     def _begun(self, held: Held) -> _Running:
         stopping, news = asyncio.Event(), asyncio.Event()
@@ -128,6 +173,7 @@ class Activating:
             metrics=self.metrics,
             pause=self._pause,
             sleep=partial(_wait, stopping),
+            letters_max=self.settings.dead_letters_max,
         )
         self._news.append(news)
         return _Running(held, worker, asyncio.create_task(worker.run()))

@@ -15,7 +15,7 @@ import httpx
 import profilelake
 from profilelake.activate import packing, signing
 from profilelake.activate.addresses import Allowed, Refused, Resolve
-from profilelake.activate.journal import Sent
+from profilelake.activate.letters import Sent
 from profilelake.errors import Invalid, NotFound
 from profilelake.ops.clock import Clock
 from profilelake.semantics.destinations import Destination

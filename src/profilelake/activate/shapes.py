@@ -8,7 +8,7 @@ from typing import Any, Final
 import msgspec
 
 from profilelake.activate.feed import profile_id, value_of
-from profilelake.activate.journal import Sent
+from profilelake.activate.letters import Sent, state_of
 from profilelake.activate.people import Person, Told, chosen
 from profilelake.semantics.definitions import Kind, computation_id
 from profilelake.semantics.destinations import Destination
@@ -64,14 +64,14 @@ def shaped(
     for notice in notices:
         if destination.type == "webhook":
             record = _record(destination, notice)
-            sent = Sent(notice.idempotency_key, notice.definition, record["profile_id"], _encode(record))
-            yield notice.person.profile, [sent]
+            yield notice.person.profile, [_sent(notice, notice.idempotency_key, _encode(record))]
         else:
             yield notice.person.profile, list(_calls(destination, workspace, notice))
 
 
 def _sent(notice: Notice, key: str, body: bytes) -> Sent:
-    return Sent(key, notice.definition, notice.profile_id, body)
+    profile, state = notice.person.profile, state_of(notice.value)
+    return Sent(key, notice.definition, notice.profile_id, body, profile, state)
 
 
 def _record(destination: Destination, notice: Notice) -> dict[str, Any]:

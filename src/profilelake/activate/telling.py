@@ -14,6 +14,7 @@ from typing import Final
 from profilelake.activate import feed
 from profilelake.activate.feed import Cursor, Gone, Wanted
 from profilelake.activate.journal import Announced, Journal, Place, Sweep, Turn
+from profilelake.activate.letters import state_of
 from profilelake.activate.packing import packed
 from profilelake.activate.people import Person, Told, chosen, load
 from profilelake.activate.shapes import Notice, shaped
@@ -31,8 +32,7 @@ ACCOUNTS_MAX: Final = 50
 """Accounts of one turn: each comes with the people linked to it, up to a thousand."""
 _ID: Final = 16
 _NO_SWEEPS: Final[Mapping[str, int]] = {}
-_VALUE_BYTES: Final = 8
-_ZERO: Final = blake2b(b"0", digest_size=_VALUE_BYTES).digest()
+_ZERO: Final = state_of("0")
 """Of a count that came down to 0 this is told, although it is nothing."""
 
 
@@ -356,7 +356,7 @@ def _told(
         ids = chosen(person.identifiers, destination.ids, leaving=True)
         return _notice(one, person, ids, None, cause, created), None
     ids = chosen(person.identifiers, destination.ids, leaving=False)
-    digest = blake2b(one.value.encode(), digest_size=_VALUE_BYTES).digest()
+    digest = state_of(one.value)
     now = Announced(digest, one.version, b"".join(sorted(told.ident for told in ids)))
     if one.key or one.again or last is None or last.value != digest:
         cause = "consent" if last is None and one.cause == "identity" and destination.consent else one.cause

@@ -9,12 +9,14 @@ import logging
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from profilelake.activate import telling
 from profilelake.activate.feed import Gone, pipeline_time
 from profilelake.activate.journal import Batch, Journal
 from profilelake.activate.metrics import ActivateMetrics
+from profilelake.activate.packing import packed
 from profilelake.activate.sending import Outcome, Receiver, Verdict
 from profilelake.errors import NotFound, Unavailable
 from profilelake.ops.clock import Clock
@@ -31,7 +33,9 @@ FAULT_SECONDS: Final = 5.0
 SEEN_EVERY_SECONDS: Final = 10
 """How often it is noted how far a destination is while there is nothing to tell."""
 TURN_RECORDS_MAX: Final = 5_000
-"""Changes of one look, and profiles of one part of a sweep."""
+"""Changes of one look, profiles of one part of a sweep, and dead letters that are sent again at once."""
+ROOM_SECONDS: Final = 1.0
+"""How often it is seen whether there is room for a dead letter again."""
 
 _log = logging.getLogger(__name__)
 
@@ -60,7 +64,10 @@ class Worker:
     metrics: ActivateMetrics
     pause: Callable[[str, str], Awaitable[None]]
     sleep: Callable[[float], Awaitable[None]]
+    letters_max: int
+    """Dead letters that there may be; with more to give up nothing goes on."""
     _failures: int = 0
+    _waits: int = 0
     _noted: int = 0
 
     @property
@@ -94,7 +101,10 @@ class Worker:
         waiting = await asyncio.to_thread(self.journal.waiting, self.name)
         if waiting:
             await self._deliver(waiting)
-        elif not await asyncio.to_thread(self._look):
+            return
+        # Both in turn: a million letters that are sent again do not hold up what is new.
+        again = await asyncio.to_thread(self._again)
+        if not (await asyncio.to_thread(self._look) or again):
             await self.news.wait()
 
     def _begin(self) -> None:
@@ -104,10 +114,9 @@ class Worker:
     def _look(self) -> bool:
         """Note what comes next; tell whether anything did."""
         destination = self.held.destination
-        most = min(TURN_RECORDS_MAX, destination.batch * destination.parallel * 4)
         with self.state().read(self.workspace) as tx:
             telling.follow(tx, self.workspace, self.journal, destination, self.clock())
-            turn = telling.turn(tx, self.workspace, self.journal, destination, most=most)
+            turn = telling.turn(tx, self.workspace, self.journal, destination, most=self._turn)
             seen = pipeline_time(tx, self.workspace)
         if turn is None:
             if seen - self._noted >= SEEN_EVERY_SECONDS * 1_000_000:
@@ -117,6 +126,25 @@ class Worker:
         self.journal.put(self.name, turn, seen=seen)
         reach("activate.noted")
         return True
+
+    @property
+    def _turn(self) -> int:
+        destination = self.held.destination
+        return min(TURN_RECORDS_MAX, destination.batch * destination.parallel * 4)
+
+    def _again(self, full_at: int = 0) -> bool:
+        """Note the next dead letters that somebody wants sent again; tell whether there were any."""
+        became = self.journal.send_again(
+            self.name, self._turn, partial(packed, self.held.destination), full_at=full_at
+        )
+        reach("activate.again")
+        if became.outdated:
+            _log.info(
+                "destination %s: %d dead letters are not sent again, it was told something newer since",
+                self.name,
+                became.outdated,
+            )
+        return bool(became.replayed or became.outdated)
 
     # ---- sending ---------------------------------------------------------------------------------
 
@@ -155,7 +183,7 @@ class Worker:
                 case Verdict.REFUSED if len(chunk) > 1:
                     size = len(chunk) // 2  # one of them may be what it does not take
                 case Verdict.REFUSED:
-                    batch = self._bury(batch, 1, outcome)
+                    batch = await self._bury(batch, 1, outcome)
                     size = len(batch.records)
                 case Verdict.GONE:
                     self._tried(batch, outcome)
@@ -173,7 +201,7 @@ class Worker:
         self._failures += 1
         age = (self.clock() - batch.first_at) / 1_000_000
         if age >= self.held.destination.retry_hours * 3600:
-            return self._bury(batch, count, outcome)
+            return await self._bury(batch, count, outcome)
         drawn = back_off(self._failures, self.rng)
         _log.info(
             "destination %s, attempt %d: %s; next in %.1f s",
@@ -191,17 +219,44 @@ class Worker:
         self.journal.tried(self.name, batch, outcome.reason)
         return batch
 
-    def _bury(self, batch: Batch, count: int, outcome: Outcome) -> Batch:
-        self.metrics.records.labels(self.name, "dead").inc(count)
-        _log.warning(
-            "destination %s: %d records become dead letters: %s; see them: profilelake destination dead %s",
-            self.name,
-            count,
-            outcome.reason,
-            self.name,
-        )
+    async def _bury(self, batch: Batch, count: int, outcome: Outcome) -> Batch:
+        """Give the first records up; where there is no room for letters, wait for it, then try them once more."""
         tried = Batch(batch.id, batch.lane, batch.records, batch.first_at, batch.attempts or 1)
-        return self.journal.bury(self.name, tried, count, outcome.reason, outcome.status, now=self.clock())
+        wait = 0.0
+        while True:
+            left = self.journal.bury(
+                self.name,
+                tried,
+                count,
+                outcome.reason,
+                outcome.status,
+                now=self.clock(),
+                most=self.letters_max,
+            )
+            buried = len(batch.records) - len(left.records)
+            if buried:
+                self._waits = 0
+                self.metrics.records.labels(self.name, "dead").inc(buried)
+                _log.warning(
+                    "destination %s: %d records become dead letters: %s; see them: profilelake destination dead %s",
+                    self.name,
+                    buried,
+                    outcome.reason,
+                    self.name,
+                )
+                return left
+            if not wait:
+                self._waits += 1
+                wait = back_off_at_most(self._waits)
+            # Room is made by letters that are sent again, which else would wait for what waits for them.
+            if self._again(self.letters_max):
+                continue
+            self._check()
+            await self.sleep(min(wait, ROOM_SECONDS))
+            self._check()
+            wait -= ROOM_SECONDS
+            if wait <= 0:
+                return batch
 
     def _check(self) -> None:
         if self.stopping.is_set():
@@ -210,6 +265,10 @@ class Worker:
 
 def back_off(failures: int, rng: random.Random) -> float:
     """Return how long to wait after so many failures in a row: full jitter over a span that doubles."""
+    return rng.uniform(0.0, back_off_at_most(failures))
+
+
+def back_off_at_most(failures: int) -> float:
+    """Return the longest that is waited after so many failures in a row."""
     doublings = min(failures - 1, BACK_OFF_DOUBLINGS_MAX)
-    span = min(BACK_OFF_MAX_SECONDS, BACK_OFF_FIRST_SECONDS * 2.0**doublings)
-    return rng.uniform(0.0, span)
+    return min(BACK_OFF_MAX_SECONDS, BACK_OFF_FIRST_SECONDS * 2.0**doublings)

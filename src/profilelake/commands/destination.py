@@ -136,18 +136,19 @@ def resync(
 @destination_commands.command("dead")
 def dead(
     name: Name,
-    after: Annotated[int, typer.Option(help="Only those behind this id.")] = 0,
+    after: Annotated[int, typer.Option(min=0, help="Only those behind this id.")] = 0,
     limit: Annotated[int, typer.Option(min=1, max=1000, help="At most so many.")] = 100,
     bodies: Annotated[bool, typer.Option("--bodies", help="Show what was sent; it is about people.")] = False,
     directory: Directory = DEFAULT_DIRECTORY,
     as_json: Json = False,
 ) -> None:
-    """List the records that were given up, and why."""
+    """List the records that were given up, and why, the oldest first."""
     from profilelake.semantics.times import format_time
 
     with _opened(directory) as (destinations, journal, _):
         destinations.one(name)
-        found = journal.dead(name, after, limit)
+        found = journal.letters.listed(name, after, limit, bodies=bodies)
+        more = found and journal.letters.listed(name, found[-1].id, 1, bodies=False)
     rows: list[dict[str, Any]] = [
         {
             "id": one.id,
@@ -164,28 +165,58 @@ def dead(
     ]
     if as_json:
         print_json(rows)
-        return
-    print_rows([{key: str(value) for key, value in row.items()} for row in rows])
+    else:
+        print_rows([{key: str(value) for key, value in row.items()} for row in rows])
+    if more:
+        print(f"there are more: --after {found[-1].id}", file=sys.stderr)
+
+
+Ids = Annotated[list[int] | None, typer.Argument(metavar="[ID]...", help="Ids of dead letters.")]
+All = Annotated[bool, typer.Option("--all", help="All there are now.")]
 
 
 @destination_commands.command("replay")
 def replay(
     name: Name,
-    ids: Annotated[list[int] | None, typer.Argument(metavar="[ID]...", help="Ids of dead letters.")] = None,
-    everything: Annotated[bool, typer.Option("--all", help="All of them.")] = False,
+    ids: Ids = None,
+    everything: All = False,
     directory: Directory = DEFAULT_DIRECTORY,
     as_json: Json = False,
 ) -> None:
-    """Send dead letters again, with the keys they had."""
+    """Send dead letters again, with the keys they had, unless something newer was told since.
+
+    The server sends them one after the other; `destination show` tells how far it is.
+    """
     if bool(ids) == everything:
         raise Invalid("replaying dead letters: give their ids, or --all")
     with _opened(directory) as (destinations, journal, _):
-        destination = destinations.one(name).destination
-        count = journal.replay(name, None if everything else ids, destination.batch)
+        held = destinations.one(name)
+        count = journal.letters.ask_replay(name, None if everything else ids)
     if as_json:
-        print_json({"destination": name, "replayed": count})
+        print_json({"destination": name, "asked": count})
         return
-    print(f"{count} records are sent again to {name}")
+    when = "are sent again" if held.active else "are sent again once it is resumed and enabled"
+    print(f"{count} dead letters {when} to {name}, but for those that are outdated by what was told since")
+
+
+@destination_commands.command("discard")
+def discard(
+    name: Name,
+    ids: Ids = None,
+    everything: All = False,
+    directory: Directory = DEFAULT_DIRECTORY,
+    as_json: Json = False,
+) -> None:
+    """Put dead letters away unsent. The receiver never hears of them, unless by a resync."""
+    if bool(ids) == everything:
+        raise Invalid("discarding dead letters: give their ids, or --all")
+    with _opened(directory) as (destinations, journal, _):
+        destinations.one(name)
+        count = journal.letters.discard(name, None if everything else ids)
+    if as_json:
+        print_json({"destination": name, "discarded": count})
+        return
+    print(f"{count} dead letters of {name} are put away")
 
 
 @destination_commands.command("diff")

@@ -23,7 +23,7 @@ from profilelake.manage._openapi_parts import (
     ref,
     text,
 )
-from profilelake.manage.destinations import DestinationAsked, ReplayAsked, ResyncAsked, SecretAsked
+from profilelake.manage.destinations import DestinationAsked, LettersAsked, ResyncAsked, SecretAsked
 
 _NUMBER: Final[Json] = {"type": "integer", "minimum": 0}
 _READING: Final = (400, 401, 403, 503)
@@ -34,7 +34,7 @@ _PROBLEM: Final = "application/problem+json"
 
 def schemas() -> dict[str, Json]:
     """Return the schemas, of bodies as they are decoded."""
-    asked = [DestinationAsked, ReplayAsked, ResyncAsked, SecretAsked]
+    asked = [DestinationAsked, LettersAsked, ResyncAsked, SecretAsked]
     _, told = msgspec.json.schema_components(asked, ref_template="#/components/schemas/{name}")
     # Defaults may be tuples, which are no JSON.
     made: dict[str, Json] = msgspec.json.decode(msgspec.json.encode(told))
@@ -60,15 +60,27 @@ def schemas() -> dict[str, Json]:
             "description": "What was said of it, and how it goes. Of secrets it has the names.",
             "properties": {
                 "name": text(),
-                "state": text(enum=["live", "snapshot", "failing", "paused", "disabled"]),
+                "state": text(enum=["live", "snapshot", "failing", "full", "paused", "disabled"]),
                 "paused": nullable(text()),
                 "delivered": _NUMBER,
                 "waiting": _NUMBER,
                 "dead": _NUMBER,
+                "letters": ref("DeadLetters"),
                 "trouble": text(),
             },
             "required": ["name", "state"],
         },
+        "DeadLetters": closed(
+            taken=_NUMBER,
+            held=_NUMBER,
+            replayed=_NUMBER,
+            outdated=_NUMBER,
+            discarded=_NUMBER,
+            expired=_NUMBER,
+            expired_at=nullable(TIME),
+            full_since=nullable(TIME),
+            replaying={"type": "boolean"},
+        ),
         "DeadLetter": closed(
             id=_NUMBER,
             at=TIME,
@@ -163,11 +175,21 @@ def paths() -> dict[str, Json]:
             "parameters": name,
             "post": _admin(
                 "replayDeadLetters",
-                "Send records that were given up again",
-                answer("They are.", data(replayed=_NUMBER)),
+                "Send records that were given up again, unless something newer was told since",
+                answer("They are, one after the other.", data(asked=_NUMBER)),
                 _CHANGING,
-                json_body(ref("ReplayAsked")),
+                json_body(ref("LettersAsked")),
                 "202",
+            ),
+        },
+        f"{one}/discard": {
+            "parameters": name,
+            "post": _admin(
+                "discardDeadLetters",
+                "Put records that were given up away unsent",
+                answer("They are gone.", data(discarded=_NUMBER)),
+                _CHANGING,
+                json_body(ref("LettersAsked")),
             ),
         },
         "/api/destination-secrets/{secret}": {

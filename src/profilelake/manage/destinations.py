@@ -1,7 +1,7 @@
 """`/api/destinations`: who is told of changes, how that goes, and what was given up."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -12,7 +12,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from profilelake.activate import resync, secret_files
-from profilelake.activate.journal import Dead, Journal
+from profilelake.activate.journal import Journal
+from profilelake.activate.letters import Dead, DeadLetters
 from profilelake.activate.shown import shape
 from profilelake.errors import Conflict, Invalid, Unavailable
 from profilelake.manage.answers import json_answer, page_answer, page_asked
@@ -114,8 +115,8 @@ class ResyncAsked(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     definitions: list[str] = []
 
 
-class ReplayAsked(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """Which dead letters are sent again: those named, or all."""
+class LettersAsked(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """Which dead letters are meant: those named, or all."""
 
     ids: list[int] | None = None
     all: bool = False
@@ -135,6 +136,7 @@ def destination_routes(
         guard.route(f"{one}/resync", POST=answers.resync),
         guard.route(f"{one}/dead", GET=answers.dead),
         guard.route(f"{one}/replay", POST=answers.replay),
+        guard.route(f"{one}/discard", POST=answers.discard),
         guard.route("/api/destination-secrets/{secret}", PUT=answers.secret),
     ]
 
@@ -225,21 +227,29 @@ class _Destinations:
 
         def act(control: Control, journal: Journal, _now: int) -> list[Dead]:
             _of(control, self, name)
-            return journal.dead(name, after, page.rows + 1)
+            return journal.letters.listed(name, after, page.rows + 1)
 
         found = await self._run(act)
         return page_answer("dead", found, page, lambda one: str(one.id), _dead_shape)
 
     async def replay(self, request: Request) -> Response:
-        asked = await read_json(request, ReplayAsked)
+        return json_answer(202, {"data": {"asked": await self._letters(request, DeadLetters.ask_replay)}})
+
+    async def discard(self, request: Request) -> Response:
+        return json_answer(200, {"data": {"discarded": await self._letters(request, DeadLetters.discard)}})
+
+    async def _letters(
+        self, request: Request, what: Callable[[DeadLetters, str, Sequence[int] | None], int]
+    ) -> int:
+        asked = await read_json(request, LettersAsked)
         name = request.path_params["destination"]
         if (asked.ids is None) != asked.all:
-            raise Invalid("replaying dead letters: give `ids`, or `all`: true")
+            raise Invalid("dead letters: give `ids`, or `all`: true")
 
         def act(control: Control, journal: Journal, _now: int) -> int:
-            return journal.replay(name, asked.ids, _of(control, self, name).destination.batch)
+            return what(journal.letters, _of(control, self, name).destination.name, asked.ids)
 
-        return json_answer(202, {"data": {"replayed": await self._run(act)}})
+        return await self._run(act)
 
     async def secret(self, request: Request) -> Response:
         asked = await read_json(request, SecretAsked)

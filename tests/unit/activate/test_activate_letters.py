@@ -1,0 +1,471 @@
+"""Dead letters: a limit, an age, what is outdated, and files of older programs."""
+
+import sqlite3
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from activate_desk import Desk
+from profilelake.activate import _database, worker
+from profilelake.activate import journal as journal_module
+from profilelake.activate import letters as letters_module
+from profilelake.activate import run as run_module
+from profilelake.activate._database import FORMAT
+from profilelake.activate.journal import Announced, Batch, Journal, Place, Turn
+from profilelake.activate.letters import Sent, state_of
+from profilelake.activate.packing import packed
+from profilelake.activate.people import Person, Told
+from profilelake.activate.shapes import Notice, shaped
+from profilelake.activate.shown import shape
+from profilelake.errors import Corrupt, Invalid, NotFound
+from profilelake.semantics.destinations import Destination
+from profilelake.semantics.identifiers import public_id
+from receivers import Request, receiving, wait_until
+
+HOOK = Destination("hook", "webhook", "https://hook.example.org/", secret="hook", parallel=1)
+DAY = 86_400_000_000
+pytestmark = pytest.mark.timeout(60)
+
+FORMAT_1 = """
+CREATE TABLE places (
+    destination TEXT PRIMARY KEY, epoch TEXT NOT NULL, cursor BLOB NOT NULL, touched BLOB NOT NULL,
+    delivered INTEGER NOT NULL DEFAULT 0, delivered_at INTEGER NOT NULL DEFAULT 0,
+    failing_since INTEGER NOT NULL DEFAULT 0, attempts INTEGER NOT NULL DEFAULT 0, trouble TEXT NOT NULL DEFAULT '',
+    sees_to INTEGER NOT NULL DEFAULT 0, decisions BLOB NOT NULL DEFAULT x''
+) STRICT, WITHOUT ROWID;
+CREATE TABLE sweeps (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, destination TEXT NOT NULL, definition TEXT NOT NULL,
+    through BLOB NOT NULL, again INTEGER NOT NULL, began_at INTEGER NOT NULL,
+    UNIQUE (destination, definition)
+) STRICT;
+CREATE TABLE known (
+    destination TEXT NOT NULL, definition TEXT NOT NULL, PRIMARY KEY (destination, definition)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE batches (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, destination TEXT NOT NULL, lane INTEGER NOT NULL, records BLOB NOT NULL,
+    size INTEGER NOT NULL, first_at INTEGER NOT NULL DEFAULT 0, attempts INTEGER NOT NULL DEFAULT 0
+) STRICT;
+CREATE INDEX batches_of ON batches (destination, id);
+CREATE TABLE announced (
+    destination TEXT NOT NULL, profile BLOB NOT NULL, definition TEXT NOT NULL, value BLOB NOT NULL,
+    version INTEGER NOT NULL, ids BLOB NOT NULL, PRIMARY KEY (destination, profile, definition)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE dead (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, destination TEXT NOT NULL, idempotency_key TEXT NOT NULL,
+    definition TEXT NOT NULL, profile_id TEXT NOT NULL, body BLOB NOT NULL, reason TEXT NOT NULL,
+    status INTEGER NOT NULL, attempts INTEGER NOT NULL, at INTEGER NOT NULL
+) STRICT;
+CREATE INDEX dead_of ON dead (destination, id);
+PRAGMA user_version = 1;
+"""
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "BACK_OFF_FIRST_SECONDS", 0.02)
+    monkeypatch.setattr(worker, "ROOM_SECONDS", 0.02)
+    monkeypatch.setattr(run_module, "LOOK_AT_DESTINATIONS_SECONDS", 0.05)
+    monkeypatch.setattr(run_module, "LETTERS_SECONDS", 0.05)
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Iterator[Journal]:
+    with Journal.open(tmp_path / "activations.sqlite") as opened:
+        opened.begin("hook", Place("1", b"", b""))
+        yield opened
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Iterator[Desk]:
+    made = Desk(tmp_path)
+    yield made
+    made.world.close()
+
+
+def subject(number: int) -> bytes:
+    return number.to_bytes(16, "big")
+
+
+def letter(number: int, value: str | None = "true", key: str = "") -> Sent:
+    body = msgspec.json.encode({"value": msgspec.Raw((value or "null").encode())})
+    return Sent(key or f"k{number}", "vip", "use_x", body, subject(number), state_of(value))
+
+
+def tell(journal: Journal, *sent: Sent) -> None:
+    """Note records as what was told last."""
+    announced = {
+        (one.subject, one.definition): Announced(one.state, 1, b"") if one.state else None for one in sent
+    }
+    batches = packed(HOOK, [(one.subject, [one]) for one in sent])
+    journal.put("hook", Turn(Place("1", b"", b""), batches, announced), seen=0)
+
+
+def give_up(journal: Journal, *, now: int = 0, most: int = 1_000_000) -> None:
+    """Have all that waits become letters."""
+    while waiting := journal.waiting("hook"):
+        for batch in waiting:
+            left = journal.bury("hook", batch, len(batch.records), "refused", 422, now=now, most=most)
+            if left.records:
+                return
+
+
+def again(journal: Journal, most: int = 1_000) -> tuple[int, int]:
+    became = journal.send_again("hook", most, partial(packed, HOOK))
+    return became.replayed, became.outdated
+
+
+# ---- what there may be ---------------------------------------------------------------------------
+
+
+def test_there_are_no_more_letters_than_there_may_be_and_the_rest_waits(journal: Journal) -> None:
+    tell(journal, *(letter(number) for number in range(10)))
+    give_up(journal, now=5, most=4)
+    assert (journal.health("hook").dead, journal.health("hook").waiting) == (4, 6)
+    assert journal.letters.of("hook").full_since == 0  # nothing was refused for want of room yet
+    give_up(journal, now=6, most=4)
+    give_up(journal, now=7, most=4)
+    letters = journal.letters.of("hook")
+    assert (letters.taken, letters.held, letters.full_since) == (4, 4, 6)
+    journal.letters.discard("hook", None)
+    give_up(journal, now=8, most=4)
+    assert (journal.health("hook").dead, journal.health("hook").waiting) == (4, 2)
+    assert journal.letters.of("hook").full_since == 0
+
+
+def test_a_full_destination_waits_and_says_why_and_goes_on_when_there_is_room(desk: Desk) -> None:
+    desk.members(6)
+    bad = {"u2", "u4", "u5"}
+
+    def picky(request: Request) -> tuple[int, dict[str, str]]:
+        hit = [one for one in request.records if one["external_ids"][0]["id"] in bad]
+        return (422 if hit else 200), {}
+
+    with receiving(picky) as receiver:
+        desk.put("hook", receiver.url, parallel=1)
+        with desk.activating(dead_letters_max=2):
+            receiver.wait(2)  # u1 and u3
+            wait_until(lambda: desk.health("hook").letters.full_since)
+            shown = shape(desk.held("hook"), desk.health("hook"))
+            assert (shown["state"], shown["dead"], shown["waiting"]) == ("full", 2, 2)
+            assert "activate.dead_letters_max" in shown["trouble"]
+            wait_until(lambda: desk.sample("profilelake_activate_dead_letters_full", destination="hook"))
+            assert desk.sample("profilelake_activate_dead_letters", destination="hook") == 2
+            assert desk.sample("profilelake_activate_dead_letters_limit") == 2
+            desk.world.change("vip", {1: None})
+            # What is new waits in the feed; nothing is lost, and nothing more is held here.
+            assert desk.health("hook").waiting == 2
+            with desk.journal() as journal:
+                assert journal.letters.discard("hook", None) == 2
+            receiver.wait(4)  # u6, and that u1 has left
+            wait_until(lambda: desk.health("hook").letters.taken == 3)
+            wait_until(lambda: not desk.sample("profilelake_activate_dead_letters_full", destination="hook"))
+        assert shape(desk.held("hook"), desk.health("hook"))["state"] == "live"
+        assert [one["value"] for one in receiver.records] == [True, True, True, False]
+
+
+def test_letters_of_a_full_destination_can_be_sent_again(desk: Desk) -> None:
+    """What waits for room, and the letters that could make some, do not wait for each other."""
+    desk.members(9)
+    with receiving(lambda _request: (422, {})) as receiver:
+        desk.put("hook", receiver.url, parallel=1, batch=3)
+        with desk.activating(dead_letters_max=3):
+            wait_until(lambda: desk.health("hook").letters.full_since)
+            with desk.journal() as journal:
+                assert journal.letters.ask_replay("hook", None) == 3
+            wait_until(lambda: desk.health("hook").letters.taken == 6)
+            wait_until(lambda: desk.health("hook").letters.full_since)
+            # They were refused once more, and nothing has gone meanwhile.
+            assert desk.health("hook").dead + desk.health("hook").waiting == 9
+            receiver.answer = lambda _request: (200, {})
+            with desk.journal() as journal:
+                journal.letters.ask_replay("hook", None)
+            receiver.wait(9)
+            wait_until(lambda: desk.health("hook").dead == 0)
+    assert len({one["idempotency_key"] for one in receiver.records}) == 9
+
+
+# ---- age -----------------------------------------------------------------------------------------
+
+
+def test_old_letters_expire_page_by_page_and_are_counted(journal: Journal) -> None:
+    tell(journal, *(letter(number) for number in range(5)))
+    give_up(journal, now=DAY)
+    tell(journal, letter(9))
+    give_up(journal, now=3 * DAY)
+    assert journal.letters.expire("hook", 2 * DAY, 3, now=4 * DAY) == 3
+    assert journal.letters.any_before("hook", 2 * DAY)
+    assert journal.letters.expire("hook", 2 * DAY, 3, now=5 * DAY) == 2
+    assert journal.letters.expire("hook", 2 * DAY, 3, now=6 * DAY) == 0
+    assert not journal.letters.any_before("hook", 2 * DAY)
+    letters = journal.letters.of("hook")
+    assert (letters.taken, letters.held, letters.expired, letters.expired_at) == (6, 1, 5, 5 * DAY)
+
+
+def test_letters_of_a_paused_destination_expire_too_and_it_is_told(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_module, "EXPIRE_ROWS", 2)
+    desk.members(5)
+    with receiving(lambda _request: (422, {})) as receiver:
+        desk.put("hook", receiver.url, parallel=1)
+        with desk.activating():
+            wait_until(lambda: desk.health("hook").dead == 5)
+            receiver.answer = lambda _request: (410, {})
+            desk.world.change("vip", {1: None})
+            wait_until(lambda: desk.held("hook").paused)
+            assert desk.health("hook").dead == 5
+            with desk.journal() as journal:
+                journal._connection.execute("UPDATE dead SET at = at - ? WHERE id <= 3", (31 * DAY,))
+            wait_until(lambda: desk.health("hook").dead == 2)
+            wait_until(
+                lambda: (
+                    desk.sample(
+                        "profilelake_activate_dead_letter_fates_total", destination="hook", outcome="expired"
+                    )
+                    == 3
+                )
+            )
+    shown = shape(desk.held("hook"), desk.health("hook"))
+    assert (shown["letters"]["expired"], shown["letters"]["taken"], shown["letters"]["held"]) == (3, 5, 2)
+    assert shown["letters"]["expired_at"]
+
+
+def test_zero_days_keep_letters_for_ever(desk: Desk) -> None:
+    desk.members(1)
+    with receiving(lambda _request: (422, {})) as receiver:
+        desk.put("hook", receiver.url)
+        with desk.activating(dead_letters_days=0.0):
+            wait_until(lambda: desk.health("hook").dead == 1)
+            with desk.journal() as journal:
+                journal._connection.execute("UPDATE dead SET at = 1")
+            desk.put("second", receiver.url)
+            # The second was looked after behind the first.
+            wait_until(
+                lambda: desk.sample("profilelake_activate_dead_letters", destination="second") is not None
+            )
+    assert desk.health("hook").dead == 1
+
+
+# ---- sent again ----------------------------------------------------------------------------------
+
+
+def test_a_letter_is_outdated_when_something_newer_was_told(desk: Desk) -> None:
+    desk.world.define("score", "trait")
+    desk.world.profile(1, ["user_id:u1"])
+    with receiving() as receiver:
+        desk.put("hook", receiver.url)
+        with desk.activating():
+            wait_until(lambda: desk.health("hook").seen_through)
+            receiver.answer = lambda _request: (422, {})
+            desk.world.change("score", {1: "1"})
+            wait_until(lambda: desk.health("hook").dead == 1)
+            receiver.answer = lambda _request: (200, {})
+            desk.world.change("score", {1: "2"})
+            receiver.wait(1)
+            with desk.journal() as journal:
+                assert journal.letters.ask_replay("hook", None) == 1
+            wait_until(lambda: desk.health("hook").letters.outdated == 1)
+            desk.world.change("score", {1: "3"})
+            receiver.wait(2)
+    assert [one["value"] for one in receiver.records] == [2, 3]
+    assert desk.health("hook").dead == 0
+
+
+def test_letters_are_sent_again_page_by_page(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many there are: no more than a page is in memory, and a page has a size in bytes too."""
+    count = 50_000
+    for start in range(0, count, 5_000):
+        tell(journal, *(letter(number) for number in range(start, start + 5_000)))
+        give_up(journal)
+    pages: list[int] = []
+    original = letters_module.DeadLetters.next_asked
+
+    def spied(self: letters_module.DeadLetters, destination: str, most: int) -> list[tuple[int, Sent]]:
+        found = original(self, destination, most)
+        pages.append(len(found))
+        return found
+
+    monkeypatch.setattr(letters_module.DeadLetters, "next_asked", spied)
+    assert journal.letters.ask_replay("hook", None) == count
+    while journal.letters.of("hook").replaying:
+        assert again(journal, 2_000)[1] == 0
+        for batch in iter(lambda: journal.waiting("hook"), []):
+            for one in batch:
+                journal.delivered("hook", one, len(one.records), now=0)
+    assert pages == [2_000] * 25
+    assert journal.letters.of("hook").replayed == journal.health("hook").delivered == count
+
+    monkeypatch.setattr(letters_module, "PAGE_BYTES_MAX", 100)
+    tell(journal, *(letter(number) for number in range(10)))
+    give_up(journal)
+    journal.letters.ask_replay("hook", None)
+    size = len(letter(1).body)
+    assert again(journal) == (100 // size, 0)
+
+
+def test_asking_is_durable_and_meets_the_letters_of_its_time(tmp_path: Path, journal: Journal) -> None:
+    tell(journal, letter(1), letter(2))
+    give_up(journal)
+    journal.letters.ask_replay("hook", None)
+    tell(journal, letter(3))
+    give_up(journal)
+    with Journal.open(tmp_path / "activations.sqlite") as other:
+        assert again(other) == (2, 0)
+    assert again(journal) == (0, 0)
+    assert [one.idempotency_key for one in journal.letters.listed("hook")] == ["k3"]
+    assert not journal.letters.of("hook").replaying
+
+
+def test_some_are_sent_again_by_id_and_wrong_ids_change_nothing(journal: Journal) -> None:
+    tell(journal, letter(1), letter(2), letter(3))
+    give_up(journal)
+    ids = [one.id for one in journal.letters.listed("hook")]
+    for wrong in ([ids[0], 99], [-1], [1 << 80]):
+        with pytest.raises(NotFound, match="nothing was changed"):
+            journal.letters.ask_replay("hook", wrong)
+        with pytest.raises(NotFound, match="nothing was changed"):
+            journal.letters.discard("hook", wrong)
+    with pytest.raises(Invalid, match="at most 10000"):
+        journal.letters.ask_replay("hook", range(10_001))
+    assert journal.letters.ask_replay("hook", [ids[2], ids[0], ids[2]]) == 2
+    assert again(journal) == (2, 0)
+    assert journal.letters.discard("hook", [ids[1]]) == 1
+    assert journal.letters.of("hook").held == 0
+
+
+def test_an_exit_is_sent_again_only_while_nothing_holds(journal: Journal) -> None:
+    tell(journal, letter(1, None, "left"))
+    give_up(journal)
+    tell(journal, letter(2, None, "left too"), letter(2, "true", "back"))
+    give_up(journal)
+    journal.letters.ask_replay("hook", None)
+    assert again(journal) == (2, 1)
+    sent = [one.key for batch in journal.waiting("hook") for one in batch.records]
+    assert sorted(sent) == ["back", "left"]
+
+
+# ---- older programs ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def old(tmp_path: Path) -> Path:
+    """Return a file as an older program left it: letters and batches that do not say what they are about."""
+    path = tmp_path / "old.sqlite"
+    with sqlite3.connect(path) as connection:
+        connection.executescript(FORMAT_1)
+        connection.execute(
+            "INSERT INTO places (destination, epoch, cursor, touched) VALUES ('hook', '1', x'', x'')"
+        )
+        for number, (kind, value, now) in enumerate(
+            [
+                ("audience", "true", "true"),
+                ("audience", None, None),
+                ("trait", '{"a":1}', '{"a":2}'),
+                ("trait", "false", "false"),
+                ("audience", None, "true"),
+            ]
+        ):
+            for type in ("webhook", "segment"):
+                key = number + (100 if type == "segment" else 0)
+                destination = Destination(type[:4], type, "https://x.example.org/", secret="s")
+                person = Person(subject(key))
+                told = Told(b"i" * 16, "user_id", "u1", "user_id")
+                notice = Notice(
+                    "vip", kind, 1, "users", person, (told,), value, None, 1, "event", f"key{key}"
+                )
+                for _, calls in shaped(destination, "default", [notice]):
+                    for one in calls:
+                        connection.execute(
+                            "INSERT INTO dead (destination, idempotency_key, definition, profile_id, body, reason,"
+                            " status, attempts, at) VALUES ('hook', ?, 'vip', ?, ?, 'refused', 422, 1, 7)",
+                            (one.key, one.profile_id, one.body),
+                        )
+                if now is not None:
+                    connection.execute(
+                        "INSERT INTO announced VALUES ('hook', ?, 'vip', ?, 1, x'')",
+                        (subject(key), state_of(now)),
+                    )
+        waiting = msgspec.msgpack.encode([["k", "vip", public_id("users", subject(7)), b'{"value":true}']])
+        connection.execute(
+            "INSERT INTO batches (destination, lane, records, size) VALUES ('hook', 0, ?, 1)", (waiting,)
+        )
+    connection.close()
+    return path
+
+
+def test_a_file_of_an_older_program_is_upgraded_and_its_letters_are_understood(old: Path) -> None:
+    with Journal.open(old) as journal:
+        letters = journal.letters.of("hook")
+        assert letters.taken == letters.held == 15  # a record of the webhook and two calls for each
+        assert journal.letters.ask_replay("hook", None) == 15
+        assert again(journal) == (9, 6)
+        (batch, *_) = journal.waiting("hook")
+        assert batch.records[0].key == "k"
+        assert journal.bury("hook", batch, 1, "refused", 422, now=1, most=10).records == []
+        journal.put("hook", Turn(Place("1", b"", b""), [], {(subject(7), "vip"): Announced(state_of("true"), 1, b"")}), seen=0)  # fmt: skip
+        journal.letters.ask_replay("hook", None)
+        assert again(journal) == (1, 0)
+    with Journal.open(old) as journal:
+        assert journal.letters.of("hook").held == 0
+
+
+def test_an_upgrade_that_is_cut_short_changes_nothing(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = {1: (_database._LETTERS, "INSERT INTO nowhere VALUES (1)")}
+    monkeypatch.setattr(_database, "_UPGRADES", broken)
+    with pytest.raises(Exception, match="nowhere"):
+        Journal.open(old)
+    monkeypatch.undo()
+    with Journal.open(old) as journal:
+        assert journal.letters.of("hook").held == 15
+
+
+def test_a_file_of_a_newer_program_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "new.sqlite"
+    connection = sqlite3.connect(path)
+    connection.execute(f"PRAGMA user_version = {FORMAT + 1}")
+    connection.close()
+    with pytest.raises(Corrupt, match=f"has format {FORMAT + 1}"):
+        Journal.open(path)
+
+
+# ---- the rest ------------------------------------------------------------------------------------
+
+
+def test_forgetting_a_destination_takes_all_of_it_and_leaves_others(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal_module, "FORGET_ROWS", 2)
+    journal.begin("other", Place("1", b"", b""))
+    journal.learn("other", ["vip"])
+    journal.sweep("hook", ["a", "b", "c"], again=False, now=0)
+    tell(journal, *(letter(number) for number in range(5)))
+    give_up(journal)
+    journal.bury("other", Batch(0, 0, [letter(1)]), 1, "refused", 422, now=0, most=1)
+    journal.forget("hook")
+    assert journal.names() == {"other"}
+    assert journal.health("hook").letters == letters_module.Letters()
+    assert journal.letters.listed("hook") == journal.sweeps("hook") == []
+    assert journal.known("hook") == set()
+    assert journal.announced("hook", [subject(1)]) == {}
+    assert journal.letters.of("other").held == 1
+    assert journal.known("other") == {"vip"}
+
+
+def test_a_resync_that_waits_is_owed_still_when_another_sweep_comes(journal: Journal) -> None:
+    journal.sweep("hook", ["vip"], again=True, now=0)
+    journal.sweep("hook", ["vip", "score"], again=False, now=1)
+    assert {sweep.definition: sweep.again for sweep in journal.sweeps("hook")} == {
+        "vip": True,
+        "score": False,
+    }
+    # Once it is over, nothing is owed.
+    journal.put(
+        "hook",
+        Turn(Place("1", b"", b""), through={sweep.id: None for sweep in journal.sweeps("hook")}),
+        seen=0,
+    )
+    journal.sweep("hook", ["vip"], again=False, now=2)
+    assert [sweep.again for sweep in journal.sweeps("hook")] == [False]
