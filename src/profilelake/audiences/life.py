@@ -108,7 +108,13 @@ def _settled(
         if (record.status, record.failure, record.version) == (FAILED, failure, held.version):
             return None
         return msgspec.structs.replace(
-            record, status=FAILED, failure=failure, version=held.version, sweeping=False, swept=b""
+            record,
+            status=FAILED,
+            failure=failure,
+            version=held.version,
+            sweeping=False,
+            swept=b"",
+            cause=_cause(record),
         )
     if planned is None:  # in SQL: whoever runs it says how far it is
         if record.version == held.version and record.status not in (*WITHDRAWN, FAILED, ""):
@@ -128,11 +134,17 @@ def _settled(
         failure="",
         swept=b"",
         sweeping=False,
-        cause=DEFINITION,
+        cause=_cause(record),
         caused_by=held.position,
         done_rows=0,
         known_rows=0,
     )
+
+
+def _cause(record: DefinitionRecord) -> str:
+    """Return why all of it is announced next: a resync that waits is owed still, of what it says then."""
+    waits = record.sweeping or record.status in (BACKFILLING, FAILED)
+    return RESYNC if record.cause == RESYNC and waits else DEFINITION
 
 
 def _same_values(a: Definition, b: Definition) -> bool:
@@ -142,9 +154,12 @@ def _same_values(a: Definition, b: Definition) -> bool:
 
 
 def resync(tx: Tx, workspace: str, key: str, place: bytes) -> None:
-    """Have all values of a definition announced once more; where older events are folded still, after that."""
+    """Have all values of a definition announced once more; where older events are folded still, after that.
+
+    Of one that cannot be computed it is owed until it can.
+    """
     record = definitions_now.records(tx, workspace).get(key)
-    if record is None or record.status not in (BACKFILLING, *EVALUATED):
+    if record is None or record.status not in (BACKFILLING, FAILED, *EVALUATED):
         return
     sweeping = record.status in EVALUATED
     again = msgspec.structs.replace(record, sweeping=sweeping, swept=b"", cause=RESYNC, caused_by=place)

@@ -4,11 +4,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 import pipeline_driver
 from pipeline_driver import SECOND, START, WORKSPACE, Desk, LogBuilder, Message
-from profilelake.audiences import evaluating, handover, live, pending
+from profilelake.audiences import definitions_now, evaluating, handover, live, pending
 from profilelake.audiences.facts import Drop, Resync
 from profilelake.errors import Invalid
 from profilelake.eventlog import Record
@@ -385,6 +386,48 @@ def test_what_is_asked_for_while_older_events_are_folded_is_told_after_it(
     desk.apply([log.define(START + 2, "buyers", "event('Order').within(1 day).count() >= 1")])
     assert desk.statuses() == {"buyers": "backfilling"}
     desk.apply([log.definition(START + 3, Resync(by="test", key="buyers"))])
+    desk.settle(START + 4)
+    assert told(desk) == [("buyers", None, "true", "event"), ("buyers", "true", "true", "resync")]
+
+
+def test_what_is_asked_for_is_told_though_the_definition_is_edited_meanwhile(
+    desk: Desk, log: LogBuilder
+) -> None:
+    """It waits behind a backfill, or it was just asked for, when another version comes, and one more."""
+    desk.apply([log.define(START, "buyers", "event('Order').count() >= 1")])
+    desk.tick(START)
+    desk.apply([log.record(START + 1, [track("u", "Order"), track("v", "Order"), track("v", "Order")])])
+    before = told(desk)
+    desk.apply([
+        log.definition(START + 2, Resync(by="test", key="buyers")),
+        log.define(START + 3, "buyers", "event('Order').within(1 day).count() >= 1"),
+    ])  # fmt: skip
+    assert desk.statuses() == {"buyers": "backfilling"}
+    desk.apply([log.define(START + 4, "buyers", "event('Order').within(1 day).count() >= 2")])
+    desk.settle(START + 5)
+    assert sorted(told(desk)[len(before) :], key=str) == [
+        ("buyers", "true", "true", "resync"),
+        ("buyers", "true", None, "definition"),
+    ]
+    # It was told: another version tells only what differs.
+    desk.apply([log.define(START + 6, "buyers", "event('Order').within(2 days).count() >= 2")])
+    desk.settle(START + 7)
+    assert len(told(desk)) == len(before) + 2
+    assert desk.verify() == []
+
+
+def test_what_is_asked_for_is_told_once_the_definition_can_be_computed_again(
+    desk: Desk, log: LogBuilder
+) -> None:
+    desk.apply([log.define(START, "buyers", "event('Order').count() >= 1")])
+    desk.tick(START)
+    desk.apply([log.record(START + 1, [track("u", "Order")])])
+    records = definitions_now.records
+    with desk.state.write() as tx:
+        failed = msgspec.structs.replace(records(tx, WORKSPACE)["buyers"], status="failed", failure="x")
+        definitions_now.put_records(tx, WORKSPACE, {"buyers": failed})
+    desk.apply([log.definition(START + 2, Resync(by="test", key="buyers"))])
+    desk.apply([log.define(START + 3, "buyers", "event('Order').within(1 day).count() >= 1")])
     desk.settle(START + 4)
     assert told(desk) == [("buyers", None, "true", "event"), ("buyers", "true", "true", "resync")]
 
