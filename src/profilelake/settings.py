@@ -83,6 +83,9 @@ class PipelineSettings:
     """How long the event log is kept after its events are in the lake."""
     feed_retention_hours: float = 168.0
     """How long changes of computed traits and audiences can be read from the feed."""
+    failed_retention_days: float = 30.0
+    """How long failed events are kept after they were received, to the end of the day (UTC); older ones go and are
+    counted as expired. 0 keeps them for ever."""
     consent_policy: str = DEFAULT_POLICY
     """What the parts of one profile amount to that say different things of consent: `most_restrictive`,
     `latest` or `conflict`."""
@@ -345,6 +348,7 @@ _RANGES: Final[dict[str, tuple[float, float]]] = {
     "maintenance_share": (0.01, 1),
     "snapshot_hours": (1, 24 * 365),
     "feed_retention_hours": (1, 24 * 365),
+    "failed_retention_days": (0, 3_650),
     "connect_seconds": (0.1, 300),
     "answer_seconds": (0.1, 600),
     "dead_letters_max": (1, 10_000_000),

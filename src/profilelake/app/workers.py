@@ -65,6 +65,7 @@ def lake_process(settings: Settings, *, parent: int, ready: int) -> int:
     from prometheus_client import CollectorRegistry
 
     from profilelake.app.asking import QueryProcess
+    from profilelake.failed.journal import Journal
     from profilelake.lake.catalog import Lake
     from profilelake.pipeline.publish import check_epoch, ensure_tables
     from profilelake.pipeline.run import Asking, Publishing
@@ -99,6 +100,7 @@ def lake_process(settings: Settings, *, parent: int, ready: int) -> int:
         registry=CollectorRegistry(),
         lake_settings=settings.lake,
         job_days=settings.engine.job_days,
+        forget_replays=Journal(layout.replays).forget,
         lake_requests=layout.lake_requests,
         maintenance_record=layout.maintenance_record,
         asking=Asking(QueryProcess(layout.query_socket).result, layout.sql_values, layout.sql_requests),

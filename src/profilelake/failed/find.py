@@ -135,7 +135,7 @@ class FailedEvents:
             if position not in found:
                 raise NotFound(
                     f"reading failed event {position.hex()}: there is none at this position; "
-                    "they are kept for a limited time"
+                    "they are kept for pipeline.failed_retention_days"
                 )
             page.append(_failed(found[position], records.get(position[:RECORD_BYTES], _Record())))
         return page

@@ -1,4 +1,4 @@
-"""Which failed events were sent again, and when: append-only, beside the tables, with no personal data."""
+"""Which failed events were sent again, and when, as long as these are kept: beside the tables, with no personal data."""
 
 import sqlite3
 from collections.abc import Iterator, Sequence
@@ -11,6 +11,8 @@ from profilelake.errors import Unavailable
 
 BUSY_SECONDS: Final = 10.0
 LOOKUP_ROWS_MAX: Final = 500
+FORGET_ROWS: Final = 10_000
+"""Replays that one transaction forgets."""
 _TABLE: Final = """
     CREATE TABLE IF NOT EXISTS failed_replays (
         position BLOB NOT NULL,
@@ -35,7 +37,7 @@ class Replay:
 
 
 class Journal:
-    """The replays of one data directory. Any process may write; what is written is never changed."""
+    """The replays of one data directory. Any process may write; what is written is never changed, and goes with the event."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -69,6 +71,24 @@ class Journal:
                     replay = Replay(*row)
                     found.setdefault(replay.position, []).append(replay)
         return found
+
+    def forget(self, before: int) -> bool:
+        """Forget replays of failed events that were received before a time; tell whether there may be more.
+
+        One transaction of bounded size. To be called once these events are gone: until then a replay that is
+        not known would be sent again.
+        """
+        if not self._path.exists():
+            return False
+        with self._open() as connection:
+            # A position begins with the time of receipt.
+            went = connection.execute(
+                "DELETE FROM failed_replays WHERE (position, log_id, log_offset, place) IN"
+                " (SELECT position, log_id, log_offset, place FROM failed_replays WHERE position < ?"
+                " ORDER BY position LIMIT ?)",
+                (max(0, before).to_bytes(8, "big"), FORGET_ROWS),
+            ).rowcount
+        return went == FORGET_ROWS
 
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:

@@ -20,6 +20,7 @@ from profilelake.lake.catalog import Lake, PublishedTable
 from profilelake.lake.commit import live_entries, manifests_of
 from profilelake.lake.current import MERGED_THROUGH, Generation
 from profilelake.lake.progress import Progress
+from profilelake.lake.retention import Expired
 from profilelake.lake.schema import KEY, KIND
 from profilelake.lake.showing import Shown, all_tables, progress_of
 from profilelake.lake.sql import LiveFile
@@ -224,10 +225,12 @@ def _conservation(lake: Lake, workspace: str, connection: duckdb.DuckDBPyConnect
         progress = progress_of(published)
         if progress is None:
             continue
-        rows = sum(f.rows for f in published.files)
-        if rows != progress.totals.get(total, 0):
+        rows, gone = sum(f.rows for f in published.files), Expired.of(published.table.properties).rows
+        if rows + gone != progress.totals.get(total, 0):
             said = progress.totals.get(total, 0)
-            yield Problem(name, "conservation", f"{rows} rows, its snapshot accounts for {said}")
+            yield Problem(
+                name, "conservation", f"{rows} rows and {gone} expired, its snapshot accounts for {said}"
+            )
         read = sum(events for _, events in progress.vector.values())
         if sum(progress.totals.values()) != read:
             told = sum(progress.totals.values())

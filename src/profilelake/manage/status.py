@@ -53,6 +53,10 @@ def read_status(
     total = sum(accepted.values())
     read, committed = events_in(applied.vector), events_in(published.facts_vector)
     counts = {name: published.facts_totals.get(name, 0) for name in TOTALS}
+    # What has left its table again is in the totals as what it was; here it is told where it is.
+    expired = min(published.failed_expired, counts["failed"])
+    counts["failed"] -= expired
+    counts["expired"] += expired
     return {
         "version": profilelake.__version__,
         "workspace": workspace,

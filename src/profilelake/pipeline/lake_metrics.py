@@ -65,6 +65,11 @@ class LakeMetrics:
             "Steps of maintenance that failed and are tried again",
             registry=registry,
         )
+        self._rows_expired = Counter(
+            "profilelake_failed_events_expired",
+            "Failed events that were older than pipeline.failed_retention_days and are gone",
+            registry=registry,
+        )
         self._compacted = Counter(
             "profilelake_lake_compacted_bytes", "Bytes of small files gathered", registry=registry
         )
@@ -86,6 +91,10 @@ class LakeMetrics:
             self._sizes["small_files"].labels(table).set(size.small)
             self._sizes["bytes"].labels(table).set(size.bytes)
             self._sizes["snapshots"].labels(table).set(size.snapshots)
+
+    def rows_expired(self, rows: int) -> None:
+        """Count failed events whose time was over."""
+        self._rows_expired.inc(rows)
 
     def done(self, step: str, now: int) -> None:
         """Count a step that changed something, at `now` in microseconds."""

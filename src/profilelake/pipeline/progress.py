@@ -62,6 +62,8 @@ class Published(msgspec.Struct):
     facts_vector: dict[str, tuple[int, int]] = {}
     facts_totals: dict[str, int] = {}
     facts_at: int = 0
+    failed_expired: int = 0
+    """Of the failed events in `totals`, those that have left their table again because their time was over."""
 
 
 def load_applied(tx: Tx, workspace: str, epoch: str) -> Applied:

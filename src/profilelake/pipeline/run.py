@@ -27,6 +27,7 @@ from profilelake.ops.failpoints import reach
 from profilelake.pipeline.backfilling import Backfilling
 from profilelake.pipeline.batch import Batcher, WorkspaceSetup
 from profilelake.pipeline.cadence import Cadence
+from profilelake.pipeline.forgetting import ForgetReplays, Forgetting
 from profilelake.pipeline.lake_metrics import LakeMetrics
 from profilelake.pipeline.metrics import Stages, Timer
 from profilelake.pipeline.observing import Observing
@@ -181,6 +182,7 @@ class Publishing:
     log_limits: Limits = field(default_factory=Limits)
     lake_settings: LakeSettings = field(default_factory=LakeSettings)
     job_days: float = EngineSettings().job_days
+    forget_replays: ForgetReplays = lambda _before: False
     """How long what an unfinished job of a plan has done is kept."""
     lake_requests: Path | None = None
     maintenance_record: Path | None = None
@@ -258,12 +260,14 @@ class Publishing:
             self.maintenance_record or local_path(self.lake.warehouse).parent / "maintenance.jsonl",
             self.clock,
         )
+        upkeeps = [
+            Upkeep(setup.name, self.lake, self.clock, record, self._stop.is_set) for setup in self.workspaces
+        ]
+        days = self.settings.failed_retention_days
         return Tending(
             publishers=publishers,
-            upkeeps=[
-                Upkeep(setup.name, self.lake, self.clock, record, self._stop.is_set)
-                for setup in self.workspaces
-            ],
+            upkeeps=upkeeps,
+            forgetting=Forgetting(publishers, upkeeps, days, self.forget_replays, self.clock, metrics),
             settings=self.lake_settings,
             job_days=self.job_days,
             publish_age_seconds=self.settings.publish_age_seconds,

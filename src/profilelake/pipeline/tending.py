@@ -18,6 +18,7 @@ from profilelake.lake.compaction import Stopped
 from profilelake.lake.table import LakeTable
 from profilelake.ops.clock import Clock
 from profilelake.pipeline import lake_requests
+from profilelake.pipeline.forgetting import Forgetting
 from profilelake.pipeline.lake_metrics import LakeMetrics, TableSize
 from profilelake.pipeline.lake_requests import Request
 from profilelake.pipeline.progress import load_published
@@ -37,6 +38,8 @@ DAMAGED_SECONDS: Final = 3600.0
 """How long a table is left alone that cannot be compacted because files of it are damaged."""
 JOBS_SECONDS: Final = 3600.0
 """How often the jobs of plans are looked through for those that nobody went on with."""
+FORGET_SECONDS: Final = 3600.0
+"""How often it is seen whether the time of failed events is over."""
 REST_SECONDS_MAX: Final = 600.0
 RETRY_SECONDS: Final = 5.0
 
@@ -71,10 +74,12 @@ class Tending:
     monotonic: Callable[[], float] = time.monotonic
     job_days: float = EngineSettings().job_days
     """How long what an unfinished job has done is kept."""
+    forgetting: Forgetting | None = None
     _watched: list[_Watched] = field(default_factory=list)
     _known: dict[str, int] = field(default_factory=dict)
     _merge_at: float = 0.0
     _jobs_at: float = 0.0
+    _forget_at: float = 0.0
     _rest_until: float = 0.0
     _sizes: dict[str, dict[str, TableSize]] = field(default_factory=dict)
 
@@ -100,6 +105,10 @@ class Tending:
         if now >= self._jobs_at:
             self._jobs_at = now + JOBS_SECONDS
             self._forget_jobs()
+        if self.forgetting is not None and now >= self._forget_at:
+            self._forget_at = now + RETRY_SECONDS
+            more = self.forgetting.step()
+            self._forget_at = now + (RETRY_SECONDS if more else FORGET_SECONDS)
         if now < self._rest_until:
             return asked > 0
         self._watch(now)

@@ -17,7 +17,9 @@ from profilelake.identity.tables import IDENTIFIERS, IDENTITY_MAP, IDENTITY_REFU
 from profilelake.kernels.siphash import HASH_BYTES as SET_BYTES
 from profilelake.lake.catalog import Lake
 from profilelake.lake.reading import attach
+from profilelake.lake.retention import Expired
 from profilelake.lake.tables import TableDef
+from profilelake.landing.tables import FAILED_EVENTS
 from profilelake.pipeline.batch import Batcher, WorkspaceSetup
 from profilelake.pipeline.differences import DIFFERENCES_MAX, compare_rows
 from profilelake.pipeline.differences import Difference as Difference
@@ -63,7 +65,8 @@ def verify(setup: WorkspaceSetup, state: State, lake: Lake) -> list[Difference]:
     found: list[Difference] = []
     with duckdb.connect() as connection, state.read(setup.name) as tx:
         attach(connection, lake, setup.name)
-        found += _conservation(connection, load_published(tx, setup.name))
+        gone = Expired.of(lake.load(setup.name, FAILED_EVENTS.name).table.properties).rows
+        found += _conservation(connection, load_published(tx, setup.name), gone)
         standing = standing_of(connection, setup.rules)
         folds = fold(connection, standing, setup.untrusted(), policy_in_force(tx, setup.name))
         held = [records(folded) for folded in folds]
@@ -103,7 +106,10 @@ def finish_replays(setup: WorkspaceSetup, state: State, region: str, now: int) -
 # ---- comparing ---------------------------------------------------------------------------------
 
 
-def _conservation(connection: duckdb.DuckDBPyConnection, published: Published) -> list[Difference]:
+def _conservation(
+    connection: duckdb.DuckDBPyConnection, published: Published, expired: int
+) -> list[Difference]:
+    """Count what there is, and what has left its table because its time was over."""
     counted = connection.execute(
         "SELECT (SELECT count(*) FROM events), (SELECT count(DISTINCT message_id) FROM events), "
         "(SELECT count(*) FROM failed_events)"
@@ -113,7 +119,7 @@ def _conservation(connection: duckdb.DuckDBPyConnection, published: Published) -
     checks = (
         ("events in the lake", rows, wanted.get("in_lake", 0)),
         ("distinct message ids in the lake", ids, rows),
-        ("failed events in the lake", failed, wanted.get("failed", 0)),
+        ("failed events in the lake and expired", failed + expired, wanted.get("failed", 0)),
         ("accepted events accounted for", sum(wanted.values()), events_in(published.vector)),
     )
     return [

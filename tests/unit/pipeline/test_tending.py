@@ -16,6 +16,7 @@ from profilelake.errors import Conflict, Corrupt, NotFound, Unavailable
 from profilelake.lake.files import local_path
 from profilelake.landing.tables import EVENTS
 from profilelake.pipeline import lake_requests, publish, tending, upkeep
+from profilelake.pipeline.forgetting import Forgetting
 from profilelake.pipeline.lake_metrics import LakeMetrics
 from profilelake.pipeline.lake_requests import Request
 from profilelake.pipeline.register import TABLES
@@ -325,3 +326,27 @@ def test_jobs_that_nobody_goes_on_with_are_forgotten(tmp_path: Path) -> None:
     bench.steps(3700)
     assert bench.done().count("forget job") == 1
     assert known_jobs(storage) == []
+
+
+def test_failed_events_are_looked_at_once_an_hour_and_again_soon_where_there_is_more(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    asked: list[float] = []
+
+    class Forgetful(Forgetting):
+        def step(self) -> bool:
+            asked.append(bench.now - began)
+            if len(asked) == 4:
+                raise Unavailable("the disk is full")
+            return len(asked) < 3
+
+    began = bench.now
+    nothing = bench.tending.metrics
+    bench.tending.forgetting = Forgetful([], [], 30.0, lambda _before: False, bench.desk.clock, nothing)
+    bench.steps(tending.FORGET_SECONDS + 5)
+    soon = 2 * tending.RETRY_SECONDS
+    assert asked == [0, tending.RETRY_SECONDS, soon]
+    with pytest.raises(Unavailable):
+        bench.steps(soon)
+    bench.steps(soon)
+    assert asked[3:] == [soon + tending.FORGET_SECONDS, soon + tending.FORGET_SECONDS + tending.RETRY_SECONDS]
+    bench.desk.close()
