@@ -14,7 +14,7 @@ from profilelake.errors import Corrupt, Internal, NotFound
 from profilelake.eventlog.embedded import log_bytes, log_trouble
 from profilelake.lake.catalog import Lake
 from profilelake.lake.schema import KIND
-from profilelake.landing.dedup import DedupIndex, Entries, Verdict
+from profilelake.landing.dedup import DedupIndex, Verdict
 from profilelake.landing.land import CONTENT_COLUMNS, dedup_entries
 from profilelake.pipeline.progress import Applied, Published, events_in, load_applied, load_published
 from profilelake.semantics.positions import POSITION_BYTES
@@ -147,9 +147,6 @@ def message_ids(patient: Patient) -> Iterator[Finding]:
     if sample is None:
         yield fine("message ids", "there are no events yet")
         return
-    entries = dedup_entries(identifier_key(patient.layout.secrets, patient.workspace), sample)
-    # At another place each must be a repeat; at its own it is accepted, known or not.
-    entries["received_at"] += 1
     opened = _open_state(patient)
     if opened is None:
         yield problem(
@@ -159,18 +156,18 @@ def message_ids(patient: Patient) -> Iterator[Finding]:
         )
         return
     try:
-        verdicts = _judged(patient, opened, entries)
+        verdicts = _judged(patient, opened, sample)
     finally:
         opened.close()
     unknown = int((verdicts == Verdict.ACCEPTED).sum())
     if unknown:
         yield problem(
             "message ids",
-            f"{unknown} of {len(entries)} events of the lake are not in the index: repeats would be taken twice",
+            f"{unknown} of {sample.num_rows} events of the lake are not in the index: repeats would be taken twice",
             f"profilelake rebuild --dir {patient.layout.directory}",
         )
     else:
-        yield fine("message ids", f"the index knows all of {len(entries)} events of the lake")
+        yield fine("message ids", f"the index knows all of {sample.num_rows} events of the lake")
 
 
 def account(patient: Patient) -> Iterator[Finding]:
@@ -257,13 +254,17 @@ def _newest_events(patient: Patient) -> pa.Table | None:
     return rows.set_column(place, "position", rows.column(place).cast(pa.binary(POSITION_BYTES)))
 
 
-def _judged(patient: Patient, state: State, entries: Entries) -> npt.NDArray[np.int8]:
-    """Return verdicts on entries, from the index as it is; a file merged away meanwhile is no damage."""
+def _judged(patient: Patient, state: State, events: pa.Table) -> npt.NDArray[np.int8]:
+    """Return verdicts on copies of events, from the index as it is; a file merged away meanwhile is no damage."""
     for attempt in range(RUN_TRIES):
         try:
             with state.read(patient.workspace) as tx:
                 folder = patient.layout.dedup(patient.workspace)
                 index = DedupIndex.load(tx, patient.workspace, folder, keep_files=True)
+                key = index.key(identifier_key(patient.layout.secrets, patient.workspace))
+                entries = dedup_entries(key, events)
+                # At another place each must be a repeat; at its own it is accepted, known or not.
+                entries["received_at"] += 1
                 return index.judge(entries).verdicts
         except Corrupt:
             if patient.server is None or attempt + 1 == RUN_TRIES:

@@ -62,6 +62,14 @@ def keep_wide(storage: Storage, folder: str, rows: pa.Table, part: int = -1) -> 
     return [KeptFile(location, rows.num_rows, storage.size(location) or 0, part)]
 
 
+def kept_bytes(storage: Storage, folder: str, body: bytes, rows: int, part: int = -1) -> KeptFile:
+    """Write rows, of whatever form, to a file of a new name below `folder`."""
+    location = f"{folder}/{part:06d}-{uuid.uuid4().hex}.bin"
+    with storage.output(location) as sink:
+        sink.write(body)
+    return KeptFile(location, rows, len(body), part)
+
+
 def read_wide(storage: Storage, file: KeptFile, columns: Sequence[str]) -> Iterator[pa.Table]:
     """Yield some columns of a file of `keep_wide`, in this order, at most `ROW_GROUP_ROWS` rows at a time."""
     with storage.input(file.location) as source:

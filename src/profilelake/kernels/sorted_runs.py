@@ -225,6 +225,11 @@ def unpack(pages: Words, count: int, number: int, layout: Longs, rows: Words) ->
 # tried, from one end of the filter to the other.
 
 
+def filter_page(first: int, buckets: int) -> int:
+    """Return the page of the filter that a row with this first hash word is on."""
+    return (((first >> 32) * buckets) >> 32) // _BUCKETS_PER_PAGE
+
+
 @compiled
 def filter_add(rows: Words, start: int, count: int, buckets: int, window: Words, window_from: int) -> int:
     """Add sorted rows to the filter pages in `window`, which begin with page `window_from`.

@@ -11,8 +11,9 @@ import itertools
 import mmap
 import os
 import zlib
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
@@ -275,6 +276,25 @@ class _RunWriter:
             self._flush_filter()
         self._pack(np.concatenate((self._left, rows)) if len(self._left) else rows, last=False)
 
+    def add_packed(self, part: "Packed") -> None:
+        """Append rows that were packed elsewhere, as `Packed.of` does; they come after those added before."""
+        self._rows += part.rows
+        pages = part.filter.reshape(-1, PAGE_WORDS)
+        window = self._window.reshape(-1, PAGE_WORDS)
+        done = 0
+        while done < len(pages):
+            at = part.filter_from + done - self._window_from
+            if at >= len(window):
+                self._flush_filter()
+                continue
+            some = pages[done : done + len(window) - at]
+            # The last page of a part is the first one of the next, where a part begins inside of it.
+            window[at : at + len(some)] |= some
+            done += len(some)
+        self._fences.append(part.fences)
+        self._write(part.pages, 1 + self._filter_pages + self._data_pages)
+        self._data_pages += len(part.fences)
+
     def finish(self) -> int:
         """Write what is left; make file and name durable; return the checksum of the first page."""
         self._pack(self._left, last=True)
@@ -418,6 +438,52 @@ def merging(directory: Path, name: str, level: int, runs: Sequence[Run]) -> Gene
     finally:
         for source in sources:
             source.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """Rows of a stretch of hashes, packed as the run will hold them: only checksums of pages are missing."""
+
+    rows: int
+    pages: Words
+    fences: Words
+    filter: Words
+    filter_from: int
+    """The page of the filter with which `filter` begins."""
+
+    @classmethod
+    def of(cls, rows: Words, bounds: Bounds) -> Self:
+        """Pack sorted rows, one at least, of a run with these bounds."""
+        layout = read_only(bounds.layout(), np.int64)
+        buckets, _ = sorted_runs.filter_pages(bounds.rows)
+        first, last = (sorted_runs.filter_page(int(rows[at, 0]), buckets) for at in (0, -1))
+        filter = np.zeros(PAGE_WORDS * (last - first + 1), dtype=np.uint64)
+        sorted_runs.filter_add(rows, 0, len(rows), buckets, filter, first)
+        pages, fences, left = [], [], rows
+        while len(left):
+            room = np.zeros(PAGE_WORDS * (len(left) // int(layout[ROWS_PER_PAGE]) + 1), dtype=np.uint64)
+            begins = np.empty(room.size // PAGE_WORDS, dtype=np.uint64)
+            taken, filled = sorted_runs.pack(left, len(left), True, layout, room, begins, 0)
+            pages.append(room[: filled * PAGE_WORDS])
+            fences.append(begins[:filled])
+            left = left[taken:]
+        return cls(len(rows), np.concatenate(pages), np.concatenate(fences), filter, first)
+
+
+def put_together(directory: Path, name: str, level: int, bounds: Bounds, parts: Iterable[Packed]) -> RunFile:
+    """Write packed parts, which come in the order of their hashes, as one run.
+
+    Raises:
+        Corrupt: they hold other rows than `bounds` says.
+    """
+    rows = 0
+    with _RunWriter(directory / name, bounds) as writer:
+        for part in parts:
+            rows += part.rows
+            writer.add_packed(part)
+        if rows != bounds.rows:
+            raise damage(directory / name, f"its parts hold {rows} entries, wanted are {bounds.rows}")
+        return RunFile(name, level, rows, writer.finish())
 
 
 def run_through(steps: Generator[int, None, RunFile]) -> RunFile:

@@ -8,8 +8,9 @@ slice of work after each micro-batch; what is finished is listed in the state by
 so the index is never ahead of or behind the events, and files that are not listed are swept.
 """
 
+import hashlib
 import logging
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
@@ -24,7 +25,17 @@ from profilelake.kernels import seen_table, sorted_runs
 from profilelake.kernels._compiled import read_only
 from profilelake.kernels.seen_table import SeenTable
 from profilelake.kernels.sorted_runs import ROW_WORDS, Words
-from profilelake.landing._dedup_runs import STEP_ROWS, Run, RunFile, merging, run_through, writing
+from profilelake.landing._dedup_runs import (
+    STEP_ROWS,
+    Bounds,
+    Packed,
+    Run,
+    RunFile,
+    merging,
+    put_together,
+    run_through,
+    writing,
+)
 from profilelake.ops.failpoints import reach
 from profilelake.state.store import Db, Tx
 
@@ -40,7 +51,10 @@ Each row is written once per level in the end, so a billion ids need 6 of them; 
 at which what is due gets done. The smallest file goes first, because the next of its size is due first."""
 SEEN_DELETES_MAX: Final = 512
 """Entries one transaction removes from the state after their rows have gone into a run file."""
-FORMAT: Final = 2
+FORMAT: Final = 3
+"""Ids are hashed under `message_key`; under format 2, which lives on until a rebuild, under the identifier key itself."""
+_FORMAT_OF_IDENTIFIER_KEY: Final = 2
+_MESSAGE_KEY_BYTES: Final = 16
 _META: Final = "dedup"
 _SUFFIX: Final = ".run"
 _SPILL: Final = -1
@@ -128,6 +142,7 @@ class DedupIndex:
     _jobs: dict[int, _Job] = field(default_factory=dict)
     _replaced: list[str] = field(default_factory=list)
     _seen_stale: bool = False
+    _format: int = FORMAT
 
     @classmethod
     def load(cls, tx: Tx, workspace: str, directory: Path, *, keep_files: bool = False) -> "DedupIndex":
@@ -146,7 +161,7 @@ class DedupIndex:
             directory.mkdir(parents=True, exist_ok=True)
             index._keep({file.name for file in listed.runs})
         index._runs = [Run(directory, file) for file in listed.runs]
-        index._spilled = listed.spilled
+        index._spilled, index._format = listed.spilled, listed.format
         index._number(listed.logs)
         index._logs_listed = len(index._logs)
         kept = [rows for sequence, rows in seen if sequence > listed.spilled]
@@ -154,6 +169,12 @@ class DedupIndex:
         index._memory.add(np.frombuffer(b"".join(kept), dtype=np.uint64).reshape(-1, ROW_WORDS))
         index._added = seen[-1][0] if seen else listed.spilled
         return index
+
+    def key(self, identifier_key: bytes) -> bytes:
+        """Return the key under which ids and contents are hashed here, made from the workspace's."""
+        if self._format == _FORMAT_OF_IDENTIFIER_KEY:
+            return identifier_key
+        return message_key(identifier_key)
 
     def judge(self, entries: Entries) -> Judged:
         """Return a verdict for each entry, as if each were remembered before the next is judged.
@@ -259,36 +280,46 @@ class DedupIndex:
         """Hold exactly the entries of these batches, in any order; they are gone through once.
 
         Used when the state is made again from the lake. Give the accepted events and the earlier
-        copies. Memory is bounded as it is otherwise; `label` tells the files from those of before.
+        copies, hashed under `message_key`. Memory is bounded as it is otherwise; `label` tells the files from those of before.
         """
+        self._begin_anew(tx)
+        self._write_all((self._rows_of(entries) for entries in batches), label)
+        self._list(tx)
+
+    def take_over(
+        self, tx: Tx, label: str, logs: Sequence[bytes], bounds: Bounds, parts: Iterable[Packed]
+    ) -> None:
+        """Hold exactly the rows that were packed elsewhere, part by part in the order of their hashes.
+
+        `logs` are those that rows name by their number, `label` tells the file from those of before. One
+        part is in memory at a time.
+
+        Raises:
+            Corrupt: the parts hold other rows than `bounds` says.
+        """
+        self._begin_anew(tx)
+        self._number(logs)
+        if bounds.rows:
+            level = 0
+            while MEMORY_ROWS_MAX * FAN_IN ** (level + 1) <= bounds.rows:
+                level += 1
+            made = put_together(self.directory, _name(f"{label}-000000", level), level, bounds, parts)
+            self._runs.append(Run(self.directory, made))
+        self._list(tx)
+
+    def _begin_anew(self, tx: Tx) -> None:
         tx.clear(self.workspace, Db.SEEN)
         self._jobs, self._replaced = {}, []
         self._memory, self._sealed, self._runs = SeenTable(), None, []
         self._logs, self._spilled, self._seen_stale = {}, 0, False
-        self._write_all((self._rows_of(entries) for entries in batches), label)
-        self._list(tx)
+        self._format = FORMAT
 
     # ---- rows and logs -------------------------------------------------------------------------
 
     def _rows_of(self, entries: Entries) -> Words:
-        rows = np.empty((entries.size, ROW_WORDS), dtype=np.uint64)
-        if not entries.size:
-            return rows
-        region, log = entries["region"], entries["log"]
-        turns = np.flatnonzero((log[1:] != log[:-1]) | (region[1:] != region[:-1])) + 1
-        turns = np.concatenate(([0], turns))
-        keys = [
-            code.to_bytes(4, "big") + number.to_bytes(8, "big")
-            for code, number in zip(region[turns].tolist(), log[turns].tolist(), strict=True)
-        ]
+        _, keys = _turns(entries)
         self._number(keys)
-        numbers = np.array([self._logs[key] for key in keys], dtype=np.uint64)
-        lengths = np.diff(turns, append=entries.size)
-        rows[:, 0], rows[:, 1] = entries["first"], entries["second"]
-        rows[:, 2] = entries["received_at"].astype(np.uint64)
-        rows[:, 3] = np.repeat(numbers << np.uint64(32), lengths) | entries["index"]
-        rows[:, 4] = entries["digest"]
-        return rows
+        return rows_of(entries, self._logs)
 
     def _number(self, keys: Iterable[bytes]) -> None:
         """Number logs that have no number yet; `_ranks` orders numbers as positions do."""
@@ -377,7 +408,7 @@ class DedupIndex:
 
     def _list(self, tx: Tx) -> None:
         files = [run.file for run in self._runs]
-        tx.put_meta(self.workspace, _META, _Listed(FORMAT, self._spilled, files, list(self._logs)))
+        tx.put_meta(self.workspace, _META, _Listed(self._format, self._spilled, files, list(self._logs)))
         self._logs_listed = len(self._logs)
 
     def _forget_spilled(self, tx: Tx) -> None:
@@ -423,6 +454,43 @@ class DedupIndex:
                 path.unlink()
 
 
+def rows_of(entries: Entries, numbers: Mapping[bytes, int]) -> Words:
+    """Return entries as rows, which name logs (region code and id) by these numbers."""
+    rows = np.empty((entries.size, ROW_WORDS), dtype=np.uint64)
+    if not entries.size:
+        return rows
+    turns, keys = _turns(entries)
+    named = np.array([numbers[key] for key in keys], dtype=np.uint64)
+    lengths = np.diff(turns, append=entries.size)
+    rows[:, 0], rows[:, 1] = entries["first"], entries["second"]
+    rows[:, 2] = entries["received_at"].astype(np.uint64)
+    rows[:, 3] = np.repeat(named << np.uint64(32), lengths) | entries["index"]
+    rows[:, 4] = entries["digest"]
+    return rows
+
+
+def _turns(entries: Entries) -> tuple[npt.NDArray[np.intp], list[bytes]]:
+    """Return where entries of another log than the one before begin, and the region code and id of each."""
+    if not entries.size:
+        return np.empty(0, dtype=np.intp), []
+    region, log = entries["region"], entries["log"]
+    turns = np.flatnonzero((log[1:] != log[:-1]) | (region[1:] != region[:-1])) + 1
+    turns = np.concatenate(([0], turns))
+    keys = [
+        code.to_bytes(4, "big") + number.to_bytes(8, "big")
+        for code, number in zip(region[turns].tolist(), log[turns].tolist(), strict=True)
+    ]
+    return turns, keys
+
+
+def message_key(identifier_key: bytes) -> bytes:
+    """Return the key under which message ids are hashed. Nobody comes from it to the key of identifiers.
+
+    So tasks on other machines may have it.
+    """
+    return hashlib.blake2b(identifier_key, digest_size=_MESSAGE_KEY_BYTES, person=b"message ids").digest()
+
+
 def run_names(tx: Tx, workspace: str) -> list[str]:
     """Return the names of the run files that the index consists of, beside what stands in the state.
 
@@ -435,7 +503,7 @@ def run_names(tx: Tx, workspace: str) -> list[str]:
 
 def _decode(value: bytes, directory: Path) -> _Listed:
     form = msgspec.msgpack.decode(value)[0]
-    if form != FORMAT:
+    if form not in (_FORMAT_OF_IDENTIFIER_KEY, FORMAT):
         raise Corrupt(
             f"opening the de-duplication index in {directory}: format {form}, this program reads {FORMAT}; "
             "use the program that wrote it, or run: profilelake rebuild"

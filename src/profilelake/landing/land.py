@@ -103,7 +103,7 @@ class Landing:
         parsed = self._suppression.judge(parse(records, self._rules))
         reach("landing.parsed")
         events = parsed.events
-        entries = dedup_entries(self._key, events)
+        entries = dedup_entries(self.index.key(self._key), events)
         judged = self.index.judge(entries)
         self.index.add(tx, sequence, judged)
         verdicts = judged.verdicts
@@ -174,7 +174,7 @@ class Landing:
 
 
 def dedup_entries(key: bytes, events: pa.Table) -> Entries:
-    """Return the de-duplication entry of each event: id, position and content digest."""
+    """Return the de-duplication entry of each event: id, position and content digest; `key` is that of the index."""
     entries = np.zeros(events.num_rows, dtype=ENTRY)
     if not entries.size:
         return entries

@@ -172,8 +172,10 @@ def count_all(shapes: Shapes, connection: duckdb.DuckDBPyConnection) -> None:
         shapes.observe(pa.Table.from_batches([part]))
 
 
-def whole_schema(connection: duckdb.DuckDBPyConnection, key: bytes) -> pa.Table:
+def whole_schema(
+    connection: duckdb.DuckDBPyConnection, key: bytes, limits: ShapeLimits | None = None
+) -> pa.Table:
     """Return the table of shapes that the events in the attached tables say, by their order in it."""
-    shapes = Shapes(seed_of(key))
+    shapes = Shapes(seed_of(key), limits)
     count_all(shapes, connection)
     return shapes.rows().sort_by("schema_id")

@@ -25,7 +25,7 @@ from profilelake.kernels.siphash import HASH_BYTES as SET_BYTES
 from profilelake.lake.catalog import Lake
 from profilelake.lake.progress import Progress
 from profilelake.lake.reading import attach
-from profilelake.landing.dedup import DedupIndex, Entries
+from profilelake.landing.dedup import DedupIndex, Entries, message_key
 from profilelake.landing.land import CONTENT_COLUMNS, dedup_entries
 from profilelake.landing.tables import EVENT_COPIES, EVENTS
 from profilelake.ops.failpoints import reach
@@ -50,7 +50,7 @@ from profilelake.state import activity, recent
 from profilelake.state.activity import Settled
 from profilelake.state.records import encode
 from profilelake.state.replacing import put_in_place
-from profilelake.state.store import Db, State
+from profilelake.state.store import Db, State, Tx
 
 LOAD_ROWS: Final = 50_000
 RUN_ROWS: Final = 500_000
@@ -340,6 +340,21 @@ def load_events(
         for number, rows in enumerate(late)
     ]
     (position,) = connection.sql("SELECT coalesce(max(position), ''::BLOB) FROM events").fetchall()[0]
+    with state.write() as tx:
+        fresh_index(setup).rebuild(tx, _seen(connection, message_key(setup.identifier_key)), progress.epoch)
+        note_events(tx, setup.name, runs, position, progress, now)
+
+
+def fresh_index(setup: WorkspaceSetup) -> DedupIndex:
+    """Return an index of message ids that holds nothing yet."""
+    setup.dedup_directory.mkdir(parents=True, exist_ok=True)
+    return DedupIndex(setup.dedup_directory, setup.name)
+
+
+def note_events(
+    tx: Tx, workspace: str, runs: Sequence[recent.Run], position: bytes, progress: Progress, now: int
+) -> None:
+    """Say which runs of recent events there are, and where all stands; `position` is that of the last event."""
     vector = {log: (offset, count) for log, (offset, count) in progress.vector.items()}
     applied = Applied(
         progress.epoch, progress.sequence, vector, dict(progress.totals), position, watermark=now
@@ -356,14 +371,10 @@ def load_events(
         facts_totals=dict(progress.totals),
         facts_at=now,
     )
-    with state.write() as tx:
-        index = DedupIndex(setup.dedup_directory, setup.name)
-        setup.dedup_directory.mkdir(parents=True, exist_ok=True)
-        index.rebuild(tx, _seen(connection, setup.identifier_key), progress.epoch)
-        recent.store(tx, setup.name, runs)
-        activity.store(tx, setup.name, Settled(progress.sequence))
-        tx.put_meta(setup.name, PROGRESS, applied)
-        tx.put_meta(setup.name, PUBLISHED, published)
+    recent.store(tx, workspace, runs)
+    activity.store(tx, workspace, Settled(progress.sequence))
+    tx.put_meta(workspace, PROGRESS, applied)
+    tx.put_meta(workspace, PUBLISHED, published)
 
 
 def take_up(state: State, workspace: str, lake: Lake, defined: Defined, now: int) -> None:

@@ -26,11 +26,11 @@ from profilelake.pipeline.remaking import (
     Defined,
     Steps,
     fresh_state,
-    load_events,
     replace_state,
     replace_tables,
     take_up,
 )
+from profilelake.plans.event_files import EventFiles, load_event_files
 from profilelake.plans.profiles import Written
 from profilelake.plans.rows import QUARANTINE
 from profilelake.plans.written import collection_codes
@@ -52,6 +52,7 @@ class Found(msgspec.Struct, frozen=True):
     """Files of tables of facts, of what was not written in them."""
     shapes: bytes
     """The table of shapes as an Arrow stream."""
+    events: EventFiles
 
     def progress(self) -> Progress:
         """Return where all tables stand afterwards."""
@@ -94,12 +95,13 @@ def put_in_place(
     _load_quarantine(state, setup.name, lake.storage, found.quarantine)
     Decided.of(connection, setup).load(state, setup.name)
     clock.done("state")
-    load_events(state, setup, connection, progress, now)
+    load_event_files(state, setup, lake.storage, found.events, progress, now)
+    clock.done("events")
     check()
     take_up(state, setup.name, lake, defined, now)
     check()
     replace_state(state_path)
-    clock.done("events")
+    clock.done("journals")
     return clock.seconds
 
 

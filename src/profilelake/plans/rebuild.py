@@ -33,19 +33,22 @@ from profilelake.pipeline.publish import EVERY_CURRENT
 from profilelake.pipeline.remaking import FACTS, Decided, next_progress, reached_by, refuse_missing
 from profilelake.plans.checked import check_facts
 from profilelake.plans.components import Limits
+from profilelake.plans.event_files import event_files
 from profilelake.plans.facts import TABLES as FACT_TABLES
 from profilelake.plans.facts import FactFiles
 from profilelake.plans.identity import resolve
 from profilelake.plans.profiles import TABLES, write_profiles
 from profilelake.plans.putting import Found, put_in_place
+from profilelake.plans.shapes import count_shapes
 from profilelake.plans.sizes import Sizes
 from profilelake.profiles.tables import ACCOUNT_LINKS, CONSENT_WRITES
+from profilelake.shapes.observed import ShapeLimits
 from profilelake.state.store import State
 
 KIND: Final = "rebuild"
 DRIVER_MEMORY: Final = "2GB"
 """What DuckDB may take in the driver; it spills beyond."""
-FORMAT: Final = 1
+FORMAT: Final = 2
 """Of what steps keep: a program with another one does not go on with their files."""
 _FOUND: Final = "found"
 """The step after which nothing is left but to put everything in place."""
@@ -58,6 +61,7 @@ class Cutting:
     sizes: Sizes = field(default_factory=Sizes)
     limits: Limits | None = None
     profile_parts: int | None = None
+    shapes: ShapeLimits = field(default_factory=ShapeLimits)
 
 
 def rebuild_on(
@@ -171,7 +175,8 @@ def _find(
     refuse_missing(0, resolved.values_lost)
     current = {table.name: lake.current_table(setup.name, table).base.files_elsewhere() for table in TABLES}
     written = write_profiles(engine, job, resolved, current, held, decided.policy, cutting.profile_parts)
-    shapes = job.step("shapes", lambda: [_shapes(lake, setup)])
+    shapes = _shapes(engine, job, setup, lake, files, cutting)
+    events = event_files(engine, job, setup, files, cutting.sizes, now)
     progress = next_progress(lake, setup.name, reached, now)
     return msgspec.msgpack.encode(
         Found(
@@ -182,15 +187,29 @@ def _find(
             written=written,
             quarantine=resolved.quarantine,
             untold=checked.untold,
-            shapes=shapes[0],
+            shapes=shapes,
+            events=events,
         )
     )
 
 
-def _shapes(lake: Lake, setup: WorkspaceSetup) -> bytes:
-    """Return the table of shapes, whose size its limits bound, as Arrow bytes; events stream through memory."""
+def _shapes(
+    engine: Engine, job: Job, setup: WorkspaceSetup, lake: Lake, files: FactFiles, cutting: Cutting
+) -> bytes:
+    """Return the table of shapes, whose size its limits bound, as Arrow bytes."""
+    rows = count_shapes(engine, job, files, setup.identifier_key, cutting.sizes, cutting.shapes)
+    if rows is not None:
+        return _stream(rows)
+    return job.step("shapes_in_order", lambda: [_stream(_shapes_in_order(lake, setup, cutting))])[0]
+
+
+def _shapes_in_order(lake: Lake, setup: WorkspaceSetup, cutting: Cutting) -> pa.Table:
+    """Return the table of shapes where the order of all events decides what is listed; they stream through memory."""
     with _attached(lake, setup.name) as connection:
-        rows = whole_schema(connection, setup.identifier_key)
+        return whole_schema(connection, setup.identifier_key, cutting.shapes)
+
+
+def _stream(rows: pa.Table) -> bytes:
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, rows.schema) as writer:
         writer.write_table(rows)

@@ -17,3 +17,5 @@ class Sizes:
     """Sets that are resolved together, on average."""
     sets_per_task_max: int = 1 << 23
     """Sets of one component, which is resolved whole, that a task may take: about 800 bytes of memory each."""
+    ids_per_part: int = 1 << 21
+    """Message ids that are sorted together, on average: about 300 bytes of memory each."""

@@ -30,6 +30,9 @@ from profilelake.shapes.tables import SCHEMA, TIME
 
 COLUMNS: Final = ("received_at", "type", "event", *PARTS)
 """Columns of events that shapes are told from."""
+POSITION: Final = "position"
+LOCATED: Final = SCHEMA.schema().append(pa.field(POSITION, pa.binary()))
+"""Rows of the table, and where the first event of each stands."""
 NEW_MAX: Final = 1_024
 """New shapes that are described together."""
 TYPES_ROOM: Final = 16
@@ -92,6 +95,7 @@ class Shapes:
         self._numbers: dict[str, int] = {}
         self._unlisted: list[int] = []
         self._again: list[int] = []
+        self._firsts: list[bytes] = []
         self._shown = 1
         self._shapes_shown = 0
 
@@ -105,9 +109,25 @@ class Shapes:
         """In how many events something is not listed, counted per row that says so."""
         return int(self._counts()["events"][self._unlisted].sum())
 
+    @property
+    def full(self) -> bool:
+        """Whether a limit is reached: what else is sent may not be listed, and so matters in which order."""
+        cursor, limits = self._known.cursor, self.limits
+        return bool(
+            cursor[kernel.SHAPES] >= limits.shapes_max
+            or cursor[kernel.GROUPS] >= limits.events_max
+            or self._known.per_place.max() >= limits.shapes_per_part_max
+        )
+
+    @property
+    def groups(self) -> list[tuple[str, str | None]]:
+        """Types and names of events, each with at least one event."""
+        return self._groups
+
     def observe(self, events: pa.Table) -> None:
-        """Count the shapes of events, which have the columns `COLUMNS`."""
-        for batch in events.select(COLUMNS).to_batches():
+        """Count the shapes of events, which have the columns `COLUMNS`; with `position` too, `located` knows it."""
+        located = POSITION in events.column_names
+        for batch in events.select([*COLUMNS, POSITION] if located else COLUMNS).to_batches():
             types, names, *parts = [_texts(batch.column(name)) for name in COLUMNS[1:]]
             context, properties, traits = parts
             times = read_only(batch.column("received_at").view(pa.int64()).to_numpy(), np.int64)
@@ -166,6 +186,15 @@ class Shapes:
         """Return the whole table."""
         numbers = np.arange(self._known.cursor[kernel.SHAPES])
         return self._rows(np.setdiff1d(numbers, self._again))
+
+    def located(self) -> pa.Table:
+        """Return the whole table, with the `position` of the first event of each shape, as `LOCATED`.
+
+        All events came with positions, in their order.
+        """
+        numbers = np.setdiff1d(np.arange(self._known.cursor[kernel.SHAPES]), self._again)
+        firsts = pa.array(self._firsts, pa.binary()).take(pa.array(numbers))
+        return self._rows(numbers).append_column(LOCATED.field(POSITION), firsts)
 
     def _counts(self) -> npt.NDArray[Any]:
         return self._known.counts[: self._known.cursor[kernel.SHAPES]]
@@ -236,7 +265,7 @@ class Shapes:
         spans = known.spans.reshape(-1, DEPTH_MAX, 2)[:new].tolist()
         found = []
         for number, (shape, keys) in enumerate(zip(known.new[:new].tolist(), spans, strict=True), first):
-            _row, place, kind, start, stop, depth = shape
+            at, place, kind, start, stop, depth = shape
             group, part = divmod(place, kernel.PARTS)
             type, event = self._groups[group]
             text = parts[part].data
@@ -244,6 +273,8 @@ class Shapes:
             value = _decoded(text[start:stop]) if depth else ""
             row = _described(type, event, PARTS[part], path, JSON_TYPES[kind], value)
             found.append(row)
+            if POSITION in batch.schema.names:
+                self._firsts.append(batch.column(POSITION)[at].as_py())
             self._number(row[0], number)
             if UNLISTED in (path, event):
                 self._unlisted.append(number)

@@ -97,8 +97,8 @@ class RunWriter:
             self._finish()
         self._sink.close()
         if error is None:
-            _sync(self._path)
-            _sync(self._path.parent)
+            sync(self._path)
+            sync(self._path.parent)
 
     def _finish(self) -> None:
         if self._left.num_rows:
@@ -180,7 +180,8 @@ def _padding(size: int) -> int:
     return -size % 8
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Make a file, or the names in a folder, durable."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from profilelake.errors import Invalid
-from profilelake.state._run_file import BATCH_ROWS, RunFile, RunWriter, Words, key_words
+from profilelake.state._run_file import BATCH_ROWS, RunFile, RunWriter, Words, key_words, sync
 from profilelake.state.store import Tx
 
 LOOK_BACK_SECONDS: Final = 14 * 86_400
@@ -116,10 +116,25 @@ def write(
     of one micro-batch need a `label` each, to be told apart.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    name = f"{label}{_LABELLED}" if label else _name(sequence_min, sequence_max, level)
+    name = labelled(label) if label else _name(sequence_min, sequence_max, level)
     with RunWriter(directory / name, rows.schema) as writer:
         writer.add(rows)
     return Run(name, level, sequence_min, sequence_max, writer.received_max, writer.rows)
+
+
+def labelled(label: str) -> str:
+    """Return the name of the run with this label."""
+    return f"{label}{_LABELLED}"
+
+
+def take_over(directory: Path, run: Run, pieces: Iterable[bytes]) -> None:
+    """Put a run that `write` made elsewhere into this folder under its name here, durable, as it comes in pieces."""
+    directory.mkdir(parents=True, exist_ok=True)
+    with (directory / run.name).open("wb") as sink:
+        for piece in pieces:
+            sink.write(piece)
+    sync(directory / run.name)
+    sync(directory)
 
 
 def read_whole(directory: Path, run: Run, columns: Sequence[str] | None = None) -> pa.Table:

@@ -435,6 +435,6 @@ def test_a_missing_run_file_is_named(
 
 def test_an_index_of_a_newer_format_is_refused(state: State, load: Load) -> None:
     with state.write() as tx:
-        tx.put_meta(W, "dedup", [3, "whatever"])
-    with pytest.raises(Corrupt, match="format 3, this program reads 2"):
+        tx.put_meta(W, "dedup", [4, "whatever"])
+    with pytest.raises(Corrupt, match="format 4, this program reads 3"):
         load()

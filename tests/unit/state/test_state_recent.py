@@ -109,7 +109,7 @@ def test_pages_of_find_are_the_filtered_and_sorted_list(
         patch.setattr(recent, "MERGE_ROWS", 5)
         patch.setattr(recent, "BATCH_ROWS", 4)
         patch.setattr(_run_file, "BATCH_ROWS", 4)
-        patch.setattr(_run_file, "_sync", lambda _: None)
+        patch.setattr(_run_file, "sync", lambda _: None)
         directory = Path(name)
         runs = [write(directory, rows, number) for number, rows in enumerate(history)]
         if merged > 1:
