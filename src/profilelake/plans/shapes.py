@@ -69,15 +69,20 @@ def count_shapes(
     counts = found.counts
     if counts.get(_FULL) or counts.get(_SHAPES, 0) > limits.shapes_max:
         return None
-    groups = whole(job.storage, found.files.get(_GROUPS, ()), _GROUP)
-    if groups.group_by(_GROUP.names).aggregate([]).num_rows > limits.events_max:
-        return None
     rows = whole(job.storage, found.files.get(_SHAPES, ()), SCHEMA.schema())
+    groups = whole(job.storage, found.files.get(_GROUPS, ()), _GROUP)
+    return rows.sort_by("schema_id") if within(rows, groups, limits) else None
+
+
+def within(rows: pa.Table, groups: pa.Table, limits: ShapeLimits) -> bool:
+    """Tell whether no limit is reached by these shapes and these types and names of events."""
+    # A name may be the one that those beyond the limit go by: such a group may be two of its type.
+    named = groups.group_by(groups.column_names).aggregate([])
+    if named.num_rows + len(pc.unique(named.column("type"))) > limits.events_max:
+        return False
     listed = rows.filter(pc.not_equal(rows.column("path"), UNLISTED))
     places = listed.group_by(["type", "event", "part"]).aggregate([([], "count_all")]).column("count_all")
-    if (pc.max(places).as_py() or 0) > limits.shapes_per_part_max:
-        return None
-    return rows.sort_by("schema_id")
+    return rows.num_rows <= limits.shapes_max and (pc.max(places).as_py() or 0) <= limits.shapes_per_part_max
 
 
 @dataclass(frozen=True)
@@ -126,13 +131,14 @@ class _GatherShapes:
 
 def added(rows: pa.Table) -> pa.Table:
     """Return rows of the same shapes, as `LOCATED`, as one row each: counts added up, the rest of the first event."""
+    if not rows.num_rows:
+        return SCHEMA.schema().empty_table()
     order = rows.sort_by([("schema_id", "ascending"), (POSITION, "ascending")]).combine_chunks()
     ids = order.column("schema_id").combine_chunks()
     starts = np.ones(len(ids), dtype=np.bool_)
     starts[1:] = pc.not_equal(ids.slice(1), ids.slice(0, len(ids) - 1)).to_numpy(zero_copy_only=False)
     first = order.filter(pa.array(starts)).drop_columns(list(_ADDED)).drop_columns([POSITION])
-    # Groups come in the order in which their keys do.
-    sums = order.group_by("schema_id", use_threads=False).aggregate(list(_ADDED.items()))
+    sums = order.group_by("schema_id").aggregate(list(_ADDED.items())).sort_by("schema_id")
     for name, how in _ADDED.items():
         first = first.append_column(name, sums.column(f"{name}_{how}"))
     return first.select(SCHEMA.schema().names).cast(SCHEMA.schema())

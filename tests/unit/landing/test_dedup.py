@@ -12,7 +12,7 @@ import pytest
 
 from profilelake.errors import Corrupt, Unavailable
 from profilelake.landing import _dedup_runs, dedup
-from profilelake.landing.dedup import ENTRY, DedupIndex, Entries, Verdict
+from profilelake.landing.dedup import ENTRY, DedupIndex, Entries, Verdict, message_key
 from profilelake.state.store import Db, State
 
 W = "default"
@@ -438,3 +438,17 @@ def test_an_index_of_a_newer_format_is_refused(state: State, load: Load) -> None
         tx.put_meta(W, "dedup", [4, "whatever"])
     with pytest.raises(Corrupt, match="format 4, this program reads 3"):
         load()
+
+
+def test_an_index_of_before_keeps_its_key_until_it_is_rebuilt(state: State, load: Load) -> None:
+    identifier_key = b"0123456789abcdef"
+    assert load().key(identifier_key) == message_key(identifier_key) != identifier_key
+    with state.write() as tx:
+        tx.put_meta(W, "dedup", [2, 0, [], [b"log of twelve"]])
+    index = load()
+    add(state, index, 1, (1, 1, 0))
+    index = load()
+    assert index.key(identifier_key) == identifier_key
+    with state.write() as tx:
+        index.rebuild(tx, [], "00000000000000000007")
+    assert index.key(identifier_key) == load().key(identifier_key) == message_key(identifier_key)

@@ -1,30 +1,43 @@
 """A rebuild on an engine: the same lake and state as ever, whatever it is cut into and wherever it was cut short."""
 
+import pickle
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pyarrow as pa
 import pytest
 from pyiceberg.table.snapshots import Operation
 
 from pipeline_arrivals import UNTRUSTED
-from pipeline_driver import SECOND, START, WORKSPACE, Desk, LogBuilder
+from pipeline_driver import KEY, SECOND, START, WORKSPACE, Desk, LogBuilder
 from pipeline_history import batches, history
 from profilelake.engines.embedded import EmbeddedEngine
+from profilelake.engines.jobs import Job
 from profilelake.errors import Conflict, Unavailable
 from profilelake.identity.tables import IDENTIFIER_SETS
 from profilelake.lake.commit import Change
 from profilelake.lake.files import local_path
+from profilelake.lake.reading import attach
 from profilelake.lake.table import LakeTable
+from profilelake.landing import dedup_parts
+from profilelake.landing.dedup import DedupIndex, Verdict, message_key
+from profilelake.landing.land import dedup_entries
 from profilelake.landing.tables import EVENTS
+from profilelake.plans import rebuild
 from profilelake.plans.rebuild import Cutting
 from profilelake.plans.sizes import Sizes
 from profilelake.profiles.tables import ACCOUNT_LINKS, CONSENT_WRITES, PROFILES, TRAIT_WRITES
+from profilelake.shapes.observed import ShapeLimits
+from profilelake.shapes.tables import SCHEMA
+from profilelake.state import recent
 
 CURRENT = ("set_map", "identifiers", "identity_map", "identity_refusals", "profiles", "schema")
-FINE = Cutting(Sizes(share_bytes=8_000, part_bytes=8_000, part_members=64, sets_per_part=32), None, 4)
+FINE = Cutting(
+    Sizes(share_bytes=8_000, part_bytes=8_000, part_members=64, sets_per_part=32, ids_per_part=40), None, 4
+)
 
 
 @pytest.fixture
@@ -213,5 +226,120 @@ def test_who_lost_the_job_commits_nothing_more(desk: Desk, step: str) -> None:
     # Before the commits no table has moved; after them the state is the old one.
     assert (standing() == before) == (step in ("resolve", "found"))
     desk.rebuild_by_plan(FINE)
+    assert desk.verify() == []
+    assert left_over(desk) == []
+
+
+# ---- what all events are read for --------------------------------------------------------------
+
+
+def known_events(desk: Desk) -> tuple[list[tuple[Any, ...]], int, set[int], set[int]]:
+    """Return recent events, how many ids the index has, and its verdicts on events as they came and on repeats."""
+    names = ("key", "position", "message_id", "properties")
+    with desk.state.read(WORKSPACE) as tx:
+        runs = recent.load(tx, WORKSPACE)
+        index = DedupIndex.load(tx, WORKSPACE, desk.setup.dedup_directory, keep_files=True)
+    tables = [recent.read_keys(desk.setup.recent_directory, run, names) for run in runs]
+    rows = sorted(
+        row for table in tables for row in zip(*(table[name].to_pylist() for name in names), strict=True)
+    )
+    with duckdb.connect() as connection:
+        attach(connection, desk.lake, WORKSPACE)
+        events = connection.table("events").select(", ".join(dedup_parts.COLUMNS)).to_arrow_table()
+    positions = events.column("position").cast(pa.binary(32))
+    events = events.set_column(events.schema.get_field_index("position"), "position", positions)
+    entries = dedup_entries(index.key(KEY), events)
+    own = index.judge(entries).verdicts.tolist()
+    entries["received_at"] += 1
+    return rows, index.rows(), set(own), set(index.judge(entries).verdicts.tolist())
+
+
+def test_tasks_leave_the_ids_and_recent_events_that_a_rebuild_in_memory_does(desk: Desk) -> None:
+    desk.rebuild()
+    wanted = known_events(desk)
+    applied = desk.applied()
+    assert wanted[0]
+    assert wanted[2] <= {Verdict.ACCEPTED, Verdict.EARLIER_COPY}
+    assert wanted[3] == {Verdict.DUPLICATE}
+    desk.rebuild_by_plan(FINE)
+    assert known_events(desk) == wanted
+    assert desk.applied().position == applied.position
+    desk.rebuild_by_plan()
+    assert known_events(desk) == wanted
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [ShapeLimits(shapes_max=3), ShapeLimits(shapes_per_part_max=2), ShapeLimits(events_max=3), ShapeLimits()],
+)
+def test_shapes_are_those_of_one_process_at_every_limit(
+    desk: Desk, limits: ShapeLimits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone: list[ShapeLimits | None] = []
+    in_order = rebuild.whole_schema
+    monkeypatch.setattr(
+        rebuild, "whole_schema", lambda *arguments: alone.append(arguments[-1]) or in_order(*arguments)
+    )
+    with duckdb.connect() as connection:
+        attach(connection, desk.lake, WORKSPACE)
+        wanted = in_order(connection, KEY, limits)
+    desk.rebuild_by_plan(replace(FINE, shapes=limits))
+    assert desk.lake.current_table(WORKSPACE, SCHEMA).scan().sort_by("schema_id").equals(wanted)
+    assert alone == ([] if limits == ShapeLimits() else [limits])
+
+
+def test_tasks_are_not_given_the_key_of_identifiers(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[bytes] = []
+    spread, each = EmbeddedEngine.spread, EmbeddedEngine.each
+
+    def spreading(self: EmbeddedEngine, name: str, units: Any, cut: Any, *rest: Any) -> dict[int, bytes]:
+        sent.append(pickle.dumps((units, cut, rest)))
+        return spread(self, name, units, cut, *rest)
+
+    def doing(self: EmbeddedEngine, name: str, units: Any, work: Any) -> list[bytes]:
+        sent.append(pickle.dumps((units, work)))
+        return each(self, name, units, work)
+
+    monkeypatch.setattr(EmbeddedEngine, "spread", spreading)
+    monkeypatch.setattr(EmbeddedEngine, "each", doing)
+    desk.rebuild_by_plan(FINE)
+    assert any(message_key(KEY) in one for one in sent)
+    assert not any(KEY in one for one in sent)
+
+
+def test_a_job_of_an_older_format_is_given_up(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(rebuild, "FORMAT", rebuild.FORMAT - 1)
+        patch.setattr(rebuild, "put_in_place", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            desk.rebuild_by_plan(FINE)
+    assert left_over(desk)
+    report: list[str] = []
+    desk.rebuild_by_plan(FINE, report.append)
+    assert not [line for line in report if "done before" in line]
+    assert desk.verify() == []
+    assert left_over(desk) == []
+
+
+@pytest.mark.parametrize("place", ["reach", "ids", "recent", "shapes"])
+def test_a_driver_that_dies_between_these_steps_goes_on(
+    place: str, desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = Job.step
+    report: list[str] = []
+
+    def dying(self: Job, name: str, run: Any) -> dict[int, bytes]:
+        found = step(self, name, run)
+        if name == place:
+            raise Unavailable("the driver has died")
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Job, "step", dying)
+        with pytest.raises(Unavailable):
+            desk.rebuild_by_plan(FINE)
+    desk.rebuild_by_plan(FINE, report.append)
+    assert f"{place}: done before" in report
+    assert known_events(desk)[3] == {Verdict.DUPLICATE}
     assert desk.verify() == []
     assert left_over(desk) == []
