@@ -17,6 +17,7 @@ from typing import Any, Final
 from profilelake.kernels.contraction import BYTES_PER_NODE, BYTES_PER_NUMBER
 from profilelake.plans.components import Limits
 from profilelake.plans.profiles import PROFILES_PER_PART
+from profilelake.plans.shapes import UNITS_PER_PART
 from profilelake.plans.sizes import Sizes
 
 FIGURES: Final = Path(__file__).parent / "scale_figures.toml"
@@ -84,6 +85,11 @@ class Plan:
         return self.share * self.facts_growth * self.measured("fact_megabytes") * 1e6
 
     @property
+    def event_bytes(self) -> float:
+        """Files of `events`."""
+        return self.events * self.measured("event_bytes")
+
+    @property
     def rounds(self) -> bool:
         """Whether what is left of the graph is too large for one task."""
         return self.sets > nodes_at_once()
@@ -111,6 +117,33 @@ class Plan:
                         parts(rows / LIMITS.part_rows),
                     )
                 )
+        return [*found, *self.event_steps()]
+
+    def event_steps(self) -> "list[Step]":
+        """Return the steps that read all events."""
+        found = []
+        for name, taken in self.figures["event_steps"].items():
+            times = self.events / 1e6 * (self.assumed("recent_share") if name == "recent" else 1.0)
+            cpu, moved, kept = (
+                times * taken[what] * unit
+                for what, unit in (("cpu_seconds", 1), ("moved_megabytes", 1e6), ("kept_megabytes", 1e6))
+            )
+            shares = math.ceil(self.event_bytes / SIZES.share_bytes)
+            found.append(
+                Step(
+                    name,
+                    cpu,
+                    moved,
+                    kept,
+                    {
+                        "checked": parts(self.event_bytes / SIZES.part_bytes),
+                        "shapes": parts(shares / UNITS_PER_PART),
+                        "reach": shares,
+                        "ids": parts(self.events / SIZES.ids_per_part),
+                        "recent": shares,
+                    }[name],
+                )
+            )
         return found
 
     def more(self, step: str) -> float:
@@ -160,6 +193,12 @@ class Plan:
         return [
             ("commit", self.share * self.measured("commit_cpu_seconds")),
             ("state", self.share * self.measured("state_cpu_seconds")),
+            (
+                "events",
+                self.events / 1e6 * self.measured("ids_cpu_seconds")
+                + self.events / 1e6 * self.assumed("recent_share") * self.measured("runs_cpu_seconds"),
+            ),
+            ("journals", self.profiles / 1e6 * self.measured("journals_cpu_seconds")),
         ]
 
     @property
@@ -190,7 +229,8 @@ class Plan:
         stretch = self.assumed("bytes_per_request")
         kept = sum(step.kept for step in self.steps())
         files = sum(step.parts * self.assumed("files_per_task") for step in self.steps())
-        reads = (self.fact_bytes + 2 * kept) / stretch + 2 * files
+        # Every step of events reads the columns it needs; together they read the files about twice.
+        reads = (self.fact_bytes + 2 * self.event_bytes + 2 * kept) / stretch + 2 * files
         return reads, (kept + self.table_bytes) / stretch + files
 
 
@@ -238,6 +278,18 @@ def steps_measured(plans: Sequence[Plan]) -> Iterator[str]:
         )
 
 
+def event_steps_measured(plans: Sequence[Plan]) -> Iterator[str]:
+    """Yield the steps that read all events as they were measured, beside what one process took."""
+    yield "| step | CPU s for a million events | MB moved | MB kept | in one process before |"
+    yield "|---|---|---|---|---|"
+    for name, one in plans[0].figures["event_steps"].items():
+        before = f"{one['before']:.1f} CPU s" if "before" in one else ""
+        yield (
+            f"| {name} | {one['cpu_seconds']:.2f} | {one['moved_megabytes']:,.1f} "
+            f"| {one['kept_megabytes']:,.1f} | {before} |"
+        )
+
+
 def sizes_table(plans: Sequence[Plan]) -> Iterator[str]:
     """Yield how much there is."""
     rows: list[tuple[str, Callable[[Plan], str]]] = [
@@ -245,6 +297,7 @@ def sizes_table(plans: Sequence[Plan]) -> Iterator[str]:
         ("distinct sets of identifiers", lambda plan: count(plan.sets)),
         ("identifiers", lambda plan: count(plan.identifiers)),
         ("identifiers of sets (edges)", lambda plan: count(plan.members)),
+        ("files of `events`", lambda plan: size(plan.event_bytes)),
         ("files of facts, without `events`", lambda plan: size(plan.fact_bytes)),
         ("files of current tables", lambda plan: size(plan.table_bytes)),
         ("online state", lambda plan: size(plan.share * plan.measured("state_megabytes") * 1e6)),
@@ -342,6 +395,7 @@ def requests_dollars(plan: Plan) -> float:
 TABLES: Final[Mapping[str, Callable[[Sequence[Plan]], Iterator[str]]]] = {
     "figures": figures_table,
     "steps measured": steps_measured,
+    "steps of events measured": event_steps_measured,
     "sizes": sizes_table,
     "steps": steps_table,
     "one process": alone_table,

@@ -12,10 +12,12 @@ from pipeline_history import batches, history
 from profilelake.engines.distributed import SparkEngine
 from profilelake.engines.embedded import EmbeddedEngine
 from profilelake.errors import Unavailable
+from profilelake.landing.dedup import run_names
 from profilelake.pipeline.publish import EVERY_CURRENT
 from profilelake.plans.digests import TableDigest, digest_tables
 from profilelake.plans.rebuild import Cutting
 from profilelake.plans.sizes import Sizes
+from profilelake.state import recent
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -38,6 +40,14 @@ def digests(desk: Desk, engine: SparkEngine | EmbeddedEngine) -> list[TableDiges
     return digest_tables(engine, desk.lake, WORKSPACE, [table.name for table in EVERY_CURRENT])
 
 
+def event_files(desk: Desk) -> list[bytes]:
+    """Return the files of the index of message ids and of recent events, as they lie on the disk."""
+    with desk.state.read(WORKSPACE) as tx:
+        ids = [desk.setup.dedup_directory / name for name in run_names(tx, WORKSPACE)]
+        runs = [desk.setup.recent_directory / run.name for run in recent.load(tx, WORKSPACE)]
+    return [path.read_bytes() for path in (*ids, *runs)]
+
+
 def test_spark_leaves_what_one_machine_does(desk: Desk, spark_engine: SparkEngine, tmp_path: Path) -> None:
     embedded = EmbeddedEngine(tmp_path / "embedded")
     desk.rebuild()
@@ -47,6 +57,10 @@ def test_spark_leaves_what_one_machine_does(desk: Desk, spark_engine: SparkEngin
     assert digests(desk, embedded) == wanted
     assert digests(desk, spark_engine) == wanted
     assert desk.state_tables() == state
+    made = event_files(desk)
+    assert len(made) >= 2
+    desk.rebuild_by_plan(COARSE, engine=embedded)
+    assert event_files(desk) == made
 
 
 def test_a_step_that_spark_has_finished_is_not_run_again(
@@ -66,5 +80,5 @@ def test_a_step_that_spark_has_finished_is_not_run_again(
         desk.rebuild_by_plan(COARSE, engine=spark_engine)
     before = len(ran)
     desk.rebuild_by_plan(COARSE, engine=spark_engine)
-    assert ran[before:] == ["profiles"]
+    assert ran[before:] == ["profiles", "shapes", "ids"]
     assert desk.verify() == []

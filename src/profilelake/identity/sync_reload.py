@@ -5,6 +5,7 @@ the state says otherwise is announced as of now.
 """
 
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Final
 
 import duckdb
@@ -83,10 +84,10 @@ def _load_ids(state: State, workspace: str, rows: pa.RecordBatch) -> list[bytes]
 
 def _never_announced(state: State, workspace: str) -> list[bytes]:
     with state.read(workspace) as tx:
-        keys = list(tx.keys(workspace, Db.PROFILE))
+        keys = iter(tx.keys(workspace, Db.PROFILE))
         found: list[bytes] = []
-        for start in range(0, len(keys), ROWS_AT_ONCE):
-            sets = tx.sets(workspace, keys[start : start + ROWS_AT_ONCE])
+        while some := list(islice(keys, ROWS_AT_ONCE)):
+            sets = tx.sets(workspace, some)
             found += [key for key, record in sets.items() if not record.issued and record.collection == USERS]
         return found
 

@@ -1,6 +1,8 @@
 """What was announced of definitions, from the journal alone: as values, as online state, as current tables."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
+from operator import attrgetter
 from typing import Final, NamedTuple
 
 import duckdb
@@ -12,7 +14,13 @@ from profilelake.audiences.announcing import timer_position
 from profilelake.audiences.definitions_now import Known
 from profilelake.audiences.life import Moment
 from profilelake.audiences.loading import AUDIENCES, counts
-from profilelake.audiences.plan import AUDIENCES__ANNOUNCED, AUDIENCES__FACTS
+from profilelake.audiences.plan import (
+    AUDIENCES__ANNOUNCED,
+    AUDIENCES__FACTS,
+    AUDIENCES__KEEP_TOLD,
+    AUDIENCES__TOLD_BY_KEY,
+    AUDIENCES__TOLD_BY_PROFILE,
+)
 from profilelake.audiences.tables import AUDIENCE_MEMBERS, COMPUTED_TRAITS
 from profilelake.errors import Invalid
 from profilelake.pipeline.progress import load_applied
@@ -24,7 +32,7 @@ from profilelake.state.records import encode
 from profilelake.state.store import Db, State, Tx
 
 _ROWS: Final = 50_000
-"""Records that one transaction puts."""
+"""Records that one transaction puts, and values that are in memory together."""
 
 
 class Announced(NamedTuple):
@@ -52,6 +60,49 @@ def announced(
     return [one for one in found if one.value != "0" or (one.definition, one.version) not in zero]
 
 
+class Told:
+    """What the journal comes to, as `announced` has it, in a table of a connection that spills to its disk.
+
+    So values are never all in memory, however many were announced.
+    """
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
+        """Take what the attached tables say."""
+        self.facts = decided(connection)
+        self._connection = connection
+        zero = sorted(_counting(self.facts))
+        connection.register(
+            "counting",
+            pa.table(
+                {
+                    "definition": pa.array([key for key, _ in zero], pa.string()),
+                    "version": pa.array([version for _, version in zero], pa.int64()),
+                }
+            ),
+        )
+        connection.execute(AUDIENCES__KEEP_TOLD)
+        connection.unregister("counting")
+
+    def parts(self, table: str) -> Iterator[pa.Table]:
+        """Yield the rows of `audience_members` or `computed_traits` by their key, some at a time."""
+        members = sorted(key for key, kind in kinds_of(self.facts).items() if kind in AUDIENCES)
+        schema = {one.name: one.schema() for one in (AUDIENCE_MEMBERS, COMPUTED_TRAITS)}[table]
+        wanted = {"members": members, "inside": table == AUDIENCE_MEMBERS.name}
+        for rows in self._rows(AUDIENCES__TOLD_BY_KEY, wanted):
+            yield _table(rows, schema)
+
+    def by_profile(self) -> Iterator[Announced]:
+        """Yield all values, those of a profile one after the other."""
+        for rows in self._rows(AUDIENCES__TOLD_BY_PROFILE, {}):
+            yield from rows
+
+    def _rows(self, query: str, wanted: Mapping[str, object]) -> Iterator[list[Announced]]:
+        # Of a connection a result is good until the next question: another cursor is another connection.
+        found = self._connection.cursor().execute(query, wanted)
+        while rows := found.fetchmany(_ROWS):
+            yield list(map(Announced._make, rows))
+
+
 def tables(rows: Sequence[Announced], kinds: Mapping[str, str]) -> dict[str, pa.Table]:
     """Return the current tables of what was announced; `kinds` are those of definitions, by key."""
     members = [row for row in rows if kinds.get(row.definition) in AUDIENCES]
@@ -68,11 +119,11 @@ def kinds_of(decided: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
 
 
 def take_up_definitions(
-    state: State, workspace: str, decided: Sequence[tuple[bytes, bytes]], rows: Sequence[Announced], now: int
+    state: State, workspace: str, decided: Sequence[tuple[bytes, bytes]], rows: Iterable[Announced], now: int
 ) -> None:
     """Let a state that was made again go on from what was announced: only what differs is told.
 
-    All steps wait for a backfill. The state must not be in use yet.
+    `rows` of a profile come one after the other. All steps wait for a backfill. The state must not be in use yet.
     """
     if not decided:
         return
@@ -82,22 +133,28 @@ def take_up_definitions(
         tx.put_many(workspace, Db.DEFINITION_FACT, decided)
         for key in kinds:
             numbers[key] = life.fresh_definition_number(tx, workspace)
-    values: dict[bytes, ComputedRecord] = {}
     members = dict.fromkeys(kinds, 0)
-    for row in rows:
-        parsed = parse_public_id(row.profile_id)
-        if parsed is None or row.definition not in numbers:
+    some: list[tuple[bytes, bytes]] = []
+    for profile, told in groupby(rows, key=attrgetter("profile_id")):
+        parsed = parse_public_id(profile)
+        known = [row for row in told if row.definition in numbers]
+        if parsed is None or not known:
             continue
-        record = values.setdefault(parsed[1], ComputedRecord(0, {}))
-        record.values[numbers[row.definition]] = ValueRecord(row.value, row.since, row.version)
-        members[row.definition] += 1
-    keys = sorted(values)
-    for start in range(0, len(keys), _ROWS):
-        with state.write() as tx:
-            part = keys[start : start + _ROWS]
-            tx.put_many(workspace, Db.COMPUTED, [(key, encode(values[key])) for key in part])
+        values = {numbers[row.definition]: ValueRecord(row.value, row.since, row.version) for row in known}
+        for row in known:
+            members[row.definition] += 1
+        some.append((parsed[1], encode(ComputedRecord(0, values))))
+        if len(some) == _ROWS:
+            _put(state, workspace, some)
+            some = []
+    _put(state, workspace, some)
     with state.write() as tx:
         _begin(tx, workspace, numbers, kinds, members, now)
+
+
+def _put(state: State, workspace: str, items: Sequence[tuple[bytes, bytes]]) -> None:
+    with state.write() as tx:
+        tx.put_many(workspace, Db.COMPUTED, items)
 
 
 def _begin(

@@ -103,7 +103,7 @@ def rebuild(
         decided.load(state, setup.name)
         clock.done("state")
         load_events(state, setup, connection, progress, now)
-        take_up(state, setup.name, lake, defined, now)
+        take_up(state, setup.name, lake, defined.facts, defined.by_profile(), now)
         clock.done("events")
     replace_state(state_path)
     return {
@@ -173,6 +173,10 @@ class Defined:
         """Return what the attached tables say."""
         defined = fold_announced.decided(connection)
         return cls(defined, fold_announced.announced(connection, defined))
+
+    def by_profile(self) -> list[Announced]:
+        """Return the values, those of a profile one after the other."""
+        return sorted(self.values, key=lambda row: row.profile_id)
 
     def tables(self) -> dict[str, pa.Table]:
         """Return the current tables of values, by name."""
@@ -377,10 +381,20 @@ def note_events(
     tx.put_meta(workspace, PUBLISHED, published)
 
 
-def take_up(state: State, workspace: str, lake: Lake, defined: Defined, now: int) -> None:
-    """Let a loaded state go on from what journals and definitions said, and close it."""
+def take_up(
+    state: State,
+    workspace: str,
+    lake: Lake,
+    decided: Sequence[tuple[bytes, bytes]],
+    values: Iterable[Announced],
+    now: int,
+) -> None:
+    """Let a loaded state go on from what journals and definitions said, and close it.
+
+    `decided` is about definitions, `values` were announced of them, those of a profile one after the other.
+    """
     take_up_journals(state, workspace, lake, now)
-    fold_announced.take_up_definitions(state, workspace, defined.facts, defined.values, now)
+    fold_announced.take_up_definitions(state, workspace, decided, values, now)
     state.close()
     reach("rebuild.loaded")
 

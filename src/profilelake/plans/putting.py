@@ -18,16 +18,15 @@ from profilelake.lake.progress import Progress
 from profilelake.lake.storage import Storage
 from profilelake.ops.failpoints import reach
 from profilelake.pipeline.batch import WorkspaceSetup
+from profilelake.pipeline.fold_announced import Told
 from profilelake.pipeline.publish import EVERY_CURRENT
 from profilelake.pipeline.remaking import (
     FACTS,
     LOAD_ROWS,
     Decided,
-    Defined,
     Steps,
     fresh_state,
     replace_state,
-    replace_tables,
     take_up,
 )
 from profilelake.plans.event_files import EventFiles, load_event_files
@@ -75,16 +74,17 @@ def put_in_place(
     `connection` has the lake attached; `check` is asked before each commit, and raises where none may follow.
     """
     clock = Steps(report)
-    progress, defined = found.progress(), Defined.of(connection)
-    whole = {SCHEMA.name: pa.ipc.open_stream(found.shapes).read_all(), **defined.tables()}
+    progress, told = found.progress(), Told(connection)
     for definition in EVERY_CURRENT:
         check()
-        if definition.name in whole:
-            replace_tables(lake, setup.name, {definition.name: whole[definition.name]}, progress)
-        else:
-            table = lake.current_table(setup.name, definition)
+        table = lake.current_table(setup.name, definition)
+        if definition.name == SCHEMA.name:
+            table.replace(pa.ipc.open_stream(found.shapes).read_all(), progress)
+        elif definition.name in found.written.tables:
             table.replace_with(found.written.tables[definition.name], progress)
-            reach("rebuild.replaced")
+        else:
+            table.replace_in_parts(told.parts(definition.name), progress)
+        reach("rebuild.replaced")
     for definition in FACTS:
         check()
         lake.table(setup.name, definition).append_with(found.untold.get(definition.name, []), progress)
@@ -98,7 +98,7 @@ def put_in_place(
     load_event_files(state, setup, lake.storage, found.events, progress, now)
     clock.done("events")
     check()
-    take_up(state, setup.name, lake, defined, now)
+    take_up(state, setup.name, lake, told.facts, told.by_profile(), now)
     check()
     replace_state(state_path)
     clock.done("journals")
