@@ -9,18 +9,23 @@ from itertools import islice
 from typing import Final
 
 import duckdb
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from profilelake.errors import Corrupt
 from profilelake.identity.sync import REMOVED, USERS, Announced, Announcer, load_time, remember_load_time
 from profilelake.identity.sync_plan import sync__last_ids, sync__last_mappings, sync__loaded_at
+from profilelake.kernels.base62 import ID_BYTES, parse62
 from profilelake.landing.tables import EVENTS
-from profilelake.semantics.identifiers import parse_public_id
+from profilelake.semantics.identifiers import PREFIX, PUBLIC_ID_DIGITS, parse_public_id
 from profilelake.state.records import NOBODY, encode
 from profilelake.state.store import Db, State
 from profilelake.state.working import Working
 
 ROWS_AT_ONCE: Final = 50_000
+_PUBLIC_ID_BYTES: Final = 31
+"""Of every profile id: both prefixes are of one length."""
 
 
 def load_ids(state: State, workspace: str, connection: duckdb.DuckDBPyConnection, schema: str) -> list[bytes]:
@@ -65,10 +70,7 @@ def _parts(connection: duckdb.DuckDBPyConnection, query: str) -> Iterator[pa.Rec
 
 def _load_ids(state: State, workspace: str, rows: pa.RecordBatch) -> list[bytes]:
     """Remember where ids were announced to be; return those that are elsewhere."""
-    places = {
-        founding_set(segment): founding_set(profile)
-        for segment, profile in zip(*(column.to_pylist() for column in rows.columns), strict=True)
-    }
+    places = dict(zip(*(founding_sets(column) for column in rows.columns), strict=True))
     moved = {segment: profile for segment, profile in places.items() if segment != profile}
     with state.write() as tx:
         sets = tx.sets(workspace, sorted(places))
@@ -94,9 +96,12 @@ def _never_announced(state: State, workspace: str) -> list[bytes]:
 
 def _load_mappings(state: State, workspace: str, rows: pa.RecordBatch) -> list[bytes]:
     """Remember the ids that identifiers were announced with; return those of other profiles by now."""
+    idents_told, segments, operations = rows.columns
+    removed = pc.and_(pc.equal(operations, REMOVED), segments.is_valid())
+    stamped = founding_sets(pc.if_else(removed, pa.scalar(None, segments.type), segments))
     last = {
-        ident: None if segment is None else NOBODY if operation == REMOVED else founding_set(segment)
-        for ident, segment, operation in zip(*(column.to_pylist() for column in rows.columns), strict=True)
+        ident: NOBODY if gone else stamp
+        for ident, stamp, gone in zip(idents_told.to_pylist(), stamped, removed.to_pylist(), strict=True)
     }
     wrong = []
     with state.write() as tx:
@@ -116,6 +121,30 @@ def _load_mappings(state: State, workspace: str, rows: pa.RecordBatch) -> list[b
                 wrong.append(ident)
         tx.put_many(workspace, Db.ISSUED, items)
     return wrong
+
+
+def founding_sets(texts: pa.Array) -> list[bytes | None]:
+    """Return what `founding_set` does of each profile id, None where there is none."""
+    told = texts.drop_null()
+    try:
+        fixed = told.cast(pa.binary()).cast(pa.binary(_PUBLIC_ID_BYTES))
+    except pa.ArrowInvalid:
+        return [None if text is None else founding_set(text) for text in texts.to_pylist()]
+    start = _PUBLIC_ID_BYTES * fixed.offset
+    body = np.frombuffer(fixed.buffers()[1], dtype=np.uint8)[start : start + _PUBLIC_ID_BYTES * len(fixed)]
+    rows = body.reshape(-1, _PUBLIC_ID_BYTES)
+    ids, good = parse62(np.ascontiguousarray(rows[:, -PUBLIC_ID_DIGITS:]))
+    known = np.zeros(len(rows), dtype=np.bool_)
+    for prefix in PREFIX.values():
+        known |= (rows[:, :-PUBLIC_ID_DIGITS] == np.frombuffer(prefix.encode(), dtype=np.uint8)).all(axis=1)
+    for row in np.flatnonzero(~(known & good)):
+        founding_set(told[int(row)].as_py())  # says what is wrong with it
+    found = iter(
+        pa.FixedSizeBinaryArray.from_buffers(
+            pa.binary(ID_BYTES), len(ids), [None, pa.py_buffer(ids)]
+        ).to_pylist()
+    )
+    return [next(found) if there else None for there in texts.is_valid().to_pylist()]
 
 
 def founding_set(text: str) -> bytes:
