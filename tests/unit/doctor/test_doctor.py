@@ -2,7 +2,7 @@
 
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -162,6 +162,20 @@ def test_data_that_agree(lived: tuple[Desk, Patient], monkeypatch: pytest.Monkey
     desk, patient = lived
     monkeypatch.setattr(data, "identifier_key", lambda *_: desk.setup.identifier_key)
     for check in (data.state, data.tables, data.message_ids, data.account, data.log):
+        for finding in check(patient):
+            assert finding.level == Level.FINE, finding
+
+
+@pytest.mark.parametrize("way", [Desk.rebuild, Desk.rebuild_by_plan])
+def test_data_agree_after_a_rebuild(
+    way: Callable[[Desk], object], lived: tuple[Desk, Patient], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk, patient = lived
+    monkeypatch.setattr(data, "identifier_key", lambda *_: desk.setup.identifier_key)
+    desk.open()
+    way(desk)
+    desk.close()
+    for check in (data.state, data.tables, data.message_ids):
         for finding in check(patient):
             assert finding.level == Level.FINE, finding
 
