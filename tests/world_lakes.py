@@ -146,9 +146,9 @@ def computed(lake: Lake, plan: Plan, at: int, engine: Engine | None = None) -> M
     return values
 
 
-def replace(lake: Lake, definition: TableDef, rows: Sequence[dict[str, Any]]) -> None:
+def replace(lake: Lake, definition: TableDef, rows: Sequence[dict[str, Any]], sequence: int = 1) -> None:
     """Make rows the whole of a current table; columns they leave out have some value."""
-    lake.current_table(WORKSPACE, definition).replace(_full(definition, rows), Progress("0", 1))
+    lake.current_table(WORKSPACE, definition).replace(_full(definition, rows), Progress("0", sequence))
 
 
 def _full(definition: TableDef, rows: Sequence[dict[str, Any]]) -> pa.Table:

@@ -1,11 +1,12 @@
 """Definitions computed over the whole lake at once, on an engine, for a command: nothing online changes."""
 
+import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,10 +16,17 @@ from profilelake.app.rebuilding import engine_at
 from profilelake.errors import Conflict, Invalid, NotFound
 from profilelake.lake.catalog import Lake
 from profilelake.lake.reading import damage_told
+from profilelake.landing.tables import EVENTS
+from profilelake.profiles.tables import PROFILES
 from profilelake.semantics.definitions import Held
 from profilelake.settings import Layout
 from profilelake.traits.steps import Plan, Planned, planned
 
+if TYPE_CHECKING:
+    from profilelake.lake.moment import Moment
+
+FILE_METADATA: Final = "profilelake.computation"
+"""Key of the metadata of a Parquet file of values that say, as JSON, what they are of."""
 DEFINITIONS_MAX: Final = 1_000
 """Definitions computed at once: each is a column while it is, and a file where files are asked for."""
 
@@ -35,6 +43,35 @@ class Counts:
     found: Mapping[str, int]
     left_out: Mapping[str, str]
     """Definitions that are computed online only, with the reason."""
+    of: "Of"
+    unpublished: int
+    """Identifier sets with events, of people who were in no published profile at that moment, and so have no value."""
+
+
+@dataclass(frozen=True, slots=True)
+class Of:
+    """The moment of the tables that were read: their snapshots, and how far events and profiles had come."""
+
+    snapshots: Mapping[str, int | None]
+    epoch: str
+    sequence: int
+    vector: Mapping[str, tuple[int, int]]
+    """Of events: per log, the next byte offset and the events so far."""
+    profiles_epoch: str
+    profiles_sequence: int
+
+    @classmethod
+    def read(cls, moment: "Moment") -> Self:
+        """Return what a moment is known by."""
+        events, profiles = moment.progress(EVENTS.name), moment.progress(PROFILES.name)
+        return cls(
+            moment.snapshots(),
+            events.epoch if events else "",
+            events.sequence if events else 0,
+            dict(events.vector) if events else {},
+            profiles.epoch if profiles else "",
+            profiles.sequence if profiles else 0,
+        )
 
 
 def compute_over_lake(
@@ -53,7 +90,7 @@ def compute_over_lake(
     Raises:
         NotFound: there is no definition of such a key, or nothing was published yet.
         Invalid: a definition that is named can be computed online only, or there is no such engine.
-        Conflict: there are files below `to`.
+        Conflict: there are files below `to`, or another process took the job over.
         Unavailable, Corrupt: as `plans.definitions.compute`.
     """
     os.environ.setdefault("NUMBA_CACHE_DIR", str(kernel_cache(layout)))  # before numba is imported
@@ -68,11 +105,27 @@ def compute_over_lake(
             job, computed = compute(
                 engine, Lake.of(layout), WORKSPACE, Asked(plan, at, received_until), report
             )
-            found = _written(computed.slices(), computed.keys, to)
-            job.finish()
+            with job:
+                of = Of.read(computed.moment)
+                said = {"at": at, "of": asdict(of), "unpublished": computed.unpublished}
+                try:
+                    found = _written(computed.slices(), computed.keys, to, said)
+                except FileNotFoundError:
+                    job.check()  # whoever has the job now may have removed its files
+                    raise
+                job.finish()
     finally:
         engine.close()
-    return Counts(at, computed.profiles, computed.accounts, computed.events, found, left_out)
+    return Counts(
+        at,
+        computed.profiles,
+        computed.accounts,
+        computed.events,
+        found,
+        left_out,
+        of,
+        computed.unpublished,
+    )
 
 
 def _chosen(held: Mapping[str, Held], keys: Sequence[str]) -> tuple[Plan, Mapping[str, str]]:
@@ -108,21 +161,23 @@ def _online_only(
 
 
 def _written(
-    slices: Iterable[Mapping[str, pa.Table]], keys: Sequence[str], to: Path | None
+    slices: Iterable[Mapping[str, pa.Table]], keys: Sequence[str], to: Path | None, said: Mapping[str, Any]
 ) -> dict[str, int]:
     from profilelake.plans.definitions import VALUES
 
     found = dict.fromkeys(keys, 0)
+    # Each file says what it is of, wherever it is taken.
+    schema = VALUES.with_metadata({FILE_METADATA: json.dumps(said, separators=(",", ":"))})
     with ExitStack() as open_files:
         writers = {}
         if to is not None:
             to.mkdir(parents=True, exist_ok=True)
             for key in keys:
-                writer = pq.ParquetWriter(to / f"{key}.parquet", VALUES, compression="zstd")
+                writer = pq.ParquetWriter(to / f"{key}.parquet", schema, compression="zstd")
                 writers[key] = open_files.enter_context(writer)
         for values in slices:
             for key, rows in values.items():
                 found[key] += rows.num_rows
                 if to is not None and rows.num_rows:
-                    writers[key].write_table(rows)
+                    writers[key].write_table(rows.cast(schema))
     return found

@@ -1,6 +1,7 @@
 """`profilelake compute`: what definitions are worth, from the tables alone, on any engine."""
 
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -60,12 +61,24 @@ def compute_definitions(
                 "profiles": found.profiles,
                 "accounts": found.accounts,
                 "events": found.events,
+                "of": asdict(found.of),
+                "unpublished": found.unpublished,
                 "values": found.found,
             }
         )
         return
     accounts = f", {found.accounts:,} accounts" if found.accounts else ""
     print(f"{found.events:,} events and {found.profiles:,} people{accounts}", file=sys.stderr)
+    print(
+        f"tables of one moment: events at sequence {found.of.sequence:,}, profiles at {found.of.profiles_sequence:,}",
+        file=sys.stderr,
+    )
+    if found.unpublished:
+        print(
+            f"{found.unpublished:,} identifier sets with events are in no profile published by then: their people have "
+            "no value; compute again when profiles are published",
+            file=sys.stderr,
+        )
     print_rows([{"key": key, "profiles": f"{count:,}"} for key, count in sorted(found.found.items())])
 
 

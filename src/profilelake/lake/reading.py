@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Final
+from typing import Final, Protocol
 
 import duckdb
 from pyiceberg.exceptions import ValidationError
@@ -40,6 +40,13 @@ class ColumnRead:
     name: str
     type: str
     personal: bool
+
+
+class Loads(Protocol):
+    """Gives tables for reading: the lake as it is now, or tables of one moment (`moment.Moment`)."""
+
+    def load(self, workspace: str, name: str, part: Part = "") -> PublishedTable:
+        """Return a table. Raises as `Lake.load`."""
 
 
 @contextmanager
@@ -141,7 +148,7 @@ class Pieces:
 
 
 def pieces(
-    lake: Lake,
+    lake: Loads,
     workspace: str,
     name: str,
     place: Callable[[str], str] = sql.local_place,
@@ -186,7 +193,7 @@ def _select(lake: Lake, workspace: str, name: str, part: Part, place: Callable[[
 
 
 def _current(
-    lake: Lake, workspace: str, name: str, part: Part, published: PublishedTable
+    lake: Loads, workspace: str, name: str, part: Part, published: PublishedTable
 ) -> tuple[PublishedTable, PublishedTable, Generation]:
     """Return base and log of a current table that belong together."""
     for _ in range(PLAN_ATTEMPTS_MAX):

@@ -15,6 +15,7 @@ from profilelake.engines.kept import KeptFile
 from profilelake.identity.tables import IDENTITY_FACTS, IDENTITY_MAP, SET_MAP
 from profilelake.lake import reading, sql
 from profilelake.lake.catalog import Lake
+from profilelake.lake.moment import Moment, moment
 from profilelake.lake.storage import Storage
 from profilelake.landing.tables import EVENTS
 from profilelake.profiles.tables import ACCOUNT_LINKS, PROFILES
@@ -31,6 +32,8 @@ CUT_ROWS: Final = 1 << 18
 """Rows that a task has in memory at once while it spreads them."""
 
 Input = Literal["events", "shipped", "sets", "profiles", "links", "members", "accounts"]
+NO_PROFILE: Final = -2
+"""In place of a part, where a set is known to belong to no profile: all of its identifiers are blocked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,30 +70,39 @@ class AccountInputs:
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """The tables as they were when each was loaded, in SELECTs. `accounts` is None where no definition is about any.
+    """The tables as they all were at one moment, in SELECTs. `accounts` is None where no definition is about any.
 
-    Beside a server profiles are published later than whose sets are: who is in no profile yet has no value.
+    Beside a server profiles are published later than events: who is in no profile of that moment has no value.
     """
 
+    moment: Moment
     snapshots: list[str]
     events: list[str]
     sets: list[str]
+    whose: list[str]
+    """`sets` with those too that belong to no profile."""
     profiles: list[str]
     accounts: AccountInputs | None = None
 
     @classmethod
     def of(cls, lake: Lake, workspace: str, plan: Plan, wanted: Wanted, tasks: int) -> "Inputs":
-        """Return what a plan reads of a workspace, cut for so many tasks at the same time."""
+        """Return what a plan reads of a workspace, cut for so many tasks at the same time.
+
+        Raises: as `lake.moment.moment`.
+        """
         place = lake.storage.place
-        events = lake.load(workspace, EVENTS.name)
-        sets = reading.pieces(lake, workspace, SET_MAP.name, place)
-        profiles = reading.pieces(lake, workspace, PROFILES.name, place)
+        of_accounts = any(planned.held.definition.target == "accounts" for planned in plan)
+        beside = (ACCOUNT_LINKS, IDENTITY_FACTS, IDENTITY_MAP) if of_accounts else ()
+        now = moment(lake, workspace, (EVENTS, SET_MAP, PROFILES, *beside))
+        events = now.load(workspace, EVENTS.name)
+        sets = reading.pieces(now, workspace, SET_MAP.name, place)
+        profiles = reading.pieces(now, workspace, PROFILES.name, place)
         snapshots = [events.table.metadata_location, sets.snapshot, profiles.snapshot]
         accounts = None
-        if any(planned.held.definition.target == "accounts" for planned in plan):
-            links = lake.load(workspace, ACCOUNT_LINKS.name)
-            facts = lake.load(workspace, IDENTITY_FACTS.name)
-            identifiers = reading.pieces(lake, workspace, IDENTITY_MAP.name, place)
+        if of_accounts:
+            links = now.load(workspace, ACCOUNT_LINKS.name)
+            facts = now.load(workspace, IDENTITY_FACTS.name)
+            identifiers = reading.pieces(now, workspace, IDENTITY_MAP.name, place)
             snapshots += [
                 links.table.metadata_location,
                 facts.table.metadata_location,
@@ -111,12 +123,14 @@ class Inputs:
                 ],
             )
         return cls(
+            moment=now,
             snapshots=snapshots,
             events=[
                 wanted.select_numbered(events, group, place)
                 for group in _grouped(wanted.files(events), tasks)
             ],
             sets=[_select_sets(one, "users") for one in sets.selects],
+            whose=[_select_whose(one, "users") for one in sets.selects],
             profiles=[_select_profiles(one, plan, "users") for one in profiles.selects],
             accounts=accounts,
         )
@@ -178,11 +192,17 @@ def part_of_profile(parts: int) -> str:
     return f"(hash(profile_id) % {parts:d})::INTEGER AS part"
 
 
+def part_of_owner(parts: int) -> str:
+    """Return the same where there may be no profile: `NO_PROFILE` then."""
+    return f"CASE WHEN profile_id IS NULL THEN {NO_PROFILE:d} ELSE (hash(profile_id) % {parts:d})::INTEGER END AS part"
+
+
 def _select_sets(rows: str, collection: Collection) -> str:
-    return f"""
-        SELECT set_id, profile_id FROM ({rows})
-        WHERE profile_id IS NOT NULL AND collection = {sql.text(collection)}
-    """  # noqa: S608 - made here
+    return f"FROM ({_select_whose(rows, collection)}) WHERE profile_id IS NOT NULL"
+
+
+def _select_whose(rows: str, collection: Collection) -> str:
+    return f"SELECT set_id, profile_id FROM ({rows}) WHERE collection = {sql.text(collection)}"  # noqa: S608 - made here
 
 
 def _select_profiles(rows: str, plan: Plan, collection: Collection) -> str:

@@ -12,21 +12,18 @@ from typing import Final
 
 import duckdb
 import msgspec
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from profilelake.audiences.people import accounts_of, subjects
 from profilelake.audiences.reading import PART_ROWS, Wanted, in_parts, slices_for
-from profilelake.engines.engine import Cut, Engine, PartNumbers
+from profilelake.engines.engine import Cut, Engine
 from profilelake.engines.jobs import Job
 from profilelake.engines.kept import KeptFile, keep, keep_wide, read_kept, read_wide
-from profilelake.engines.keys import parts_by_id, power_of_two
+from profilelake.engines.keys import power_of_two
 from profilelake.errors import Invalid
-from profilelake.kernels import siphash
-from profilelake.kernels.places import Places
-from profilelake.kernels.slots import slots_of
 from profilelake.lake.catalog import Lake
+from profilelake.lake.moment import Moment
 from profilelake.lake.storage import Storage
 from profilelake.plans.account_members import MEMBERS, account_members
 from profilelake.plans.definition_inputs import (
@@ -41,48 +38,54 @@ from profilelake.plans.definition_inputs import (
     batches,
     kept_units,
     opened,
+    part_of_owner,
     part_of_profile,
     units,
+)
+from profilelake.plans.definition_spreading import (
+    OWNED,
+    PROFILES,
+    SETS,
+    ByProfile,
+    BySet,
+    parts_of,
 )
 from profilelake.semantics.definitions import Target
 from profilelake.traits.answers import answers
 from profilelake.traits.columns import Subjects
 from profilelake.traits.fold import fold
-from profilelake.traits.merging import merged, ranked
+from profilelake.traits.merging import merged
 from profilelake.traits.partials import Partials, numbered
 from profilelake.traits.shipped import SHIPPED, shipped, unshipped
 from profilelake.traits.steps import Plan
 
 KIND: Final = "definitions"
-FORMAT: Final = 1
+FORMAT: Final = 2
 """Which steps there are and what they keep. It goes up with any change: a job begun in another form begins anew."""
 VALUES: Final = pa.schema([("profile_id", pa.string()), ("value", pa.string())])
 """What a definition is worth for the profiles that have a value, as JSON."""
 SETS_JOINED_MAX: Final = 1 << 22
 """Sets among which every task may look up the owners of events by itself: about 250 MB."""
-BUSY_EVENTS: Final = 1 << 12
-"""A set with more events among `CUT_ROWS` is folded before it is sent on, so that no part is much larger than another."""
-
-_SETS: Final = pa.schema([("set_id", pa.binary(16)), ("profile_id", pa.string())])
-_OWNED: Final = pa.schema([*_SETS, ("part", pa.int32())])
-_OWNERS: Final = pa.schema([("set_id", pa.binary(16)), ("part", pa.int32())])
-NOBODY: Final = -1
-"""In place of a part, where nobody owns a set."""
-_PROFILES: Final = pa.schema(
-    [("profile_id", pa.string()), ("identifiers", pa.string()), ("traits", pa.string())]
-)
 _SENT: Final = pa.schema([*SHIPPED, ("part", pa.int32())])
-_OF_PEOPLE: Final = {"shipped": SHIPPED, "sets": _SETS, "profiles": _PROFILES}
-"""What is brought together by person, events aside."""
 _LINKED: Final = pa.schema([MEMBERS.field("profile_id"), MEMBERS.field("account_id")])
 _OF_ACCOUNTS: Final = {
-    "accounts": _PROFILES, "members": _LINKED, "profiles": _PROFILES, "sets": _SETS, "shipped": SHIPPED
+    "accounts": PROFILES, "members": _LINKED, "profiles": PROFILES, "sets": SETS, "shipped": SHIPPED
 }  # fmt: skip
 """What is brought together by account; `profiles` and the others are of people."""
 _COLUMN: Final = "value of "
 """Before the key of a definition in the columns of kept files."""
 _encode: Final = msgspec.msgpack.Encoder().encode
 _decode_files: Final = msgspec.msgpack.Decoder(list[KeptFile]).decode
+
+
+class _Kept(msgspec.Struct, frozen=True):
+    """Files that a part left, and how many of its sets have events and no published profile."""
+
+    files: list[KeptFile]
+    unpublished: int
+
+
+_decode_kept: Final = msgspec.msgpack.Decoder(_Kept).decode
 _decode_counts: Final = msgspec.msgpack.Decoder(Counts).decode
 
 
@@ -154,6 +157,10 @@ class Computed:
     """How many accounts, 0 where none were looked at."""
     events: int
     """How many events could matter."""
+    moment: Moment
+    """The tables that all of this is of."""
+    unpublished: int
+    """Identifier sets with events that could matter, of people who were in no published profile at that moment."""
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -186,11 +193,14 @@ def compute(
 ) -> tuple[Job, Computed]:
     """Return what definitions are worth at a time, from the tables alone, and the job: `finish` it when they were read.
 
-    Asked again about the same tables the job goes on where it was. Its files lie on the storage of the lake.
+    Asked again about the same tables the job goes on where it was. Its files lie on the storage of the lake; use
+    it in a `with` statement, so that others can go on with it where reading fails.
 
     Raises:
         Invalid: a definition is in SQL, or asks for rows of entities; too many decisions to leave accounts hold.
-        Unavailable: memory or disk is full, the cluster does not answer, or the tables change faster than they are read.
+        Unavailable: memory or disk is full, the cluster does not answer, the tables move faster than those of one moment
+            can be had, or another process computes the same.
+        Conflict: another process took the job over.
         Corrupt: a file of a table is missing or damaged.
     """
     storage = lake.storage
@@ -199,6 +209,15 @@ def compute(
     # How many tasks there are says how events are cut into units, and what is remembered goes by these.
     named = [FORMAT, workspace, inputs.snapshots, engine.tasks, duckdb.__version__, _said(asked)]
     job = Job(storage, KIND, named, report)
+    try:
+        return job, _computed(engine, job, inputs, asked)
+    except BaseException:
+        job.leave()
+        raise
+
+
+def _computed(engine: Engine, job: Job, inputs: Inputs, asked: Asked) -> Computed:
+    storage, wanted = job.storage, asked.wanted()
     counted = job.step(
         "count", lambda: engine.each("count", inputs.counted(engine.tasks), _Count(storage, wanted))
     )
@@ -206,16 +225,19 @@ def compute(
     parts = slices_for(counts.events, counts.profiles)
     happened, sets = units("events", inputs.events), units("sets", inputs.sets)
     owners: tuple[KeptFile, ...] = ()
+    unpublished = 0
     if counts.sets > SETS_JOINED_MAX:
-        happened = kept_units("shipped", _folded(engine, job, inputs, asked, counts, parts))
+        folded = _folded(engine, job, inputs, asked, counts, parts)
+        happened = kept_units("shipped", [file for one in folded for file in one.files])
+        unpublished = sum(one.unpublished for one in folded)
     else:
         found = job.step(
             "owners",
-            lambda: engine.each("owners", inputs.sets, _Owners(storage, job.folder("owners"), parts)),
+            lambda: engine.each("owners", inputs.whose, _Owners(storage, job.folder("owners"), parts)),
         )
         owners = _files(found.values())
         sets = kept_units("sets", owners)
-    by_profile = _ByProfile(storage, wanted, asked, owners, parts)
+    by_profile = ByProfile(storage, wanted, asked.fold, owners, parts)
     of_people = [*happened, *sets, *units("profiles", inputs.profiles)]
     answer = _Answer(storage, job.folder("answer"), asked)
     if inputs.accounts is None:
@@ -223,29 +245,42 @@ def compute(
             "answer",
             lambda: engine.spread("answer", of_people, by_profile, by_profile.inputs(), parts, answer),
         )
-        answered = [Answered(asked.keys("users"), _files(found.values()))]
+        kept = [_decode_kept(body) for body in found.values()]
+        answered = [Answered(asked.keys("users"), tuple(file for one in kept for file in one.files))]
+        unpublished += sum(one.unpublished for one in kept)
     else:
-        answered = _with_accounts(engine, job, inputs, inputs.accounts, counts, of_people, by_profile, answer)
-    return job, Computed(storage, tuple(answered), counts.profiles, counts.accounts, counts.events)
+        answered, more = _with_accounts(
+            engine, job, inputs, inputs.accounts, counts, of_people, by_profile, answer
+        )
+        unpublished += more
+    return Computed(
+        storage,
+        tuple(answered),
+        counts.profiles,
+        counts.accounts,
+        counts.events,
+        inputs.moment,
+        unpublished,
+    )
 
 
 def _folded(
     engine: Engine, job: Job, inputs: Inputs, asked: Asked, counts: Counts, parts: int
-) -> tuple[KeptFile, ...]:
+) -> list[_Kept]:
     """Return files of what the events of each set come to, with the part that its profile is in."""
     of_sets = power_of_two(counts.events / UNIT_ROWS * 16)
     folded = job.step(
         "fold",
         lambda: engine.spread(
             "fold",
-            [*units("events", inputs.events), *units("sets", inputs.sets)],
-            _BySet(job.storage, asked.wanted(), asked, of_sets, parts),
-            {"events": asked.wanted().numbered_schema(), "shipped": SHIPPED, "sets": _OWNED},
+            [*units("events", inputs.events), *units("sets", inputs.whose)],
+            BySet(job.storage, asked.wanted(), asked.fold, of_sets, parts),
+            {"events": asked.wanted().numbered_schema(), "shipped": SHIPPED, "sets": OWNED},
             of_sets,
             _FoldSets(job.storage, job.folder("fold"), asked),
         ),
     )
-    return _files(folded.values())
+    return [_decode_kept(body) for body in folded.values()]
 
 
 def _with_accounts(
@@ -255,10 +290,13 @@ def _with_accounts(
     of: AccountInputs,
     counts: Counts,
     of_people: Sequence[Unit],
-    by_profile: "_ByProfile",
+    by_profile: ByProfile,
     answer: "_Answer",
-) -> list[Answered]:
-    """Return what definitions about people and about accounts are worth: people answer, and go to their accounts."""
+) -> tuple[list[Answered], int]:
+    """Return what definitions about people and about accounts are worth, and how many sets are in no published profile.
+
+    People answer, and go to their accounts.
+    """
     asked, parts = answer.asked, by_profile.parts
     # What a person brings to an account is at most what there is of their sets.
     account_parts = slices_for(counts.links + min(counts.sets, counts.events), counts.accounts)
@@ -294,10 +332,11 @@ def _with_accounts(
             _AnswerAccounts(job.storage, job.folder("accounts"), asked),
         ),
     )
-    return [
+    answered = [
         Answered(asked.keys("users"), tuple(file for one in sent for file in one.values)),
         Answered(asked.keys("accounts"), _files(accounts.values())),
     ]
+    return answered, sum(one.unpublished for one in sent)
 
 
 def _files(bodies: Iterable[bytes]) -> tuple[KeptFile, ...]:
@@ -335,113 +374,10 @@ class _Owners:
     parts: int
 
     def __call__(self, select: str) -> bytes:
-        owned = f"SELECT *, {part_of_profile(self.parts)} FROM ({select})"  # noqa: S608 - made here
+        owned = f"SELECT *, {part_of_owner(self.parts)} FROM ({select})"  # noqa: S608 - made here
         with opened(self.storage) as connection:
-            rows = (rows.select(_OWNED.names).cast(_OWNED) for rows in batches(connection, owned))
+            rows = (rows.select(OWNED.names).cast(OWNED) for rows in batches(connection, owned))
             return _encode(keep(self.storage, self.folder, rows))
-
-
-# ---- bringing together -------------------------------------------------------------------------
-
-
-def _parts_of(rows: pa.Table) -> PartNumbers:
-    numbers: PartNumbers = rows.column("part").to_numpy()
-    return numbers
-
-
-@dataclass(frozen=True, slots=True)
-class _ByProfile:
-    """Spreads everything by profile. `owners` tell whose events are, where they were not folded by set before."""
-
-    storage: Storage
-    wanted: Wanted
-    asked: Asked
-    owners: tuple[KeptFile, ...]
-    parts: int
-
-    def inputs(self) -> dict[str, pa.Schema]:
-        """Return the columns of what is brought together by person."""
-        return {"events": self.wanted.numbered_schema(), **_OF_PEOPLE}
-
-    def __call__(self, unit: Unit) -> Iterator[Cut]:
-        if unit.file is not None:
-            for rows in read_kept(self.storage, unit.file, rows=CUT_ROWS):
-                yield Cut(unit.input, rows.drop_columns(["part"]), _parts_of(rows))
-            return
-        with opened(self.storage, self.wanted) as connection:
-            if unit.input == "events":
-                yield from self._events(batches(connection, unit.select))
-            else:
-                schema = _SETS if unit.input == "sets" else _PROFILES
-                select = f"SELECT *, {part_of_profile(self.parts)} FROM ({unit.select})"  # noqa: S608 - made here
-                for rows in batches(connection, select):
-                    yield Cut(unit.input, rows.select(schema.names).cast(schema), _parts_of(rows))
-
-    def _events(self, read: Iterator[pa.Table]) -> Iterator[Cut]:
-        """Yield the events of sets that have an owner."""
-        owned = _read_owners(self.storage, self.owners)
-        # A join in SQL costs ten times as much: each unit would build its table, and pass all columns through it.
-        places = Places(_words(owned))
-        part_of = np.append(owned.column("part").to_numpy(), np.int32(NOBODY))
-        for rows in read:
-            events = rows.cast(self.wanted.numbered_schema())
-            parts = part_of[places.of(_words(events))]
-            mine = parts != NOBODY
-            if not mine.all():
-                events, parts = events.filter(pa.array(mine)), parts[mine]
-            yield from _sent(events, parts, self.asked)
-
-
-@dataclass(frozen=True, slots=True)
-class _BySet:
-    """Spreads events and the owners of sets by set. An owner's row says to which part of profiles it goes."""
-
-    storage: Storage
-    wanted: Wanted
-    asked: Asked
-    parts: int
-    parts_of_profiles: int
-
-    def __call__(self, unit: Unit) -> Iterator[Cut]:
-        with opened(self.storage, self.wanted) as connection:
-            if unit.input == "events":
-                for rows in batches(connection, unit.select):
-                    events = rows.cast(self.wanted.numbered_schema())
-                    yield from _sent(events, parts_by_id(events.column("set_id"), self.parts), self.asked)
-            else:
-                part = part_of_profile(self.parts_of_profiles)
-                select = f"SELECT *, {part} FROM ({unit.select})"  # noqa: S608 - made here
-                for rows in batches(connection, select):
-                    owned = rows.cast(_OWNED)
-                    yield Cut("sets", owned, parts_by_id(owned.column("set_id"), self.parts))
-
-
-def _read_owners(storage: Storage, files: Sequence[KeptFile]) -> pa.Table:
-    read = (rows for file in files for rows in read_kept(storage, file, _OWNERS.names))
-    return pa.concat_tables([_OWNERS.empty_table(), *(rows.select(_OWNERS.names) for rows in read)])
-
-
-def _words(rows: pa.Table) -> siphash.Words:
-    return siphash.from_arrow(rows.column("set_id"))
-
-
-def _sent(events: pa.Table, parts: PartNumbers, asked: Asked) -> Iterator[Cut]:
-    """Yield events as they are, but those of very busy sets as what they come to."""
-    words = _words(events)
-    slots = slots_of(words)
-    # A set with many events makes its slot a large one; mostly none is, and then nothing else is looked at.
-    if np.bincount(slots, minlength=1).max(initial=0) <= BUSY_EVENTS:
-        yield Cut("events", events, parts)
-        return
-    _, places = ranked(words)
-    busy = np.bincount(places)[places] > BUSY_EVENTS
-    if not busy.all():
-        yield Cut("events", events.filter(pa.array(~busy)), parts[~busy])
-    if busy.any():
-        folded = shipped(asked.fold(events.filter(pa.array(busy))))
-        sets = events.column("set_id").filter(pa.array(busy))
-        part = parts[busy][pc.index_in(folded.column("set_id"), value_set=sets.combine_chunks()).to_numpy()]
-        yield Cut("shipped", folded, part)
 
 
 # ---- folding and answering ---------------------------------------------------------------------
@@ -464,7 +400,10 @@ class _FoldSets:
         owned = tables["sets"]
         place = pc.index_in(rows.column("set_id"), value_set=owned.column("set_id").combine_chunks())
         rows = rows.append_column("part", owned.column("part").combine_chunks().take(place))
-        return _encode(keep(self.storage, self.folder, rows.filter(place.is_valid()).cast(_SENT), part))
+        strays = pc.count_distinct(rows.column("set_id").filter(place.is_null())).as_py()
+        # Nothing is greater than an unknown part.
+        going = rows.filter(pc.greater_equal(rows.column("part"), 0)).cast(_SENT)
+        return _encode(_Kept(keep(self.storage, self.folder, going, part), strays))
 
 
 @dataclass(frozen=True, slots=True)
@@ -478,13 +417,27 @@ class _Answer:
     def __call__(self, part: int, tables: Mapping[str, pa.Table]) -> bytes:
         return _encode(self.values(part, tables, _together(tables, self.asked)))
 
-    def values(self, part: int, tables: Mapping[str, pa.Table], partials: Partials) -> list[KeptFile]:
+    def values(self, part: int, tables: Mapping[str, pa.Table], partials: Partials) -> _Kept:
         """Keep them, where it is known what the events come to."""
-        if not self.asked.keys("users"):
-            return []
-        ids = tables["profiles"].column("profile_id")
-        people = subjects(tables["profiles"], tables["sets"], self.asked.plan)
-        return keep_wide(self.storage, self.folder, self.asked.answered(ids, partials, people), part)
+        people, sets = tables["profiles"], tables["sets"]
+        if not (people.num_rows and self.asked.keys("users")):
+            return _Kept([], _unpublished(tables))
+        answering = subjects(people, sets, self.asked.plan)
+        rows = self.asked.answered(people.column("profile_id"), partials, answering)
+        # Mostly the profiles of all sets are there, and then nobody has to be looked for.
+        all_there = len(answering.set_keys) == sets.num_rows and not tables["strays"].num_rows
+        return _Kept(
+            keep_wide(self.storage, self.folder, rows, part), 0 if all_there else _unpublished(tables)
+        )
+
+
+def _unpublished(tables: Mapping[str, pa.Table]) -> int:
+    """Count the sets with events of a part whose profiles are not there."""
+    sets, ids = tables["sets"], tables["profiles"].column("profile_id").combine_chunks()
+    missing = sets.column("set_id").filter(pc.invert(pc.is_in(sets.column("profile_id"), value_set=ids)))
+    active = [tables[name].column("set_id").combine_chunks() for name in ("events", "shipped")]
+    busy = pc.or_(*(pc.is_in(missing, value_set=one.cast(missing.type)) for one in active))
+    return int(pc.count_distinct(tables["strays"].column("set_id")).as_py() + (pc.sum(busy).as_py() or 0))
 
 
 # ---- from people to their accounts -------------------------------------------------------------
@@ -495,6 +448,7 @@ class _Sent(msgspec.Struct, frozen=True):
 
     values: list[KeptFile]
     going: dict[Input, list[KeptFile]]
+    unpublished: int
 
 
 _decode_sent: Final = msgspec.msgpack.Decoder(_Sent).decode
@@ -509,9 +463,9 @@ class _AnswerAndSend:
 
     def __call__(self, part: int, tables: Mapping[str, pa.Table]) -> bytes:
         partials = _together(tables, self.answer.asked)
-        values = self.answer.values(part, tables, partials)
+        kept = self.answer.values(part, tables, partials)
         going = {} if not tables["members"].num_rows else self._going(part, tables, partials)
-        return _encode(_Sent(values, going))
+        return _encode(_Sent(kept.files, going, kept.unpublished))
 
     def _going(
         self, part: int, tables: Mapping[str, pa.Table], partials: Partials
@@ -551,12 +505,12 @@ class _ByAccount:
         if unit.file is not None:
             for rows in read_kept(self.storage, unit.file, rows=CUT_ROWS):
                 told = rows.select(_OF_ACCOUNTS[unit.input].names).cast(_OF_ACCOUNTS[unit.input])
-                yield Cut(unit.input, told, _parts_of(rows))
+                yield Cut(unit.input, told, parts_of(rows))
             return
         with opened(self.storage) as connection:
             select = f"SELECT *, {part_of_profile(self.parts)} FROM ({unit.select})"  # noqa: S608 - made here
             for rows in batches(connection, select):
-                yield Cut(unit.input, rows.select(_PROFILES.names).cast(_PROFILES), _parts_of(rows))
+                yield Cut(unit.input, rows.select(PROFILES.names).cast(PROFILES), parts_of(rows))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,10 +1,11 @@
+import json
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
 from condition_worlds import HOUR, HOURS, START, Account, Call, Person, World
-from profilelake.app.computing import compute_over_lake
+from profilelake.app.computing import FILE_METADATA, compute_over_lake
 from profilelake.errors import Conflict, Invalid, NotFound
 from profilelake.lake.catalog import Lake
 from profilelake.semantics.definitions import Definition, Held
@@ -54,6 +55,19 @@ def test_values_are_counted_and_written(layout: Layout, tmp_path: Path) -> None:
         profile_id(PEOPLE[1]): "1",
     }
     assert [step.split(":")[0] for step in steps] == ["count", "owners", "answer"]
+    # Each file says which tables it is of.
+    assert (found.of.sequence, found.of.profiles_sequence, found.unpublished) == (2, 1, 0)
+    said = json.loads(pq.read_schema(to / "orders.parquet").metadata[FILE_METADATA.encode()])
+    assert said["at"] == AT
+    assert said["of"]["snapshots"] == found.of.snapshots
+    assert set(said["of"]["snapshots"]) == {
+        "events",
+        "set_map",
+        "set_map_changes",
+        "profiles",
+        "profiles_changes",
+    }
+    assert said["unpublished"] == 0
 
 
 def test_what_is_computed_online_only_is_left_out_or_refused(layout: Layout) -> None:
