@@ -23,15 +23,16 @@ def repair_directory(
         Invalid: there is no such engine.
         Corrupt, Unavailable: as `plans.repair.repair`.
     """
-    os.environ.setdefault("NUMBA_CACHE_DIR", str(kernel_cache(layout)))  # before numba is imported
-    from profilelake.app.rebuilding import engine_at
-    from profilelake.lake.catalog import Lake
-    from profilelake.lake.reading import damage_told
-    from profilelake.pipeline.publish import ensure_tables
-    from profilelake.plans.repair import repair
-
+    # Before anything large is loaded: who has to be told of a server is told at once.
     lock = DirectoryLock(layout)
     try:
+        os.environ.setdefault("NUMBA_CACHE_DIR", str(kernel_cache(layout)))  # before numba is imported
+        from profilelake.app.rebuilding import engine_at
+        from profilelake.lake.catalog import Lake
+        from profilelake.lake.reading import damage_told
+        from profilelake.pipeline.publish import ensure_tables
+        from profilelake.plans.repair import repair
+
         engine = engine_at(engine_url, layout)
         try:
             with damage_told():
@@ -95,18 +96,19 @@ def compact_directory(
         Invalid: there is no such engine.
         Corrupt, Unavailable: as `plans.compaction.compact`; what was committed stays.
     """
-    import time
-
-    from profilelake.app.rebuilding import engine_at
-    from profilelake.lake.catalog import Lake
-    from profilelake.lake.compaction import Compacted
-    from profilelake.lake.table import LakeTable
-    from profilelake.pipeline.register import TABLES
-    from profilelake.pipeline.upkeep import Record, Upkeep, shown_name
-    from profilelake.plans import compaction
-
+    # Before anything large is loaded, as for a repair.
     lock = DirectoryLock(layout)
     try:
+        import time
+
+        from profilelake.app.rebuilding import engine_at
+        from profilelake.lake.catalog import Lake
+        from profilelake.lake.compaction import Compacted
+        from profilelake.lake.table import LakeTable
+        from profilelake.pipeline.register import TABLES
+        from profilelake.pipeline.upkeep import Record, Upkeep, shown_name
+        from profilelake.plans import compaction
+
         lake = Lake.of(layout)
         record = Record(layout.maintenance_record, wall)
         chosen = Upkeep(WORKSPACE, lake, wall, record).tables(names)
