@@ -11,6 +11,7 @@ from activate_world import WORKSPACE, World
 from command_line import COMMAND, clean_environment
 from profilelake.activate import secret_files
 from profilelake.activate.journal import Journal
+from profilelake.activate.letters import Letters
 from profilelake.ops.clock import wall
 from profilelake.semantics.destinations import Destination
 from profilelake.settings import Layout
@@ -94,3 +95,41 @@ def test_a_kill_loses_nothing_and_repeats_under_the_same_keys(tmp_path: Path, fa
         world.close()
     with Journal.open(Layout(directory).activations) as journal:
         assert journal.waiting("hook") == []
+
+
+@pytest.mark.parametrize(
+    "failpoint", ["activate.again:1", "activate.again:2", "activate.sent:1", "activate.sent:6"]
+)
+def test_a_kill_while_dead_letters_are_sent_again_loses_none(tmp_path: Path, failpoint: str) -> None:
+    """They were asked for once; each arrives, under the key it had, and is counted once."""
+    directory = tmp_path / "data"
+    with receiving(lambda _request: (422, {})) as receiver:
+        world = told(directory, receiver)
+
+        def letters() -> Letters:
+            with Journal.open(Layout(directory).activations) as journal:
+                return journal.letters.of("hook")
+
+        process = started(directory)
+        try:
+            wait_until(lambda: letters().held == MEMBERS)
+        finally:
+            process.terminate()
+            assert process.wait(30) == 0
+        with Journal.open(Layout(directory).activations) as journal:
+            keys = {one.idempotency_key for one in journal.letters.listed("hook")}
+            assert journal.letters.ask_replay("hook", None) == MEMBERS
+        receiver.answer = lambda _request: (200, {})
+        process = started(directory, failpoint)
+        assert process.wait(60) == -9
+        process = started(directory)
+        try:
+            wait_until(lambda: {one["idempotency_key"] for one in receiver.records} == keys)
+            wait_until(lambda: letters().replayed == MEMBERS)
+        finally:
+            process.terminate()
+            assert process.wait(30) == 0
+        # At most the batches under way at the kill came twice, one of each lane.
+        assert len(receiver.records) <= MEMBERS + 2 * 5
+        assert (letters().taken, letters().held) == (MEMBERS, 0)
+        world.close()

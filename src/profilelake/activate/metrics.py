@@ -54,6 +54,12 @@ class ActivateMetrics:
             registry=registry,
             multiprocess_mode="mostrecent",
         )
+        self.limits = Counter(
+            "profilelake_activate_limits",
+            "How often a destination had to wait because of a limit, by the name of the limit.",
+            ("destination", "limit"),
+            registry=registry,
+        )
         self.fates = Counter(
             "profilelake_activate_dead_letter_fates",
             "Dead letters that were taken since the server started, and what became of such.",

@@ -34,6 +34,8 @@ SEEN_EVERY_SECONDS: Final = 10
 """How often it is noted how far a destination is while there is nothing to tell."""
 TURN_RECORDS_MAX: Final = 5_000
 """Changes of one look, profiles of one part of a sweep, and dead letters that are sent again at once."""
+DEAD_LETTERS_MAX: Final = "dead_letters_max"
+"""The limit's name in the metric."""
 ROOM_SECONDS: Final = 1.0
 """How often it is seen whether there is room for a dead letter again."""
 
@@ -137,6 +139,8 @@ class Worker:
         became = self.journal.send_again(
             self.name, self._turn, partial(packed, self.held.destination), full_at=full_at
         )
+        if not (became.replayed or became.outdated):
+            return False
         reach("activate.again")
         if became.outdated:
             _log.info(
@@ -144,7 +148,7 @@ class Worker:
                 self.name,
                 became.outdated,
             )
-        return bool(became.replayed or became.outdated)
+        return True
 
     # ---- sending ---------------------------------------------------------------------------------
 
@@ -247,6 +251,7 @@ class Worker:
                 return left
             if not wait:
                 self._waits += 1
+                self.metrics.limits.labels(self.name, DEAD_LETTERS_MAX).inc()
                 wait = back_off_at_most(self._waits)
             # Room is made by letters that are sent again, which else would wait for what waits for them.
             if self._again(self.letters_max):

@@ -30,6 +30,7 @@ REPORT_SECONDS_MAX: Final = 30
 _REFUSED: Final = "profilelake_collect_refused_total"
 _FAILED: Final = "profilelake_failed_events_total"
 _SCHEMA: Final = "profilelake_schema_unlisted_events_total"
+_ACTIVATE: Final = "profilelake_activate_limits_total"
 _PROFILES: Final = "profilelake_profile_api_requests_total"
 
 _log = logging.getLogger(__name__)
@@ -116,6 +117,13 @@ LIMITS: Final = (
         ("status", "429"),
         "a space asks the Profile API for more than it may: raise [http] profile_requests_per_second; or a"
         " token for more than its rate: issue one with a higher rate",
+    ),
+    Limit(
+        "dead_letters_max",
+        _ACTIVATE,
+        ("limit", "dead_letters_max"),
+        "a destination has as many dead letters as it may and is told nothing more: see which with profilelake"
+        " destination list, then replay or discard some, or raise [activate] dead_letters_max",
     ),
 )
 

@@ -154,6 +154,9 @@ def test_a_full_destination_waits_and_says_why_and_goes_on_when_there_is_room(de
             wait_until(lambda: desk.sample("profilelake_activate_dead_letters_full", destination="hook"))
             assert desk.sample("profilelake_activate_dead_letters", destination="hook") == 2
             assert desk.sample("profilelake_activate_dead_letters_limit") == 2
+            assert desk.sample(
+                "profilelake_activate_limits_total", destination="hook", limit="dead_letters_max"
+            )
             desk.world.change("vip", {1: None})
             # What is new waits in the feed; nothing is lost, and nothing more is held here.
             assert desk.health("hook").waiting == 2
