@@ -193,6 +193,14 @@ class DeadLetters:
         row = self._database.row("SELECT at FROM dead WHERE destination = ? ORDER BY id LIMIT 1", destination)
         return row is not None and row[0] < before
 
+    def waits_since(self, destination: str, at: int) -> None:
+        """Note since when something waits for room, 0 where nothing does."""
+        if self.of(destination).full_since != at:
+            with self._database.transaction() as connection:
+                connection.execute(
+                    "UPDATE letters SET full_since = ? WHERE destination = ?", (at, destination)
+                )
+
     def _named(self, destination: str, ids: Sequence[int], doing: str) -> list[int]:
         wanted = sorted(set(ids))
         if len(wanted) > IDS_MAX:
@@ -225,14 +233,10 @@ class DeadLetters:
         now: int,
         most: int,
     ) -> int:
-        """Make letters of the first records, as far as there is room for them; return how many.
-
-        Where there is none it is noted since when.
-        """
+        """Make letters of the first records, as far as there is room for them; return how many."""
         connection = self._database.connection
         connection.execute("INSERT OR IGNORE INTO letters (destination) VALUES (?)", (destination,))
-        held = self.of(destination)
-        buried = records[: max(0, most - held.held)]
+        buried = records[: max(0, most - self.of(destination).held)]
         connection.executemany(
             "INSERT INTO dead (destination, idempotency_key, definition, profile_id, body, reason, status, attempts,"
             " at, subject, state) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -253,10 +257,8 @@ class DeadLetters:
                 for one in buried
             ],
         )
-        full_since = 0 if buried else held.full_since or now
         connection.execute(
-            "UPDATE letters SET taken = taken + ?, full_since = ? WHERE destination = ?",
-            (len(buried), full_since, destination),
+            "UPDATE letters SET taken = taken + ? WHERE destination = ?", (len(buried), destination)
         )
         return len(buried)
 

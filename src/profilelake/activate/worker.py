@@ -8,7 +8,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
@@ -69,7 +69,8 @@ class Worker:
     letters_max: int
     """Dead letters that there may be; with more to give up nothing goes on."""
     _failures: int = 0
-    _waits: int = 0
+    _full: dict[int, int] = field(default_factory=dict)
+    """Lanes that wait for room for a dead letter, and how often in a row."""
     _noted: int = 0
 
     @property
@@ -110,6 +111,8 @@ class Worker:
             await self.news.wait()
 
     def _begin(self) -> None:
+        self._full.clear()
+        self.journal.letters.waits_since(self.name, 0)
         with self.state().read(self.workspace) as tx:
             telling.begin(tx, self.workspace, self.journal, self.held, self.clock())
 
@@ -181,6 +184,7 @@ class Worker:
             match outcome.verdict:
                 case Verdict.DELIVERED:
                     self._failures = 0
+                    self._goes_on(batch.lane)
                     batch = self.journal.delivered(self.name, batch, len(chunk), now=self.clock())
                     self.metrics.records.labels(self.name, "delivered").inc(len(chunk))
                     size = len(batch.records)
@@ -226,42 +230,50 @@ class Worker:
     async def _bury(self, batch: Batch, count: int, outcome: Outcome) -> Batch:
         """Give the first records up; where there is no room for letters, wait for it, then try them once more."""
         tried = Batch(batch.id, batch.lane, batch.records, batch.first_at, batch.attempts or 1)
-        wait = 0.0
-        while True:
-            left = self.journal.bury(
-                self.name,
-                tried,
-                count,
-                outcome.reason,
-                outcome.status,
-                now=self.clock(),
-                most=self.letters_max,
-            )
-            buried = len(batch.records) - len(left.records)
-            if buried:
-                self._waits = 0
-                self.metrics.records.labels(self.name, "dead").inc(buried)
-                _log.warning(
-                    "destination %s: %d records become dead letters: %s; see them: profilelake destination dead %s",
-                    self.name,
-                    buried,
-                    outcome.reason,
-                    self.name,
-                )
-                return left
-            if not wait:
-                self._waits += 1
-                self.metrics.limits.labels(self.name, DEAD_LETTERS_MAX).inc()
-                wait = back_off_at_most(self._waits)
+        left = self.journal.bury(
+            self.name,
+            tried,
+            count,
+            outcome.reason,
+            outcome.status,
+            now=self.clock(),
+            most=self.letters_max,
+        )
+        buried = len(batch.records) - len(left.records)
+        if not buried:
+            await self._wait_for_room(batch.lane)
+            return batch
+        self._goes_on(batch.lane)
+        self.metrics.records.labels(self.name, "dead").inc(buried)
+        _log.warning(
+            "destination %s: %d records become dead letters: %s; see them: profilelake destination dead %s",
+            self.name,
+            buried,
+            outcome.reason,
+            self.name,
+        )
+        return left
+
+    async def _wait_for_room(self, lane: int) -> None:
+        """Return when there is room for a letter again, or when it is time to see what the receiver says now."""
+        if not self._full:
+            self.journal.letters.waits_since(self.name, self.clock())
+        self._full[lane] = self._full.get(lane, 0) + 1
+        self.metrics.limits.labels(self.name, DEAD_LETTERS_MAX).inc()
+        left = back_off_at_most(self._full[lane])
+        while left > 0:
             # Room is made by letters that are sent again, which else would wait for what waits for them.
-            if self._again(self.letters_max):
-                continue
+            if self._again(self.letters_max) or self.journal.letters.of(self.name).held < self.letters_max:
+                return
             self._check()
-            await self.sleep(min(wait, ROOM_SECONDS))
+            await self.sleep(min(left, ROOM_SECONDS))
             self._check()
-            wait -= ROOM_SECONDS
-            if wait <= 0:
-                return batch
+            left -= ROOM_SECONDS
+
+    def _goes_on(self, lane: int) -> None:
+        """Note that a lane got further, and that nothing waits for room any more where it was the last one."""
+        if self._full.pop(lane, 0) and not self._full:
+            self.journal.letters.waits_since(self.name, 0)
 
     def _check(self) -> None:
         if self.stopping.is_set():

@@ -124,15 +124,12 @@ def test_there_are_no_more_letters_than_there_may_be_and_the_rest_waits(journal:
     tell(journal, *(letter(number) for number in range(10)))
     give_up(journal, now=5, most=4)
     assert (journal.health("hook").dead, journal.health("hook").waiting) == (4, 6)
-    assert journal.letters.of("hook").full_since == 0  # nothing was refused for want of room yet
-    give_up(journal, now=6, most=4)
     give_up(journal, now=7, most=4)
     letters = journal.letters.of("hook")
-    assert (letters.taken, letters.held, letters.full_since) == (4, 4, 6)
+    assert (letters.taken, letters.held) == (4, 4)
     journal.letters.discard("hook", None)
     give_up(journal, now=8, most=4)
     assert (journal.health("hook").dead, journal.health("hook").waiting) == (4, 2)
-    assert journal.letters.of("hook").full_since == 0
 
 
 def test_a_full_destination_waits_and_says_why_and_goes_on_when_there_is_room(desk: Desk) -> None:
@@ -167,6 +164,33 @@ def test_a_full_destination_waits_and_says_why_and_goes_on_when_there_is_room(de
             wait_until(lambda: not desk.sample("profilelake_activate_dead_letters_full", destination="hook"))
         assert shape(desk.held("hook"), desk.health("hook"))["state"] == "live"
         assert [one["value"] for one in receiver.records] == [True, True, True, False]
+
+
+def test_what_waits_for_room_goes_when_the_receiver_takes_it(desk: Desk) -> None:
+    desk.members(6)
+    with receiving(lambda _request: (422, {})) as receiver:
+        desk.put("hook", receiver.url, parallel=3)
+        with desk.activating(dead_letters_max=1):
+            wait_until(lambda: desk.health("hook").letters.full_since)
+            receiver.answer = lambda _request: (200, {})
+            receiver.wait(5)
+            wait_until(lambda: not desk.health("hook").letters.full_since)
+            # Full, but nobody waits for room: it goes on.
+            desk.world.change("vip", {1: None})
+            receiver.wait(6)
+            assert shape(desk.held("hook"), desk.health("hook"))["state"] != "full"
+    assert (desk.health("hook").dead, desk.health("hook").waiting) == (1, 0)
+
+
+def test_a_greater_limit_lets_a_full_destination_go_on(desk: Desk) -> None:
+    desk.members(4)
+    with receiving(lambda _request: (422, {})) as receiver:
+        desk.put("hook", receiver.url, parallel=1)
+        with desk.activating(dead_letters_max=1):
+            wait_until(lambda: desk.health("hook").letters.full_since)
+        with desk.activating(dead_letters_max=10):
+            wait_until(lambda: desk.health("hook").dead == 4)
+            wait_until(lambda: not desk.health("hook").letters.full_since)
 
 
 def test_letters_of_a_full_destination_can_be_sent_again(desk: Desk) -> None:
