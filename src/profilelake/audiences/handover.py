@@ -9,6 +9,7 @@ anywhere: an attempt is begun anew, a merging that was begun goes on.
 Used by the process of the lake; the one that applies micro-batches only finishes what it left.
 """
 
+import logging
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import reduce
@@ -32,10 +33,14 @@ PART_SETS: Final = 20_000
 """Identifier sets that one transaction of a backfill takes; micro-batches wait meanwhile."""
 PART_ROWS: Final = 50_000
 """Rows of partials it takes, about: a set has some of every step. They take a quarter of a second."""
+WAITING_BYTES_MAX: Final = 1 << 30
+"""Bytes of partials that wait beside older events, about. With more, what waits is dropped and folded from the lake."""
 PENDING_MAX: Final = 50
 """Micro-batches whose waiting partials one transaction merges."""
 PENDING_BYTES_MAX: Final = 4 << 20
 """Bytes of these partials it takes: where the pipeline caught up, one micro-batch may have many."""
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,6 +217,29 @@ def keep_waiting(tx: Tx, workspace: str, sequence: int, partials: Partials) -> N
     """Keep what a micro-batch folded for steps whose older events are not in."""
     if not pending.is_empty(partials):
         tx.put(workspace, Db.STEP_PENDING, sequence.to_bytes(8, "big"), pending.packed(partials))
+
+
+def bound_waiting(tx: Tx, workspace: str, sequence: int) -> None:
+    """Have older events reach up to this micro-batch where too much waits beside them: it is all in the lake.
+
+    Nothing of it is lost, and an attempt that is under way is void: the next one folds more. Where older events
+    are in for some steps already, what waits for these is merged first.
+    """
+    used = tx.bytes_used(workspace, Db.STEP_PENDING)
+    if used <= WAITING_BYTES_MAX:
+        return
+    kept = definitions_now.steps(tx, workspace)
+    waiting = {digest: record for digest, record in kept.items() if not record.complete}
+    if any(record.reached for record in waiting.values()):
+        return
+    tx.clear(workspace, Db.STEP_PENDING)
+    anew = {digest: StepRecord(record.number, sequence, complete=False) for digest, record in waiting.items()}
+    definitions_now.put_steps(tx, workspace, anew)
+    _log.warning(
+        "definitions of workspace %s wait for older events: %d bytes that waited beside are folded with these later",
+        workspace,
+        used,
+    )
 
 
 def drop_waiting(tx: Tx, workspace: str) -> None:
