@@ -10,11 +10,26 @@ from typing import Final, Literal
 from urllib.parse import urlsplit
 
 Fault = Literal[
-    "", "slow_down", "broken", "expired", "denied", "reset", "cut", "lost", "hang", "slow", "no_range"
+    "",
+    "slow_down",
+    "broken",
+    "expired",
+    "denied",
+    "no_bucket",
+    "elsewhere",
+    "other_region",
+    "full",
+    "quota",
+    "reset",
+    "cut",
+    "lost",
+    "hang",
+    "slow",
+    "no_range",
 ]
 """What becomes of a request.
 
-`slow_down`, `broken`, `expired`, `denied` and `no_range` are answered here; at `reset` the connection breaks after half of
+Those before `reset`, and `no_range`, are answered here; at `reset` the connection breaks after half of
 it; at `cut` too, but the server keeps the half that came, as SeaweedFS does and S3 does not; at `lost` the server does it and the answer is lost; at `hang` nobody answers; `slow` is answered late.
 """
 
@@ -23,6 +38,11 @@ _ANSWERS: Final[dict[str, tuple[str, str]]] = {
     "broken": ("500 Internal Server Error", "InternalError"),
     "expired": ("400 Bad Request", "ExpiredToken"),
     "denied": ("403 Forbidden", "AccessDenied"),
+    "no_bucket": ("404 Not Found", "NoSuchBucket"),
+    "elsewhere": ("301 Moved Permanently", "PermanentRedirect"),
+    "other_region": ("400 Bad Request", "AuthorizationHeaderMalformed"),
+    "full": ("507 Insufficient Storage", "XMinioStorageFull"),
+    "quota": ("403 Forbidden", "QuotaExceeded"),
     "no_range": ("416 Range Not Satisfiable", "InvalidRange"),
 }
 _LENGTH: Final = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)

@@ -1,5 +1,6 @@
 """What every storage promises; a module of tests takes these classes and gives them its `storage`."""
 
+import io
 import threading
 
 import numpy as np
@@ -56,6 +57,38 @@ class TestWriting:
         with storage.input(location) as source:
             source.seek(size // 2)
             assert source.read() == content[size // 2 :]
+
+    @pytest.mark.parametrize("size", [0, 10, PART_BYTES, 2 * PART_BYTES + 5])
+    def test_what_is_read_elsewhere_is_sent(self, storage: Storage, size: int) -> None:
+        location, content = f"{storage.root}/sent", np.random.default_rng(size).bytes(size)
+        storage.send(location, io.BytesIO(content), size)
+        assert storage.read(location) == content
+
+    @pytest.mark.parametrize("size", [10, 2 * PART_BYTES + 5])
+    def test_what_breaks_while_it_is_read_is_not_sent(self, storage: Storage, size: int) -> None:
+        class Broken(io.BytesIO):
+            def read(self, size: int | None = -1, /) -> bytes:
+                if self.tell() + (size or 0) >= len(self.getvalue()):
+                    raise OSError("why")
+                return super().read(size)
+
+        with pytest.raises(OSError, match="why"):
+            storage.send(f"{storage.root}/half", Broken(bytes(size)), size)
+        assert listed(storage) == []
+
+    @pytest.mark.parametrize("size", [0, 10, 2 * PART_BYTES + 5])
+    def test_a_copy_by_the_store_is_whole_or_was_not_made(self, storage: Storage, size: int) -> None:
+        source, target = f"{storage.root}/one", f"{storage.root}/other"
+        content = np.random.default_rng(size).bytes(size)
+        storage.write(source, content)
+        assert storage.copy_from(storage, source, target, size) == storage.copies(
+            storage, source, target, size
+        )
+        assert storage.size(target) == (size if storage.copies(storage, source, target, size) else None)
+        assert storage.copies(storage, source, target, 1 << 60) is False
+        if storage.size(target) is not None:
+            assert storage.read(target) == content
+        assert storage.read(source) == content
 
     @pytest.mark.parametrize("size", [10, PART_BYTES + 5])
     def test_after_an_error_nothing_is_there(self, storage: Storage, size: int) -> None:

@@ -22,6 +22,14 @@ _NEW_ONES: Final = (
     "put good ones into the file that storage.credentials names (read again at once), or into "
     "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN and start again"
 )
+_OTHER_REGION: Final = frozenset(
+    {"AuthorizationHeaderMalformed", "PermanentRedirect", "IllegalLocationConstraintException"}
+)
+_REDIRECTED: Final = "redirect without LOCATION"
+"""What the client says of an answer that sends it to another region."""
+_FULL: Final = frozenset(
+    {"QuotaExceeded", "QuotaExceededException", "XMinioStorageFull", "InsufficientStorage", "507"}
+)
 _RIGHTS: Final = (
     "grant s3:GetObject, s3:PutObject, s3:DeleteObject, s3:AbortMultipartUpload below the prefix and "
     "s3:ListBucket on the bucket"
@@ -59,9 +67,7 @@ def fault(error: Exception, doing: str, location: str) -> Exception:
     status, code = status_of(error), _found(_CODE, text)
     what = f"{doing} {location}"
     if code == "NoSuchBucket":
-        return Unavailable(
-            f"{what}: there is no such bucket; make it, or set the warehouse to one that is there"
-        )
+        return Unavailable(f"{what}: there is no such bucket; make it, or name one that is there")
     if isinstance(error, NotFoundError | FileNotFoundError):
         return FileNotFoundError(f"{what}: there is no such file")
     if isinstance(error, InvalidPathError):
@@ -79,6 +85,8 @@ def fault(error: Exception, doing: str, location: str) -> Exception:
         return Unavailable(
             f"{what}: the clock of this machine is too far off ({code}); set it right: chronyc makestep"
         )
+    if misplaced := _misplaced(what, text, code or status):
+        return misplaced
     if status in ("401", "403"):
         return Unavailable(f"{what}: the credentials do not allow it ({code or status}); {_RIGHTS}")
     if status:
@@ -93,6 +101,17 @@ def fault(error: Exception, doing: str, location: str) -> Exception:
         )
     lost = "did not answer in time" if kind == "Timeout" else "broke the connection off"
     return Unavailable(f"{what}: the object store {lost}; retry later")
+
+
+def _misplaced(what: str, text: str, answer: str) -> Unavailable | None:
+    """Return the error of a request that went to the wrong place, or to one that is full; None of any other."""
+    if answer in _OTHER_REGION or _REDIRECTED in text:
+        return Unavailable(
+            f"{what}: the bucket is in another region or at another address; set storage.region and storage.endpoint to its own"
+        )
+    if answer in _FULL:
+        return Unavailable(f"{what}: the object store has no room for it ({answer}); make room, then retry")
+    return None
 
 
 def _found(pattern: re.Pattern[str], text: str) -> str:

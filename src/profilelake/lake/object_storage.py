@@ -29,7 +29,7 @@ from obstore.store import S3Store, from_url
 from profilelake.errors import Invalid, Unavailable
 from profilelake.lake.object_faults import fault, status_of, told
 from profilelake.lake.object_reading import RangedFile, attach
-from profilelake.lake.storage import Stored
+from profilelake.lake.storage import Storage, Stored
 from profilelake.settings import StorageOptions
 
 if TYPE_CHECKING:
@@ -46,6 +46,10 @@ PAUSE_SECONDS_MAX: Final = 15.0
 """Before something is tried again it waits for at most that long; twice as long each time, up to the last."""
 REMOVED_AT_ONCE: Final = 1_000
 LISTED_AT_ONCE: Final = 1_000
+COPIED_BYTES_MAX: Final = 1 << 30
+"""A larger file is not copied by the store: that is one request, which has to be answered in `request_seconds`."""
+_CANNOT_COPY: Final = ("405", "501")
+"""What servers answer that have no such request."""
 _MARK: Final = "profilelake-write"
 """Name of the metadata of an object that says which upload made it."""
 
@@ -81,6 +85,35 @@ class ObjectStorage:
     def output(self, location: str, *, new: bool = False) -> BinaryIO:
         """Open a new file; it is there, whole, once it is closed."""
         return cast(BinaryIO, _Upload(self._place(location), new))
+
+    def send(self, location: str, source: IO[bytes], size: int) -> None:
+        """Write all of what is being read: up to `PART_BYTES` from memory, more in parts, `PARTS_AT_ONCE` in memory."""
+        if size > PART_BYTES:
+            _put_parts(self._place(location), source, size, new=False)
+        else:
+            _put(self._place(location), source.read(size), new=False)
+
+    def copies(self, other: Storage, source: str, location: str, size: int) -> bool:
+        """Tell whether both files are in one bucket, with the same rights, and the store may copy that many bytes."""
+        return (
+            isinstance(other, ObjectStorage)
+            and other.options == self.options
+            and _bucket(source) == _bucket(location)
+            and size <= COPIED_BYTES_MAX
+        )
+
+    def copy_from(self, other: Storage, source: str, location: str, size: int) -> bool:
+        """Let the store copy a file within a bucket; False where it cannot."""
+        if not self.copies(other, source, location, size):
+            return False
+        store, key = self.located(location)
+        try:
+            obstore.copy(store, _key(source), key)
+        except (BaseError, FileNotFoundError) as error:
+            if status_of(error) in _CANNOT_COPY:
+                return False
+            raise fault(error, "copying", source) from None
+        return True
 
     def size(self, location: str) -> int | None:
         """Return the size of a file, None where it is not there."""

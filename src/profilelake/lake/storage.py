@@ -6,9 +6,10 @@ A location is absolute, as Iceberg metadata have it: `file:///…` (or a plain p
 
 import io
 import os
+import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import BinaryIO, Protocol
+from typing import IO, BinaryIO, Final, Protocol
 
 import duckdb
 import pyarrow as pa
@@ -16,6 +17,9 @@ import pyarrow as pa
 from profilelake.errors import Invalid
 from profilelake.lake.files import is_remote, local_path, make_folder, remove_files, sync_directory
 from profilelake.settings import StorageOptions
+
+COPIED_BYTES: Final = 4 << 20
+"""Of a file that is copied, this much is in memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +59,18 @@ class Storage(Protocol):
 
         With `new` it must not be there yet: else FileExistsError, when it is closed at the latest.
         """
+
+    def send(self, location: str, source: IO[bytes], size: int) -> None:
+        """Write all of what is being read, `size` bytes, without a copy on the way.
+
+        What reading raises ends it, as an OSError, and nothing is there.
+        """
+
+    def copies(self, other: "Storage", source: str, location: str, size: int) -> bool:
+        """Tell whether `copy_from` can be of use: whether the store has both files and takes that many bytes."""
+
+    def copy_from(self, other: "Storage", source: str, location: str, size: int) -> bool:
+        """Copy a file of another storage without bringing it here; False, with nothing done, where that cannot be."""
 
     def size(self, location: str) -> int | None:
         """Return the size of a file, None where it is not there."""
@@ -150,6 +166,19 @@ class LocalStorage:
     def output(self, location: str, *, new: bool = False) -> BinaryIO:
         """Open a new file; it is there, whole, once it is closed."""
         return _Whole(location, new)
+
+    def send(self, location: str, source: IO[bytes], size: int) -> None:  # noqa: ARG002 - the disk need not know
+        """Write all of what is being read."""
+        with self.output(location) as sink:
+            shutil.copyfileobj(source, sink, COPIED_BYTES)
+
+    def copies(self, other: Storage, source: str, location: str, size: int) -> bool:  # noqa: ARG002
+        """Say no: a disk copies nothing by itself."""
+        return False
+
+    def copy_from(self, other: Storage, source: str, location: str, size: int) -> bool:  # noqa: ARG002
+        """Do nothing."""
+        return False
 
     def size(self, location: str) -> int | None:
         """Return the size of a file, None where it is not there."""
