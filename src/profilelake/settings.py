@@ -267,6 +267,8 @@ class Settings:
     lake: LakeSettings = field(default_factory=LakeSettings)
     activate: ActivateSettings = field(default_factory=ActivateSettings)
     storage: StorageOptions = field(default_factory=StorageOptions)
+    backup: StorageOptions = field(default_factory=StorageOptions)
+    """How the object store is spoken to that keeps backups: as `storage` says, where this section says nothing."""
     engine: EngineSettings = field(default_factory=EngineSettings)
 
     @classmethod
@@ -288,6 +290,7 @@ class Settings:
             "lake": LakeSettings(),
             "activate": ActivateSettings(),
             "storage": StorageOptions(),
+            "backup": StorageOptions(),
             "engine": EngineSettings(),
         }
         for name in sorted(document.keys() - sections.keys()):
@@ -306,7 +309,8 @@ class Settings:
                 if variable.startswith(prefix)
             }
             values |= {key: value for key, value in overrides.get(name, {}).items() if value is not None}
-            sections[name] = _with_values(section, name, values)
+            base = sections["storage"] if name == "backup" else section
+            sections[name] = _with_values(base, name, values)
         for proxy in sections["http"].proxies():
             _check_network(proxy)
         for network in sections["activate"].networks():
@@ -315,7 +319,8 @@ class Settings:
         _check_unknown_key(sections["http"].unknown_key)
         _check_jail(sections["sql"].jail)
         _check_policy(sections["pipeline"].consent_policy)
-        sections["storage"] = _checked_storage(sections["storage"], directory)
+        for name in ("storage", "backup"):
+            sections[name] = _checked_storage(sections[name], directory, name)
         _check_one_of("lake.catalog_auth", sections["lake"].catalog_auth, CATALOG_AUTH)
         _check_one_of("lake.catalog_plain_http", sections["lake"].catalog_plain_http, PLAIN_HTTP)
         _check_one_of("lake.table_locations", sections["lake"].table_locations, TABLE_LOCATIONS)
@@ -420,23 +425,23 @@ def _check_policy(text: str) -> None:
         raise Invalid(f"setting pipeline.consent_policy = {text!r}: give one of {', '.join(POLICIES)}")
 
 
-def _checked_storage(options: StorageOptions, directory: Path) -> StorageOptions:
+def _checked_storage(options: StorageOptions, directory: Path, section: str) -> StorageOptions:
     if options.addressing not in ADDRESSING:
         raise Invalid(
-            f"setting storage.addressing = {options.addressing!r}: give one of {', '.join(ADDRESSING)}"
+            f"setting {section}.addressing = {options.addressing!r}: give one of {', '.join(ADDRESSING)}"
         )
     if options.plain_http not in PLAIN_HTTP:
         raise Invalid(
-            f"setting storage.plain_http = {options.plain_http!r}: give one of {', '.join(PLAIN_HTTP)}"
+            f"setting {section}.plain_http = {options.plain_http!r}: give one of {', '.join(PLAIN_HTTP)}"
         )
     if options.endpoint and not _ENDPOINT.fullmatch(options.endpoint):
         # Not repeated: a URL may hold a password.
         raise Invalid(
-            "setting storage.endpoint: give a URL such as https://s3.example.org:9000, without user or password"
+            f"setting {section}.endpoint: give a URL such as https://s3.example.org:9000, without user or password"
         )
     if options.endpoint.startswith("http:") and options.plain_http != "allowed":
         raise Invalid(
-            f"setting storage.endpoint = {options.endpoint!r}: that is without TLS; "
+            f"setting {section}.endpoint = {options.endpoint!r}: that is without TLS; "
             'write plain_http = "allowed" beside it where the network is trusted'
         )
     if not options.credentials:

@@ -170,6 +170,22 @@ def test_credentials_of_a_store_are_seen_from_the_directory(tmp_path: Path) -> N
     assert (options.endpoint, options.credentials) == ("https://s3.example.org:9000", "")
 
 
+def test_backups_take_what_storage_says_and_their_own_over_it(tmp_path: Path) -> None:
+    text = (
+        "[storage]\nregion = 'eu'\ncredentials = 'keys.ini'\n[backup]\nendpoint = 'https://far.example.org'\n"
+    )
+    found = load(tmp_path, text, PROFILELAKE_BACKUP_RETRIES_MAX="3")
+    assert (found.backup.region, found.backup.endpoint) == ("eu", "https://far.example.org")
+    assert (found.backup.credentials, found.backup.retries_max) == (str(tmp_path / "keys.ini"), 3)
+    assert (found.storage.endpoint, found.storage.retries_max) == ("", 10)
+    assert (
+        load(tmp_path, "[storage]\nregion = 'eu'\n").backup
+        == load(tmp_path, "[backup]\nregion = 'eu'\n").backup
+    )
+    with pytest.raises(Invalid, match=r"setting backup\.endpoint = .*without TLS"):
+        load(tmp_path, "[backup]\nendpoint = 'http://far.example.org'\n")
+
+
 def test_properties_of_spark_are_a_table(tmp_path: Path) -> None:
     text = '[engine]\nurl = "local[2]"\n[engine.conf]\n"spark.a" = "b"\n"spark.c" = true\n"spark.d" = 8\n'
     assert load(tmp_path, text).engine.conf == {"spark.a": "b", "spark.c": "true", "spark.d": "8"}
