@@ -2,9 +2,6 @@
 
 import os
 import shutil
-import signal
-import subprocess
-import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,32 +9,35 @@ from typing import Any, Final
 
 import pytest
 
+from cluster.backup_driver import (
+    add_events,
+    asked,
+    back_up,
+    check,
+    check_after_settings,
+    fresh,
+    kill,
+    objects,
+    restore,
+    warehouse_of,
+    with_settings,
+)
 from cluster.lake_places import database, wait_for_catalog
-from command_line import clean_environment, run, told
+from command_line import run, told
 from eventlog_puppet import entry, write_log
-from pipeline_driver import START, WORKSPACE, Desk, LogBuilder, ensure_tables
 from profilelake.backup import fetching
 from profilelake.backup.fetching import Fetcher
 from profilelake.lake.catalog import Lake
 from profilelake.lake.object_storage import ObjectStorage
 from profilelake.lake.place import SECRET_VARIABLE, LakePlace
-from profilelake.settings import Layout, StorageOptions
+from profilelake.settings import Layout
 from s3_faults import Asked, Fault, FaultyProxy, faulty, never
-from stopped_directory import desk, stopped_directory
+from stopped_directory import stopped_directory
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 PASSING: Final[tuple[Fault, ...]] = ("slow_down", "broken", "reset", "lost", "slow")
 PASSING_WRITES: Final[tuple[Fault, ...]] = (*PASSING, "cut")
-
-
-class RemoteDesk(Desk):
-    """The pipeline on a directory, with the lake that its settings name."""
-
-    def _open_lake(self) -> Lake:
-        lake = Lake.of(Layout(self.directory))
-        ensure_tables(lake, WORKSPACE)
-        return lake
 
 
 @pytest.fixture
@@ -68,68 +68,6 @@ def layout(request: pytest.FixtureRequest, proxy: FaultyProxy, s3: Any, tmp_path
     add_events(made, 1)
     write_log(made.log, [entry(b"later")])
     return made
-
-
-def with_settings(layout: Layout, lines: list[str]) -> Layout:
-    (layout.directory / "profilelake.toml").write_text("\n".join(lines))
-    return layout
-
-
-def add_events(layout: Layout, number: int) -> None:
-    messages = [
-        {"type": "identify", "messageId": f"m{number}-{n}", "userId": f"u{n}", "traits": {"n": n}}
-        for n in range(5)
-    ]
-    with desk(layout, RemoteDesk) as at:
-        at.apply([LogBuilder(f"{number:016x}").record(START + number, messages)])
-        assert at.publish()
-
-
-def back_up(layout: Layout, place: str | Path, *options: str) -> dict[str, Any]:
-    ran = run("backup", place, "--dir", layout.directory, "--json", *options)
-    assert ran.code == 0, ran.err
-    return dict(ran.json)
-
-
-def restore(place: str | Path, target: Path, *options: str) -> dict[str, Any]:
-    ran = run("restore", place, "--dir", target, "--json", *options)
-    assert ran.code == 0, ran.err
-    return dict(ran.json)
-
-
-def fresh(s3: Any) -> str:
-    return f"s3://{s3.bucket}/{uuid.uuid4().hex}"
-
-
-def objects(s3: Any, root: str) -> dict[str, int]:
-    storage = ObjectStorage(root, StorageOptions(endpoint=s3.endpoint, plain_http="allowed"))
-    return {file.location: file.bytes for file in storage.list(root)}
-
-
-def warehouse_of(layout: Layout) -> str:
-    return Lake.of(layout).warehouse
-
-
-def asked(proxy: FaultyProxy, method: str, part: str) -> list[Asked]:
-    return [one for one in proxy.asked if one.method == method and part in one.path]
-
-
-def check(directory: Path, events: int = 10) -> None:
-    """See that a directory is whole and goes on where it was."""
-    for command in (("verify",), ("lake", "verify")):
-        ran = run(*command, "--dir", directory, "--json")
-        assert (ran.code, ran.json) == (0, []), ran
-    layout = Layout(directory)
-    layout.check()
-    with desk(layout, RemoteDesk) as at:
-        at.check_epoch()
-        assert at.applied().totals["in_lake"] == events
-        again = [{"type": "identify", "messageId": "m0-0", "userId": "u0", "traits": {"n": 0}}]
-        fresh_one = [{"type": "identify", "messageId": "m9", "userId": "u0"}]
-        at.apply([LogBuilder("9" * 16).record(START + 100, again + fresh_one)])
-        assert at.publish()
-        assert at.applied().totals == at.applied().totals | {"in_lake": events + 1, "duplicates": 1}
-        assert at.verify() == []
 
 
 class TestSource:
@@ -339,19 +277,3 @@ class TestRestore:
         options = ("--catalog", s3.catalog, "--warehouse", fresh(s3))
         ran = run("restore", tmp_path / "backups", "--dir", tmp_path / "new", *options)
         told(ran, 2, "it chooses itself where tables lie")
-
-
-def check_after_settings(directory: Path, warehouse: str = "lake") -> None:
-    """Check a directory that was restored to another place than its settings name."""
-    os.environ["PROFILELAKE_LAKE_WAREHOUSE"] = warehouse
-    try:
-        check(directory)
-    finally:
-        del os.environ["PROFILELAKE_LAKE_WAREHOUSE"]
-
-
-def kill(*arguments: str, failpoint: str) -> None:
-    command = [sys.executable, "-m", "profilelake", *arguments]
-    environment = {**clean_environment(), "PROFILELAKE_FAILPOINT": failpoint}
-    ran = subprocess.run(command, env=environment, check=False, capture_output=True, timeout=120)
-    assert ran.returncode == -signal.SIGKILL, ran.stderr

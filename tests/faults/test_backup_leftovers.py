@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from command_line import COMMAND, clean_environment, run, told
+from profilelake.backup.locking import alone
 from profilelake.backup.manifest import MARKER
-from profilelake.backup.take import _alone
 from profilelake.settings import Layout
 from stopped_directory import stopped_directory
 
@@ -31,7 +31,7 @@ def test_the_next_backup_removes_what_a_killed_one_left(tmp_path: Path, failpoin
     (unfinished,) = place.glob(left)
     assert unfinished.stat().st_size > 0
     # As long as another backup is being made there the file may be its own.
-    with _alone(place / MARKER, "test"):
+    with alone(place / MARKER, "test"):
         told(run("backup", place, "--dir", layout.directory), 4, "another backup is being made")
     assert unfinished.exists()
     contents = {path: path.stat().st_ino for path in (place / "files").glob("*/*")}

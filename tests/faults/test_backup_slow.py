@@ -15,7 +15,7 @@ import pytest
 from pyiceberg.catalog.sql import SqlCatalog
 
 from command_line import run_process, told
-from profilelake.backup.take import _alone
+from profilelake.backup.locking import alone
 from profilelake.lake.catalog import Lake
 from profilelake.lake.reading import attach
 from profilelake.settings import Layout
@@ -215,7 +215,7 @@ def test_a_killed_restore_is_no_data_directory(
 def test_one_backup_at_a_time(backed_up: tuple[Path, Path, list[int], int]) -> None:
 
     directory, place, _, _ = backed_up
-    with _alone(directory / "run" / "backup.lock", "test"):
+    with alone(directory / "run" / "backup.lock", "test"):
         told(run_process("backup", place, "--dir", directory), 4, "another backup is being made")
 
 

@@ -15,7 +15,7 @@ import msgspec
 
 from profilelake.backup.capture import Distant
 from profilelake.backup.manifest import Manifest, StoredFile
-from profilelake.backup.pool import Pool
+from profilelake.backup.pool import Contents
 from profilelake.errors import Corrupt, Unavailable
 from profilelake.lake.storage import Storage
 from profilelake.ops.failpoints import reach
@@ -33,7 +33,7 @@ _Key = tuple[str, int, tuple[int, ...]]
 class Fetcher:
     """Brings files into a pool. `new_files` and `new_bytes` count those that were not there before."""
 
-    def __init__(self, pool: Pool, notes: Path, earlier: Manifest | None) -> None:
+    def __init__(self, pool: Contents, notes: Path, earlier: Manifest | None) -> None:
         """Fetch what neither the last backup nor `notes`, the file of one that was cut short, has."""
         self.new_files = self.new_bytes = 0
         self._pool, self._notes = pool, notes
@@ -84,8 +84,7 @@ class Fetcher:
 
     def _fetch(self, storage: Storage, file: Distant) -> None:
         try:
-            with storage.input(file.location) as source:
-                sha256, new = self._pool.receive(source, file.bytes, file.location)
+            sha256, new = self._pool.fetch(storage, file.location, file.bytes)
         except OSError as error:
             if isinstance(error, FileNotFoundError) and storage.size(file.location) is None:
                 raise

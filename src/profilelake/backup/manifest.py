@@ -2,11 +2,15 @@
 
 import hashlib
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
+from profilelake.backup.locking import alone
+from profilelake.backup.pool import Pool
 from profilelake.directory_format import sync_directory
 from profilelake.errors import Conflict, Corrupt, NotFound
 from profilelake.ops.failpoints import reach
@@ -79,11 +83,54 @@ class Manifest(msgspec.Struct, frozen=True):
         return sum(file.bytes for file in self.files)
 
 
+class Summary(msgspec.Struct, frozen=True):
+    """What a backup is in short."""
+
+    id: str
+    created_at: str
+    events: int
+    files: int
+    bytes: int
+    with_key: bool
+    program: str
+    directory: str
+
+
+def summary_of(id: str, manifest: Manifest) -> Summary:
+    """Return what a backup is in short."""
+    return Summary(
+        id=id,
+        created_at=manifest.created_at,
+        events=sum(manifest.accepted.values()),
+        files=len(manifest.files),
+        bytes=manifest.bytes(),
+        with_key=manifest.with_key,
+        program=manifest.program,
+        directory=manifest.directory,
+    )
+
+
 class BackupPlace:
     """A folder of backups: manifests, and beside them the pool."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.name = str(path)
+        self.pool = Pool(path)
+
+    def beside(self, run: Path) -> Path:  # noqa: ARG002 - where contents lie there is room for what will be some
+        """Return the folder of this machine for what is made for a backup."""
+        return self.path
+
+    @contextmanager
+    def begun(self, run: Path, directory: str, at: str) -> Iterator[None]:  # noqa: ARG002
+        """Have the place to oneself, made if need be. Raises Conflict as `create`, and where another backup is being made."""
+        self.create()
+        with alone(self.path / MARKER, self.name):
+            # All writers hold the lock, so what is unfinished there is of one that was killed.
+            self.pool.sweep_unfinished()
+            self.sweep_unfinished()
+            yield
 
     def create(self) -> None:
         """Make the folder, for its owner only, or check that it is such a place.
@@ -144,6 +191,11 @@ class BackupPlace:
         except (OSError, ValueError, msgspec.ValidationError) as error:
             raise Corrupt(f"reading the manifest {path}: {error}; take another backup") from error
 
+    def summaries(self) -> Iterator[Summary]:
+        """Yield what each backup is in short, oldest first."""
+        for id in self.ids():
+            yield summary_of(*self.load(id))
+
     def add(self, manifest: Manifest) -> str:
         """Make a backup exist, whose files are all durable; return its id."""
         data = msgspec.json.format(msgspec.json.encode(manifest), indent=1)
@@ -169,6 +221,17 @@ class BackupPlace:
         """Make a backup exist no more; its files stay until the pool is swept."""
         self._path(id).unlink(missing_ok=True)
         sync_directory(self.path / _FOLDER)
+
+    def thin_out(self, keep: int) -> list[str]:
+        """Remove the oldest backups beyond the number to keep, and every content that no backup names."""
+        ids = self.ids()
+        going = ids[:-keep] if keep else []
+        for id in going:
+            self.remove(id)
+        if going:
+            reach("backup.thinned")
+            self.pool.sweep({file.sha256 for id in self.ids() for file in self.load(id)[1].files})
+        return going
 
     def _path(self, id: str) -> Path:
         return self.path / _FOLDER / f"{id}.json"

@@ -14,7 +14,7 @@ from typing import Final
 
 from profilelake.backup.fetching import each_at_once
 from profilelake.backup.manifest import Manifest, StoredFile, StoredTable
-from profilelake.backup.pool import Pool
+from profilelake.backup.pool import Contents
 from profilelake.errors import Conflict, Invalid, Unavailable
 from profilelake.lake.catalog import register_tables
 from profilelake.lake.catalogs import close_catalog, open_catalog
@@ -109,7 +109,7 @@ def place_inside(target: Layout, place: LakePlace, manifest: Manifest) -> None:
         register_tables(place, place.warehouse, moved)
 
 
-def place_elsewhere(pool: Pool, target: Layout, place: LakePlace, manifest: Manifest, id: str) -> None:
+def place_elsewhere(pool: Contents, target: Layout, place: LakePlace, manifest: Manifest, id: str) -> None:
     """Bring tables to a place that was claimed, and make its catalog know them.
 
     Raises:
@@ -119,12 +119,13 @@ def place_elsewhere(pool: Pool, target: Layout, place: LakePlace, manifest: Mani
     """
     storage = storage_of(place.warehouse, place.storage)
     scratch = target.run / _SCRATCH
-    data: list[StoredFile] = []
-    for file in files_of_tables(manifest):
-        if file.path.endswith(_DATA):
-            data.append(file)
-        else:
-            pool.give(file.sha256, file.bytes, scratch / file.path.removeprefix(TABLES))
+    files = files_of_tables(manifest)
+    data = [file for file in files if file.path.endswith(_DATA)]
+
+    def give(file: StoredFile) -> None:
+        pool.give(file.sha256, file.bytes, scratch / file.path.removeprefix(TABLES))
+
+    each_at_once([file for file in files if not file.path.endswith(_DATA)], give, pool.at_once)
     moved = []
     for table in manifest.tables:
         below = f"{table.namespace}/{table.name}"
@@ -141,8 +142,7 @@ def place_elsewhere(pool: Pool, target: Layout, place: LakePlace, manifest: Mani
     def send(file: StoredFile) -> None:
         location = f"{place.warehouse}/{file.path.removeprefix(TABLES)}"
         if location not in arrived:
-            with storage.output(location) as sink:
-                pool.send(file.sha256, file.bytes, sink)
+            pool.deliver(file.sha256, file.bytes, storage, location)
             reach("restore.sent")
 
     def send_metadata(path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import BinaryIO, Final, Protocol
 
 from profilelake.errors import Corrupt, Unavailable
+from profilelake.lake.storage import Storage
 from profilelake.ops.failpoints import reach
 
 CHUNK_BYTES: Final = 4 << 20
@@ -23,8 +24,54 @@ class Source(Protocol):
         """Return up to `size` bytes, none at the end."""
 
 
+class Contents(Protocol):
+    """The contents of all backups in one place, each known by its SHA-256.
+
+    Methods that take or give contents may be called from several threads, `at_once` of them being of use. They raise
+    `Unavailable` where there is no room, or no answer.
+    """
+
+    @property
+    def at_once(self) -> int:
+        """How many contents it is of use to take or give at the same time."""
+
+    def holds(self, sha256: str, size: int) -> bool:
+        """Tell whether a content is there, as long as it should be, and stays if a backup names it."""
+
+    def add(self, source: Path, size: int, *, link: bool = False) -> tuple[str, bool]:
+        """Take the first `size` bytes of a file; return their SHA-256 and whether they are new."""
+
+    def take(self, made: Path) -> tuple[str, bool]:
+        """Take a whole file that nobody needs any more; return its SHA-256 and whether it is new."""
+
+    def fetch(self, storage: Storage, location: str, size: int) -> tuple[str, bool]:
+        """Take a file of a storage; return its SHA-256 and whether it is new. Raises FileNotFoundError where it is gone."""
+
+    def sync(self) -> None:
+        """Return when all that was added outlives a power cut."""
+
+    def damaged(
+        self, files: Collection[tuple[str, int]], progress: Callable[[int], None] = lambda _: None
+    ) -> list[str]:
+        """Read contents and return those that are missing or not what their name says."""
+
+    def lacking(self, files: Collection[tuple[str, int]]) -> list[str]:
+        """Return contents that cannot be given, as far as that can be told without paying for all of them.
+
+        What is given is checked on its way in any case.
+        """
+
+    def give(self, sha256: str, size: int, target: Path) -> None:
+        """Copy a content to a new file. Raises Corrupt where it is not what its name says."""
+
+    def deliver(self, sha256: str, size: int, storage: Storage, location: str) -> None:
+        """Copy a content to a storage. Raises Corrupt where it is not what its name says; then nothing is there."""
+
+
 class Pool:
-    """The contents of all backups in one place."""
+    """The contents of all backups in one folder."""
+
+    at_once: Final = 1
 
     def __init__(self, place: Path) -> None:
         self._folder = place / _FOLDER
@@ -67,11 +114,16 @@ class Pool:
         self._folder.mkdir(mode=0o700, exist_ok=True)
         unfinished = self._folder / f"{os.getpid()}-{threading.get_ident()}{_UNFINISHED}"
         try:
-            digest = _copy(source, unfinished, size, name)
+            digest = copy_pieces(source, unfinished, size, name)
             reach("backup.copied")
             return digest, self._put(unfinished, digest, size)
         finally:
             unfinished.unlink(missing_ok=True)
+
+    def fetch(self, storage: Storage, location: str, size: int) -> tuple[str, bool]:
+        """Take a file of a storage; return its SHA-256 and whether it is new. Raises as `receive`."""
+        with storage.input(location) as source:
+            return self.receive(source, size, location)
 
     def take(self, made: Path) -> tuple[str, bool]:
         """Move a file on the same file system into the pool; return its SHA-256 and whether it is new."""
@@ -102,6 +154,10 @@ class Pool:
             progress(size)
         return found
 
+    def lacking(self, files: Collection[tuple[str, int]]) -> list[str]:
+        """Return contents that cannot be given: all are read, which costs little in a folder."""
+        return self.damaged(files)
+
     def give(self, sha256: str, size: int, target: Path) -> None:
         """Copy a content to a new file, checked once more on its way.
 
@@ -110,8 +166,13 @@ class Pool:
         """
         target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with self.path(sha256).open("rb") as source:
-            if _copy(source, target, size, str(self.path(sha256))) != sha256:
+            if copy_pieces(source, target, size, str(self.path(sha256))) != sha256:
                 raise Corrupt(f"restoring {target}: its content in {self.path(sha256)} is damaged")
+
+    def deliver(self, sha256: str, size: int, storage: Storage, location: str) -> None:
+        """Copy a content to a storage, checked once more on its way."""
+        with storage.output(location) as sink:
+            self.send(sha256, size, sink)
 
     def send(self, sha256: str, size: int, sink: BinaryIO) -> None:
         """Write a content, checked once more on its way.
@@ -121,7 +182,7 @@ class Pool:
         """
         hasher = hashlib.sha256()
         with self.path(sha256).open("rb") as source:
-            for data in _pieces(source, size, str(self.path(sha256))):
+            for data in pieces(source, size, str(self.path(sha256))):
                 hasher.update(data)
                 sink.write(data)
         if hasher.hexdigest() != sha256:
@@ -179,16 +240,17 @@ def hash_file(path: Path, size: int) -> str:
     """Return the SHA-256 of the first `size` bytes. Raises Unavailable where there are fewer."""
     hasher = hashlib.sha256()
     with path.open("rb") as source:
-        for data in _pieces(source, size, str(path)):
+        for data in pieces(source, size, str(path)):
             hasher.update(data)
     return hasher.hexdigest()
 
 
-def _copy(source: Source, target: Path, size: int, name: str) -> str:
+def copy_pieces(source: Source, target: Path, size: int, name: str) -> str:
+    """Write `size` bytes of what is being read to a new file for its owner only; return their SHA-256."""
     hasher = hashlib.sha256()
     descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     with os.fdopen(descriptor, "wb", buffering=0) as sink:
-        for data in _pieces(source, size, name):
+        for data in pieces(source, size, name):
             hasher.update(data)
             written = memoryview(data)
             while written:
@@ -196,7 +258,8 @@ def _copy(source: Source, target: Path, size: int, name: str) -> str:
     return hasher.hexdigest()
 
 
-def _pieces(source: Source, size: int, name: str) -> Iterator[bytes]:
+def pieces(source: Source, size: int, name: str) -> Iterator[bytes]:
+    """Yield `size` bytes of what is being read, piece by piece. Raises Unavailable where there are fewer."""
     left = size
     while left:
         data = source.read(min(left, CHUNK_BYTES))

@@ -17,8 +17,10 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 
 from profilelake.backup import placing
-from profilelake.backup.manifest import BackupPlace, Manifest, StoredFile
-from profilelake.backup.pool import Pool, sync_file_system
+from profilelake.backup.fetching import each_at_once
+from profilelake.backup.manifest import Manifest, StoredFile
+from profilelake.backup.places import Place
+from profilelake.backup.pool import Contents, sync_file_system
 from profilelake.directory_format import FORMAT, DirectoryFormat, write_format
 from profilelake.errors import Conflict, Corrupt, Invalid, NotFound, Unavailable
 from profilelake.lake.files import is_remote, local_path
@@ -71,33 +73,34 @@ class Restored:
     to_write: tuple[str, ...]
 
 
-def check(place: Path, id: str = "", report: Report = lambda _: None) -> tuple[str, Manifest]:
-    """Return a backup all of whose files are what they should be.
+def check(kept_in: Place, id: str = "", report: Report = lambda _: None) -> tuple[str, Manifest]:
+    """Return a backup all of whose files are what they should be: each is read.
 
     Raises:
         NotFound: there is none.
         Corrupt: files are damaged or missing; some are named.
     """
-    kept_in = BackupPlace(place)
     kept_in.check()
     chosen, manifest = kept_in.load(id)
     report(f"checking {len(manifest.files)} files of backup {chosen}")
-    _refuse_damaged(kept_in, chosen, manifest.files)
+    files = manifest.files
+    _refuse(kept_in, chosen, files, kept_in.pool.damaged({(file.sha256, file.bytes) for file in files}))
     return chosen, manifest
 
 
-def _refuse_damaged(kept_in: BackupPlace, chosen: str, files: Sequence[StoredFile]) -> None:
-    damaged = set(Pool(kept_in.path).damaged({(file.sha256, file.bytes) for file in files}))
+def _refuse(kept_in: Place, chosen: str, files: Sequence[StoredFile], bad: Sequence[str]) -> None:
+    """Raise Corrupt where contents are bad."""
+    damaged = set(bad)
     if damaged:
         paths = [file.path for file in files if file.sha256 in damaged]
         raise Corrupt(
-            f"checking backup {chosen} in {kept_in.path}: {len(paths)} of {len(files)} files are damaged or "
+            f"checking backup {chosen} in {kept_in.name}: {len(paths)} of {len(files)} files are damaged or "
             f"missing, {', '.join(paths[:3])} among them; restore another backup, there are "
             f"{', '.join(other for other in kept_in.ids() if other != chosen) or 'no others'}"
         )
 
 
-def restore(place: Path, target: Layout, options: Options, report: Report = lambda _: None) -> Restored:
+def restore(kept_in: Place, target: Layout, options: Options, report: Report = lambda _: None) -> Restored:
     """Make a data directory in an empty place from a backup.
 
     Raises:
@@ -107,7 +110,6 @@ def restore(place: Path, target: Layout, options: Options, report: Report = lamb
         Unavailable: there is not enough room.
     """
     _check_target(target.directory)
-    kept_in = BackupPlace(place)
     kept_in.check()
     chosen, manifest = kept_in.load(options.id)
     if manifest.directory_format > FORMAT:
@@ -118,10 +120,10 @@ def restore(place: Path, target: Layout, options: Options, report: Report = lamb
     key = _key_file(manifest, options.key_from)
     control, known_from = _newest_control(kept_in, options.control_from, manifest.key_fingerprint)
     places = {file.path: _below(target.directory, file) for file in manifest.files}
-    pool = Pool(place)
+    pool = kept_in.pool
     with _begun(target):
         saying = [file for file in manifest.files if _says_where(file)]
-        _refuse_damaged(kept_in, chosen, saying)
+        _refuse(kept_in, chosen, saying, pool.lacking({(file.sha256, file.bytes) for file in saying}))
         for file in saying:
             pool.give(file.sha256, file.bytes, places[file.path])
         if key is not None:
@@ -131,13 +133,18 @@ def restore(place: Path, target: Layout, options: Options, report: Report = lamb
         _check_room(target.directory, manifest, lake, inside=inside)
         if manifest.tables and not inside:
             placing.refuse_taken(target, lake, manifest, chosen)
-        check(place, chosen, report)
+        report(f"checking {len(manifest.files)} files of backup {chosen}")
+        wanted = {(file.sha256, file.bytes) for file in manifest.files}
+        _refuse(kept_in, chosen, manifest.files, pool.lacking(wanted))
         if manifest.tables and not inside:
             placing.claim(target, lake, chosen)
     report(f"copying {manifest.bytes():,} bytes to {target.directory}")
-    for file in manifest.files:
-        if not _says_where(file) and (inside or not file.path.startswith(placing.TABLES)):
-            pool.give(file.sha256, file.bytes, places[file.path])
+    here = [
+        file
+        for file in manifest.files
+        if not _says_where(file) and (inside or not file.path.startswith(placing.TABLES))
+    ]
+    each_at_once(here, lambda file: pool.give(file.sha256, file.bytes, places[file.path]), pool.at_once)
     reach("restore.copied")
     suppressed = _suppressed(target.control)
     _replace_control(target, control, pool)
@@ -265,9 +272,7 @@ def _give_secrets(folder: Path, target: Layout) -> None:
 # ---- who may send and read, who is suppressed ----------------------------------------------------
 
 
-def _newest_control(
-    place: BackupPlace, given: Path | None, fingerprint: str
-) -> tuple[StoredFile | Path, str]:
+def _newest_control(place: Place, given: Path | None, fingerprint: str) -> tuple[StoredFile | Path, str]:
     if given is not None:
         path = Layout(given).control if given.is_dir() else given
         if not path.is_file():
@@ -285,7 +290,7 @@ def _newest_control(
     raise Corrupt(f"restoring: backup {id} has no control database; name one with --control-from")
 
 
-def _replace_control(target: Layout, control: StoredFile | Path, pool: Pool) -> None:
+def _replace_control(target: Layout, control: StoredFile | Path, pool: Contents) -> None:
     """Put the newest control database in the place of the one of the backup."""
     if isinstance(control, StoredFile):
         target.control.unlink(missing_ok=True)

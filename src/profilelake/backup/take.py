@@ -1,9 +1,8 @@
 """One backup: what was captured goes into the pool, then its manifest makes it exist."""
 
-import fcntl
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,13 +11,17 @@ from typing import Final
 import profilelake
 from profilelake.backup import record
 from profilelake.backup.capture import Captured, Found, captured
-from profilelake.backup.fetching import Fetcher
-from profilelake.backup.manifest import FORMAT, MARKER, BackupPlace, Manifest, StoredFile, StoredTable
-from profilelake.backup.pool import Pool
+from profilelake.backup.fetching import Fetcher, each_at_once
+from profilelake.backup.locking import alone
+from profilelake.backup.manifest import FORMAT, Manifest, StoredFile, StoredTable
+from profilelake.backup.places import Place, place_at
+from profilelake.backup.pool import Contents
 from profilelake.directory_format import FORMAT as DIRECTORY_FORMAT
-from profilelake.errors import Conflict, Invalid
+from profilelake.errors import Conflict, Invalid, Unavailable
+from profilelake.lake.files import is_remote
+from profilelake.lake.place import LakePlace
 from profilelake.ops.failpoints import reach
-from profilelake.settings import Layout
+from profilelake.settings import Layout, Settings
 from profilelake.workspaces.identifier_key import key_fingerprint
 
 LOCK: Final = "backup.lock"
@@ -55,37 +58,38 @@ class Backup:
     removed: tuple[str, ...]
 
 
-def take(layout: Layout, place: Path, workspaces: Sequence[str], now: int, options: Options) -> Backup:
-    """Back a data directory up to `place`, whether a server runs on it or not.
+def take(layout: Layout, place: str, workspaces: Sequence[str], now: int, options: Options) -> Backup:
+    """Back a data directory up to `place`, a folder or `s3://bucket/prefix`, whether a server runs on it or not.
 
     Every event acknowledged before the call is in the backup. Collecting, processing and reading go on.
     `now` is in microseconds.
 
     Raises:
         Conflict: another backup is being made, or `place` holds something else.
-        Unavailable: the disk is full, or the directory changes too fast to be looked at.
+        Unavailable: the disk is full, the object store does not answer, or the directory changes too fast to be looked at.
         NotFound: the identifier key is gone.
     """
     if options.keep < 0:
         raise Invalid(f"backing up with --keep {options.keep}: give 1 or more, or 0 for all")
-    if place.absolute().is_relative_to(layout.directory.absolute()):
-        raise Invalid(f"backing up to {place}: it is inside of the data directory; name another place")
+    _refuse_inside(layout, place)
+    if options.link and is_remote(place):
+        raise Invalid(f"backing up to {place} with --link: only folders share files; leave it out")
     fingerprint = key_fingerprint(layout.secrets)
-    kept_in = BackupPlace(place)
-    kept_in.create()
-    with _alone(layout.run / LOCK, f"backing up {layout.directory}"), _alone(place / MARKER, str(place)):
+    kept_in = place_at(place, Settings.load(layout.directory, os.environ).backup)
+    beside = kept_in.beside(layout.run)
+    with (
+        alone(layout.run / LOCK, f"backing up {layout.directory}"),
+        kept_in.begun(layout.run, str(layout.directory.absolute()), _time(now)),
+    ):
         earlier = _last(kept_in)
         if earlier is not None and earlier.key_fingerprint != fingerprint:
             raise Conflict(
                 f"backing up to {place}: it holds backups of another installation, {earlier.directory}; "
-                "name another folder"
+                "name another folder or prefix"
             )
-        pool = Pool(place)
-        # All writers hold the lock of the place, so what is unfinished there is of one that was killed.
-        pool.sweep_unfinished()
-        kept_in.sweep_unfinished()
-        fetcher = Fetcher(pool, place / _NOTES, earlier)
-        with captured(layout, layout.run / STAGING, place / _MAKING, workspaces, fetcher.fetch) as found:
+        pool = kept_in.pool
+        fetcher = Fetcher(pool, beside / _NOTES, earlier)
+        with captured(layout, layout.run / STAGING, beside / _MAKING, workspaces, fetcher.fetch) as found:
             stored, new_files, new_bytes = _store(pool, found, earlier, options)
             stored += fetcher.stored(found.distant)
             pool.sync()
@@ -94,8 +98,8 @@ def take(layout: Layout, place: Path, workspaces: Sequence[str], now: int, optio
         id = kept_in.add(manifest)
         reach("backup.added")
         fetcher.forget()
-        removed = _thin_out(kept_in, pool, options.keep)
-    _remember(layout, place, id, now, fingerprint, options)
+        _remember(layout, kept_in, id, now, fingerprint, options)
+        removed = _thin_out(kept_in, id, options.keep)
     return Backup(
         id=id,
         files=len(manifest.files),
@@ -107,28 +111,59 @@ def take(layout: Layout, place: Path, workspaces: Sequence[str], now: int, optio
     )
 
 
-def _last(place: BackupPlace) -> Manifest | None:
+def _refuse_inside(layout: Layout, place: str) -> None:
+    """Refuse a place that would be part of what is backed up, or sweep it away, or be swept away with it."""
+    if not is_remote(place):
+        if Path(place).absolute().is_relative_to(layout.directory.absolute()):
+            raise Invalid(f"backing up to {place}: it is inside of the data directory; name another place")
+        return
+    lake = LakePlace.of(layout, os.environ)
+    same_store = lake.storage.endpoint == Settings.load(layout.directory, os.environ).backup.endpoint
+    warehouse = lake.warehouse
+    one, other = f"{place.rstrip('/')}/", f"{warehouse.rstrip('/')}/"
+    if same_store and (one.startswith(other) or other.startswith(one)):
+        raise Invalid(
+            f"backing up to {place}: it and the tables, in {warehouse}, lie in one another; name another prefix"
+        )
+
+
+def _last(place: Place) -> Manifest | None:
     return place.load()[1] if place.ids() else None
 
 
+def _thin_out(place: Place, id: str, keep: int) -> list[str]:
+    try:
+        return place.thin_out(keep)
+    except Unavailable as error:
+        raise Unavailable(f"backup {id} is made; removing what is not needed any more: {error}") from error
+
+
 def _store(
-    pool: Pool, found: Captured, earlier: Manifest | None, options: Options
+    pool: Contents, found: Captured, earlier: Manifest | None, options: Options
 ) -> tuple[list[StoredFile], int, int]:
     known = {(f.path, f.bytes, f.seen): f.sha256 for f in earlier.files if f.seen} if earlier else {}
-    stored: list[StoredFile] = []
-    new_files = new_bytes = 0
     with_secrets = options.with_key and options.key_to is None
-    for file in [*found.files, *(found.secrets if with_secrets else ())]:
+    files = [*found.files, *(found.secrets if with_secrets else ())]
+    stored: dict[int, StoredFile] = {}
+    added: dict[str, int] = {}
+    lock = threading.Lock()
+
+    def store(numbered: tuple[int, Found]) -> None:
+        number, file = numbered
         seen = _seen(file)
         sha256 = known.get((file.path, file.bytes, seen), "") if seen else ""
+        new = False
         if not sha256 or not pool.holds(sha256, file.bytes):
             sha256, new = _add(pool, file, link=options.link)
-            new_files += new
-            new_bytes += file.bytes if new else 0
-        stored.append(StoredFile(file.path, file.bytes, sha256, seen))
+        with lock:
+            stored[number] = StoredFile(file.path, file.bytes, sha256, seen)
+            if new:
+                added[sha256] = file.bytes
+
+    each_at_once(enumerate(files), store, pool.at_once)
     if options.key_to is not None:
         _write_apart(found.secrets, options.key_to)
-    return stored, new_files, new_bytes
+    return [stored[number] for number in range(len(files))], len(added), sum(added.values())
 
 
 def _seen(file: Found) -> tuple[int, ...]:
@@ -139,7 +174,7 @@ def _seen(file: Found) -> tuple[int, ...]:
     return (status.st_dev, status.st_ino, status.st_mtime_ns)
 
 
-def _add(pool: Pool, file: Found, *, link: bool) -> tuple[str, bool]:
+def _add(pool: Contents, file: Found, *, link: bool) -> tuple[str, bool]:
     if file.made:
         return pool.take(file.source)
     return pool.add(file.source, file.bytes, link=link and file.lasting)
@@ -171,10 +206,9 @@ def _manifest(
     fingerprint: str,
     options: Options,
 ) -> Manifest:
-    at = datetime.fromtimestamp(now / 1e6, UTC).isoformat(timespec="microseconds")
     return Manifest(
         format=FORMAT,
-        created_at=at.replace("+00:00", "Z"),
+        created_at=_time(now),
         program=profilelake.__version__,
         directory_format=DIRECTORY_FORMAT,
         directory=str(layout.directory.absolute()),
@@ -196,20 +230,12 @@ def _manifest(
     )
 
 
-def _thin_out(place: BackupPlace, pool: Pool, keep: int) -> list[str]:
-    """Remove the oldest backups beyond the number to keep, and every content that no backup names."""
-    ids = place.ids()
-    going = ids[:-keep] if keep else []
-    for id in going:
-        place.remove(id)
-    if going:
-        reach("backup.thinned")
-        pool.sweep({file.sha256 for id in place.ids() for file in place.load(id)[1].files})
-    return going
+def _time(now: int) -> str:
+    return datetime.fromtimestamp(now / 1e6, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
-def _remember(layout: Layout, place: Path, id: str, now: int, fingerprint: str, options: Options) -> None:
-    made = record.Made(now, str(place.absolute()), id, fingerprint)
+def _remember(layout: Layout, place: Place, id: str, now: int, fingerprint: str, options: Options) -> None:
+    made = record.Made(now, _where(place), id, fingerprint)
     before = record.load(layout.backups)
     with_key = before.with_key
     if options.key_to is not None:
@@ -219,15 +245,5 @@ def _remember(layout: Layout, place: Path, id: str, now: int, fingerprint: str, 
     record.store(layout.backups, record.Record(made, with_key))
 
 
-@contextmanager
-def _alone(path: Path, doing: str) -> Iterator[None]:
-    """Hold a file's lock, so that two backups do not take away each other's files."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise Conflict(f"{doing}: another backup is being made; wait for it") from error
-        yield
-    finally:
-        os.close(descriptor)
+def _where(place: Place) -> str:
+    return place.name if is_remote(place.name) else str(Path(place.name).absolute())

@@ -1,32 +1,26 @@
 """`profilelake backup` and `profilelake restore`."""
 
-import re
+import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
+import msgspec
 import typer
 
 from profilelake.commands.common import DEFAULT_DIRECTORY, Directory, Json, layout_of, print_json
 from profilelake.errors import Invalid
-from profilelake.settings import Layout
+from profilelake.settings import Layout, Settings
+
+if TYPE_CHECKING:
+    from profilelake.backup.places import Place
 
 WORKSPACES = ("default",)
 
 
-def _folder(place: Path) -> Path:
-    """Return a place for backups. Raises Invalid for a URL, which would be taken for the name of a folder."""
-    if scheme := re.match(r"([a-z][a-z0-9+.-]+):/", str(place)):
-        raise Invalid(
-            f"backups in {scheme[1]}://…: they go to a folder of this machine, or one that is mounted; name that, and "
-            "copy it elsewhere afterwards"
-        )
-    return place
-
-
 def backup(
     place: Annotated[
-        Path, typer.Argument(metavar="DEST", help="Folder that keeps the backups.", callback=_folder)
+        str, typer.Argument(metavar="DEST", help="Folder that keeps the backups, or s3://bucket/prefix.")
     ],
     directory: Directory = DEFAULT_DIRECTORY,
     without_key: Annotated[
@@ -46,7 +40,7 @@ def backup(
 ) -> None:
     """Back the data directory up, beside a running server or without one."""
     if list_only:
-        _list(place, as_json=as_json)
+        _list(place, directory, as_json=as_json)
         return
     if without_key and key_to is not None:
         raise Invalid("backing up: --without-key and --key-to contradict each other; give one of them")
@@ -80,37 +74,30 @@ def backup(
         print(f"removed {id}")
 
 
-def _list(place: Path, *, as_json: bool) -> None:
-    from profilelake.backup.manifest import BackupPlace
-
-    kept_in = BackupPlace(place)
-    kept_in.check()
-    rows = []
-    for id in kept_in.ids():
-        manifest = kept_in.load(id)[1]
-        rows.append(
-            {
-                "id": id,
-                "created_at": manifest.created_at,
-                "events": sum(manifest.accepted.values()),
-                "files": len(manifest.files),
-                "bytes": manifest.bytes(),
-                "with_key": manifest.with_key,
-                "program": manifest.program,
-                "directory": manifest.directory,
-            }
-        )
+def _list(where: str, directory: Path, *, as_json: bool) -> None:
+    place = _place(where, directory)
+    place.check()
+    rows = [msgspec.structs.asdict(summary) for summary in place.summaries()]
     if as_json:
         print_json(rows)
         return
     for row in rows:
         key = "with key" if row["with_key"] else "without key"
-        print(f"{row['id']}  {row['events']:,} events  {row['bytes']:,} bytes  {key}  {row['directory']}")
+        print(
+            f"{row['id']}  {row['created_at']}  {row['events']:,} events  {row['bytes']:,} bytes  {key}  {row['directory']}"
+        )
+
+
+def _place(where: str, directory: Path) -> "Place":
+    """Return a place for backups, as the settings of a data directory and the environment say to speak to it."""
+    from profilelake.backup.places import place_at
+
+    return place_at(where, Settings.load(directory, os.environ).backup)
 
 
 def restore(
     place: Annotated[
-        Path, typer.Argument(metavar="SRC", help="Folder that keeps the backups.", callback=_folder)
+        str, typer.Argument(metavar="SRC", help="Folder that keeps the backups, or s3://bucket/prefix.")
     ],
     directory: Annotated[
         Path | None, typer.Option("--dir", help="New data directory: nothing may be there.")
@@ -151,7 +138,7 @@ def restore(
         print(text, file=sys.stderr)
 
     if check_only:
-        chosen, manifest = restoring.check(place, id, report)
+        chosen, manifest = restoring.check(_place(place, directory or DEFAULT_DIRECTORY), id, report)
         document: dict[str, object] = {"id": chosen, "files": len(manifest.files), "bytes": manifest.bytes()}
         if as_json:
             print_json(document)
@@ -163,7 +150,7 @@ def restore(
     options = restoring.Options(
         id=id, key_from=key_from, control_from=control_from, warehouse=warehouse, catalog=catalog
     )
-    made = restoring.restore(place, Layout(directory), options, report)
+    made = restoring.restore(_place(place, directory), Layout(directory), options, report)
     if as_json:
         print_json(
             {

@@ -375,9 +375,15 @@ def test_files_that_go_meanwhile_begin_another_attempt(
     assert not (layout.run / "backup").exists()
 
 
-def test_a_url_is_no_folder(layout: Layout, tmp_path: Path) -> None:
-    told(run("backup", "s3://bucket/x", "--dir", layout.directory), 2, "they go to a folder")
-    told(run("restore", "s3://bucket/x", "--dir", tmp_path / "new"), 2, "they go to a folder")
+def test_urls_that_are_no_places(layout: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = ("--dir", layout.directory)
+    told(run("backup", "s3://", *options), 2, "give a folder, or s3://bucket/prefix")
+    told(run("backup", "ftp://bucket/x", *options), 2, "give a directory, or s3://bucket/prefix")
+    told(run("restore", "ftp://bucket/x", "--dir", tmp_path / "new"), 2, "give a directory, or s3://bucket")
+    told(run("backup", "s3://bucket/x", *options, "--link"), 2, "only folders share files; leave it out")
+    monkeypatch.setenv("PROFILELAKE_LAKE_WAREHOUSE", "s3://bucket/lake")
+    for place in ("s3://bucket", "s3://bucket/lake/", "s3://bucket/lake/backups"):
+        told(run("backup", place, *options), 2, "lie in one another; name another prefix")
 
 
 def test_errors_of_the_place(tmp_path: Path) -> None:
