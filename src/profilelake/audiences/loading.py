@@ -2,6 +2,7 @@
 
 from collections.abc import Collection as Many
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import islice, takewhile
 from typing import Final, NamedTuple
 
@@ -74,14 +75,15 @@ def subjects(
     """
     reads = frozenset[str]().union(*(planned.reads for planned in plan))
     types = frozenset[str]().union(*(planned.held.definition.external_ids for planned in plan))
-    mine = _alone(tx, workspace, profiles, reads, types, collection, others, computed, plan)
+    slugs = frozenset[str]().union(*(planned.entities for planned in plan))
+    mine = _alone(tx, workspace, profiles, reads, types, slugs, collection, others, computed, plan)
     if collection == "users":
         return mine, sorted(_split(mine.set_keys))
     linked = linked_users(tx, workspace, profiles)
     people = sorted({user for users in linked.values() for user in users})
     records = tx.profiles(workspace, people)
     known = tx.decoded(workspace, Db.COMPUTED, people, decode_computed)
-    users = _alone(tx, workspace, records, reads, frozenset(), "users", others, known, ())
+    users = _alone(tx, workspace, records, reads, frozenset(), slugs, "users", others, known, ())
     row_of = {key: row for row, key in enumerate(records)}
     pairs = [
         (row, row_of[user])
@@ -89,15 +91,8 @@ def subjects(
         for user in linked[account]
         if user in row_of
     ]
-    whole = Subjects(
-        count=mine.count,
-        set_keys=mine.set_keys,
-        set_owner=mine.set_owner,
-        traits=mine.traits,
-        identifier_types=mine.identifier_types,
-        users=users,
-        user_accounts=np.array(pairs, dtype=np.int64).reshape(-1, 2),
-    )
+    user_accounts = np.array(pairs, dtype=np.int64).reshape(-1, 2)
+    whole = replace(mine, users=users, user_accounts=user_accounts)
     return whole, sorted({*_split(mine.set_keys), *_split(users.set_keys)})
 
 
@@ -145,6 +140,7 @@ def _alone(
     profiles: Mapping[bytes, ProfileRecord],
     reads: frozenset[str],
     types: frozenset[str],
+    slugs: frozenset[str],
     collection: Collection,
     others: Mapping[str, Elsewhere],
     computed: Mapping[bytes, ComputedRecord],
@@ -173,8 +169,7 @@ def _alone(
             for type in sorted(types)
         },
         entities={
-            slug: linked_rows(tx, workspace, profiles.values(), others.get(slug))
-            for slug in sorted(frozenset[str]().union(*(planned.entities for planned in plan)))
+            slug: linked_rows(tx, workspace, profiles.values(), others.get(slug)) for slug in sorted(slugs)
         },
     )
 

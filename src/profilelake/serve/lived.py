@@ -109,11 +109,11 @@ class Lives:
         }
         # What SQL said last is a fact to everything else.
         traits |= {name: json.loads(given.value) for name, given in found.computed().items() if given.by_sql}
-        if found.collection == "accounts":
-            return account(self._users(found), traits)
         entities = {
             slug: _linked_rows(found, slug) for slug in sorted({e for one in self.plan for e in one.entities})
         }
+        if found.collection == "accounts":
+            return account(self._users(found), traits, entities)
         names = {name for one in self.plan for step in one.steps.values() for name in step.names}
         types = frozenset(type for _, type in found.record.idents)
         return Subject(tuple(self._events(found, names)), traits, entities=entities, identifier_types=types)

@@ -168,7 +168,7 @@ class _Checker:
         elif isinstance(node, Property):
             asked = self._asked(node, place)
             if asked is not None:
-                self.findings += of_property(node, self._known, asked)
+                self.findings += of_property(node, self._known_at(place), asked)
 
     def _asked(self, node: Property, place: _Place) -> Events | Entities | None:
         """Return whose property is meant, None inside of an array and where there is none."""
@@ -214,7 +214,7 @@ class _Checker:
             message = f"{said} cannot stand inside where() of an event; ask for it beside, joined by AND"
             self._error(of, "events_inside", message)
         if isinstance(of, Entities):
-            self.findings += of_entity(of, self._known)
+            self.findings += of_entity(of, self._known_at(place))
         else:
             self.findings += of_events(of, self._known)
             self._window(of, of.window, place)
