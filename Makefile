@@ -31,7 +31,7 @@ test: setup ## the fast suite
 	$(BIN)/python -m pytest -n auto
 
 test-all: setup ## every test, slow ones too
-	$(BIN)/python -m pytest -n auto -m "slow or not slow"
+	$(BIN)/python -m pytest -n auto -m "slow or not slow" --hypothesis-profile random
 
 test-slow-ci: setup ## the part of the slow tests that CI runs, always the same
 	$(BIN)/python -m pytest -m slow \

@@ -3,9 +3,24 @@
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis.database import DirectoryBasedExampleDatabase
 
 from command_line import run_process
 from served import Served, serving
+
+# No law speaks of the speed of a machine, which other work may share. A change is held to the same examples wherever it
+# is tried; `--hypothesis-profile random` (`make test-all`) looks for new ones.
+for _name, _same in (("same", True), ("random", False)):
+    settings.register_profile(
+        _name,
+        derandomize=_same,
+        database=None if _same else DirectoryBasedExampleDatabase(".hypothesis/examples"),
+        deadline=None,
+        print_blob=True,
+        suppress_health_check=[HealthCheck.too_slow],
+    )
+settings.load_profile("same")
 
 
 @pytest.fixture(scope="session")
