@@ -22,5 +22,5 @@ def parts_by_id(ids: pa.Array | pa.ChunkedArray, parts: int) -> PartNumbers:
 
 
 def power_of_two(wanted: float, least: int = 1, most: int = SLOTS) -> int:
-    """Return the least power of two that is not below `wanted`, within limits."""
-    return min(most, max(least, 1 << max(0, int(np.ceil(np.log2(max(1.0, wanted)))))))
+    """Return the least power of two that is below neither `wanted` nor `least`; at most `most`, itself one."""
+    return min(most, 1 << int(np.ceil(np.log2(max(1.0, wanted, least)))))

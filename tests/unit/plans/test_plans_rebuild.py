@@ -270,6 +270,14 @@ def test_tasks_leave_the_ids_and_recent_events_that_a_rebuild_in_memory_does(des
     assert known_events(desk) == wanted
 
 
+@pytest.mark.parametrize("tasks", [3, 6])
+def test_as_many_tasks_as_there_are_lose_no_id(desk: Desk, tasks: int) -> None:
+    desk.rebuild()
+    wanted = known_events(desk)
+    desk.rebuild_by_plan(engine=EmbeddedEngine(desk.directory / "engine", tasks))
+    assert known_events(desk) == wanted
+
+
 @pytest.mark.parametrize(
     "limits",
     [ShapeLimits(shapes_max=3), ShapeLimits(shapes_per_part_max=2), ShapeLimits(events_max=3), ShapeLimits()],
