@@ -291,7 +291,9 @@ class Journal:
                 " trouble = '' WHERE destination = ?",
                 (count, now, destination),
             )
-            return self._without(batch, count)
+            left = self._without(batch, count)
+            self.letters.end_waiting(destination)
+            return left
 
     def _without(self, batch: Batch, count: int) -> Batch:
         left = Batch(batch.id, batch.lane, batch.records[count:])

@@ -30,7 +30,7 @@ Fate = Literal["replayed", "outdated", "discarded", "expired"]
 FATES: Final[tuple[Fate, ...]] = ("replayed", "outdated", "discarded", "expired")
 """What becomes of a letter. `outdated` was not sent again, because something newer had been told since."""
 _COUNT: Final[dict[Fate, str]] = {
-    fate: f"UPDATE letters SET {fate} = {fate} + ? WHERE destination = ?"  # noqa: S608 - our own words
+    fate: f"UPDATE letters SET {fate} = {fate} + ?, full_since = 0 WHERE destination = ?"  # noqa: S608 - our own words
     for fate in FATES
 }
 
@@ -288,7 +288,16 @@ class DeadLetters:
 
     def count(self, destination: str, fate: Fate, number: int) -> None:
         """Count letters that have gone, for ever; there is room then."""
-        self._database.connection.execute(_COUNT[fate], (number, destination))
+        if number:
+            self._database.connection.execute(_COUNT[fate], (number, destination))
+
+    def end_waiting(self, destination: str) -> None:
+        """Note that nothing waits for room, if nothing waits at all: the receiver may have taken it after all."""
+        self._database.connection.execute(
+            "UPDATE letters SET full_since = 0 WHERE destination = ?1 AND full_since <> 0"
+            " AND NOT EXISTS (SELECT 1 FROM batches WHERE batches.destination = ?1)",
+            (destination,),
+        )
 
 
 def state_of(value: str | None) -> bytes:

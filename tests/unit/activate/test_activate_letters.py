@@ -193,6 +193,50 @@ def test_a_greater_limit_lets_a_full_destination_go_on(desk: Desk) -> None:
             wait_until(lambda: not desk.health("hook").letters.full_since)
 
 
+def test_a_full_destination_whose_receiver_takes_what_waits_is_full_no_more(desk: Desk) -> None:
+    desk.members(3)
+    with receiving(lambda _request: (422, {})) as receiver:
+        desk.put("hook", receiver.url, parallel=1)
+        with desk.activating(dead_letters_max=2):
+            wait_until(lambda: desk.health("hook").letters.full_since)
+            receiver.answer = lambda _request: (200, {})
+            receiver.wait(1)
+            wait_until(lambda: not desk.health("hook").waiting)
+            shown = shape(desk.held("hook"), desk.health("hook"))
+            assert (shown["state"], shown["trouble"], shown["dead"]) == ("live", "", 2)
+            desk.world.change("vip", {1: None})
+            receiver.wait(2)
+            wait_until(lambda: not desk.sample("profilelake_activate_dead_letters_full", destination="hook"))
+
+
+def test_there_is_room_once_letters_have_gone_though_nobody_works(journal: Journal) -> None:
+    """Of a destination that is paused too: what it says must not be of a time before."""
+    for fate in ("discarded", "expired", "outdated"):
+        tell(journal, letter(1), letter(2), letter(3))
+        give_up(journal, now=1, most=2)
+        give_up(journal, now=2, most=2)
+        assert journal.letters.of("hook").full_since == 2
+        # Nothing has gone by this, so nothing is said of room.
+        assert again(journal) == (0, 0)
+        journal.letters.discard("hook", [])
+        assert journal.letters.of("hook").full_since == 2
+        if fate == "discarded":
+            journal.letters.discard("hook", None)
+        elif fate == "expired":
+            journal.letters.expire("hook", 9, 9, now=9)
+        else:
+            journal.put(
+                "hook",
+                Turn(Place("1", b"", b""), [], {(subject(n), "vip"): None for n in (1, 2, 3)}),
+                seen=0,
+            )
+            journal.letters.ask_replay("hook", None)
+            assert again(journal) == (0, 2)
+        assert (journal.letters.of("hook").full_since, journal.letters.of("hook").held) == (0, 0)
+        give_up(journal, now=3, most=9)
+        journal.letters.discard("hook", None)
+
+
 def test_letters_of_a_full_destination_can_be_sent_again(desk: Desk) -> None:
     """What waits for room, and the letters that could make some, do not wait for each other."""
     desk.members(9)
