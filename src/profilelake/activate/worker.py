@@ -256,7 +256,7 @@ class Worker:
 
     async def _wait_for_room(self, lane: int) -> None:
         """Return when there is room for a letter again, or when it is time to see what the receiver says now."""
-        if not self._full:
+        if not self.journal.letters.of(self.name).full_since:
             self.journal.letters.waits_since(self.name, self.clock())
         self._full[lane] = self._full.get(lane, 0) + 1
         self.metrics.limits.labels(self.name, DEAD_LETTERS_MAX).inc()

@@ -214,8 +214,7 @@ def test_there_is_room_once_letters_have_gone_though_nobody_works(journal: Journ
     for fate in ("discarded", "expired", "outdated"):
         tell(journal, letter(1), letter(2), letter(3))
         give_up(journal, now=1, most=2)
-        give_up(journal, now=2, most=2)
-        assert journal.letters.of("hook").full_since == 2
+        journal.letters.waits_since("hook", 2)
         # Nothing has gone by this, so nothing is said of room.
         assert again(journal) == (0, 0)
         journal.letters.discard("hook", [])
