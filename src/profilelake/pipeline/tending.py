@@ -106,9 +106,7 @@ class Tending:
             self._jobs_at = now + JOBS_SECONDS
             self._forget_jobs()
         if self.forgetting is not None and now >= self._forget_at:
-            self._forget_at = now + RETRY_SECONDS
-            more = self.forgetting.step()
-            self._forget_at = now + (RETRY_SECONDS if more else FORGET_SECONDS)
+            self._forget_at = now + (RETRY_SECONDS if self._forget(self.forgetting) else FORGET_SECONDS)
         if now < self._rest_until:
             return asked > 0
         self._watch(now)
@@ -137,6 +135,15 @@ class Tending:
             due = self.clock() - merged_at >= self.publish_age_seconds * 1_000_000
             if due and publisher.merge():
                 self.metrics.done("merge", self.clock())
+
+    def _forget(self, forgetting: Forgetting) -> bool:
+        """Do a step of forgetting; tell whether there may be more, as where it failed."""
+        try:
+            return forgetting.step()
+        except (Corrupt, Unavailable, OSError) as error:
+            # It comes before the look at any table, so what fails here for long must not end that.
+            self._failed(error)
+            return True
 
     def _forget_jobs(self) -> None:
         """Remove the files of jobs that nobody went on with; all workspaces have theirs in one place."""
