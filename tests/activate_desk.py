@@ -17,7 +17,7 @@ from profilelake.activate.addresses import resolve
 from profilelake.activate.journal import Health, Journal
 from profilelake.activate.metrics import ActivateMetrics
 from profilelake.activate.run import Activating
-from profilelake.ops.clock import wall
+from profilelake.ops.clock import Clock, wall
 from profilelake.semantics.destinations import Destination
 from profilelake.settings import ActivateSettings
 from profilelake.workspaces.control import Control
@@ -58,7 +58,7 @@ class Desk:
             return journal.health(name)
 
     @contextmanager
-    def activating(self, **settings: Any) -> Iterator[None]:
+    def activating(self, clock: Clock = wall, **settings: Any) -> Iterator[None]:
         self.registry = CollectorRegistry()
         told = ActivateSettings(**{"allow_private": "127.0.0.0/8", "answer_seconds": 2.0} | settings)
         activating = Activating(
@@ -69,7 +69,7 @@ class Desk:
             secrets=self.directory / "secrets",
             environment={"OTHER": "plain"},
             settings=told,
-            clock=wall,
+            clock=clock,
             rng=random.Random(5),
             metrics=ActivateMetrics(self.registry),
             resolve=resolve,

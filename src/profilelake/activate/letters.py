@@ -15,8 +15,8 @@ from profilelake.activate._database import Database
 from profilelake.errors import Invalid, NotFound
 from profilelake.semantics.identifiers import parse_public_id
 
-LISTED_MAX: Final = 1_000
-"""Letters of one page."""
+LISTED_MAX: Final = 1_001
+"""Letters of one page of a thousand, and the one that tells that there are more."""
 IDS_MAX: Final = 10_000
 """Letters that can be named at once; more go by `all`."""
 DISCARD_ROWS: Final = 5_000

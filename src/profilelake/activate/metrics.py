@@ -68,7 +68,7 @@ class ActivateMetrics:
         )
         self._shown: dict[tuple[str, str], int] = {}
 
-    def letters_are(self, destination: str, letters: Letters, most: int, *, first: bool) -> None:
+    def letters_are(self, destination: str, letters: Letters, most: int, *, first: bool = False) -> None:
         """Show what became of the letters of a destination, whichever process did it; at `first` only what is."""
         self.letters.labels(destination).set(letters.held)
         self.letters_limit.set(most)

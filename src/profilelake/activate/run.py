@@ -62,6 +62,7 @@ class Activating:
     _running: dict[str, _Running] = field(default_factory=dict)
     _news: list[asyncio.Event] = field(default_factory=list)
     _tended: int = 0
+    _counted: bool = False
     _expiring: bool = False
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -118,19 +119,24 @@ class Activating:
     def _tend_letters(self) -> None:
         """Count the dead letters of all destinations, also of those that are paused, and let old ones go."""
         now = self.clock()
-        first = not self._tended
-        if not self._expiring and now - self._tended < LETTERS_SECONDS * 1_000_000:
+        # A clock that was set back must not put this off until it is there again.
+        if not self._expiring and 0 <= now - self._tended < LETTERS_SECONDS * 1_000_000:
             return
         self._tended, self._expiring = now, False
         if not self.journal.exists():
+            self._counted = True  # whatever there will be is new
             return
         try:
             with Journal.open(self.journal) as journal:
-                for name in sorted(journal.names()):
+                names, most = sorted(journal.names()), self.settings.dead_letters_max
+                if not self._counted:
+                    for name in names:
+                        self.metrics.letters_are(name, journal.letters.of(name), most, first=True)
+                    self._counted = True
+                for name in names:
                     self._expiring |= self._expire(journal, name, now)
-                    letters = journal.letters.of(name)
-                    self.metrics.letters_are(name, letters, self.settings.dead_letters_max, first=first)
-        except ProfilelakeError as error:
+                    self.metrics.letters_are(name, journal.letters.of(name), most)
+        except (sqlite3.Error, ProfilelakeError) as error:
             _log.error("looking after dead letters failed, trying again: %s", error)
 
     def _expire(self, journal: Journal, name: str, now: int) -> bool:

@@ -263,8 +263,13 @@ class Worker:
         left = back_off_at_most(self._full[lane])
         while left > 0:
             # Room is made by letters that are sent again, which else would wait for what waits for them.
-            if self._again(self.letters_max) or self.journal.letters.of(self.name).held < self.letters_max:
+            if self.journal.letters.of(self.name).held < self.letters_max:
                 return
+            if self._again(self.letters_max):
+                # With a limit that was lowered there are many pages until there is room.
+                await asyncio.sleep(0)
+                self._check()
+                continue
             self._check()
             await self.sleep(min(left, ROOM_SECONDS))
             self._check()

@@ -1,5 +1,6 @@
 """Dead letters: a limit, an age, what is outdated, and files of older programs."""
 
+import asyncio
 import sqlite3
 from collections.abc import Iterator
 from functools import partial
@@ -21,6 +22,8 @@ from profilelake.activate.people import Person, Told
 from profilelake.activate.shapes import Notice, shaped
 from profilelake.activate.shown import shape
 from profilelake.errors import Corrupt, Invalid, NotFound
+from profilelake.manage.answers import PAGE_ROWS_MAX
+from profilelake.ops.clock import wall
 from profilelake.semantics.destinations import Destination
 from profilelake.semantics.identifiers import public_id
 from receivers import Request, receiving, wait_until
@@ -257,6 +260,42 @@ def test_letters_of_a_full_destination_can_be_sent_again(desk: Desk) -> None:
     assert len({one["idempotency_key"] for one in receiver.records}) == 9
 
 
+def test_with_a_limit_that_was_lowered_others_are_told_while_room_is_made(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk.members(12)
+    original = worker.Worker._again
+    turns: list[int] = []
+    others = [0]
+
+    def spied(self: worker.Worker, full_at: int = 0) -> bool:
+        if full_at:
+            turns.append(others[0])
+            asyncio.get_running_loop().call_soon(lambda: others.__setitem__(0, others[0] + 1))
+        return original(self, full_at)
+
+    monkeypatch.setattr(worker.Worker, "_again", spied)
+    monkeypatch.setattr(worker.Worker, "_turn", 1)
+    with receiving(lambda _request: (422, {})) as receiver:
+        desk.put("hook", receiver.url, parallel=1)
+        with desk.journal() as journal:
+            journal.begin("hook", Place("1", b"", b""))
+            tell(journal, *(letter(number) for number in range(10)))
+            give_up(journal)
+            journal.letters.ask_replay("hook", None)
+            tell(journal, letter(11))
+        with desk.activating(dead_letters_max=2):
+            wait_until(lambda: len(turns) >= 9)
+    # Something else was done between any two pages.
+    assert turns[:9] == sorted(set(turns[:9]))
+
+
+def test_the_largest_page_over_http_tells_that_there_are_more(journal: Journal) -> None:
+    tell(journal, *(letter(number) for number in range(PAGE_ROWS_MAX + 2)))
+    give_up(journal)
+    assert len(journal.letters.listed("hook", 0, PAGE_ROWS_MAX + 1)) == PAGE_ROWS_MAX + 1
+
+
 # ---- age -----------------------------------------------------------------------------------------
 
 
@@ -272,6 +311,60 @@ def test_old_letters_expire_page_by_page_and_are_counted(journal: Journal) -> No
     assert not journal.letters.any_before("hook", 2 * DAY)
     letters = journal.letters.of("hook")
     assert (letters.taken, letters.held, letters.expired, letters.expired_at) == (6, 1, 5, 5 * DAY)
+
+
+def test_what_expires_at_the_start_is_counted_and_what_expired_before_is_not(desk: Desk) -> None:
+    with desk.journal() as journal:
+        journal.begin("hook", Place("1", b"", b""))
+        tell(journal, letter(1), letter(2), letter(3))
+        give_up(journal)
+        journal.letters.expire("hook", 1, 1, now=1)
+    desk.put("hook", "https://hook.example.org/", enabled=False)
+    with desk.activating():
+        wait_until(lambda: desk.health("hook").dead == 0)
+        wait_until(
+            lambda: (
+                desk.sample(
+                    "profilelake_activate_dead_letter_fates_total", destination="hook", outcome="expired"
+                )
+                == 2
+            )
+        )
+
+
+def test_letters_are_looked_after_though_the_clock_was_set_back(desk: Desk) -> None:
+    desk.put("hook", "https://hook.example.org/", enabled=False)
+    offsets = [2 * DAY]
+    with desk.activating(clock=lambda: wall() + offsets[0]):
+        with desk.journal() as journal:
+            journal.begin("hook", Place("1", b"", b""))
+            tell(journal, letter(1))
+            give_up(journal, now=wall())
+        held = "profilelake_activate_dead_letters"
+        wait_until(lambda: desk.sample(held, destination="hook") == 1)
+        offsets[0] = 0
+        with desk.journal() as journal:
+            journal.letters.discard("hook", None)
+        wait_until(lambda: desk.sample(held, destination="hook") == 0)
+
+
+def test_a_journal_that_is_damaged_does_not_end_the_process(
+    desk: Desk, caplog: pytest.LogCaptureFixture
+) -> None:
+    with desk.journal() as journal:
+        journal.begin("hook", Place("1", b"", b""))
+    path = desk.directory / "activations.sqlite"
+    connection = sqlite3.connect(path)
+    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    (page,) = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'letters'").fetchone()
+    (size,) = connection.execute("PRAGMA page_size").fetchone()
+    connection.close()
+    with path.open("r+b") as file:
+        file.seek((page - 1) * size)
+        file.write(b"\xff" * size)
+    desk.put("hook", "https://hook.example.org/", enabled=False)
+    with desk.activating():
+        wait_until(lambda: caplog.text.count("looking after dead letters failed") >= 2)
 
 
 def test_letters_of_a_paused_destination_expire_too_and_it_is_told(
