@@ -97,7 +97,7 @@ class Claim(ABC):
 
     @abstractmethod
     def release(self) -> None:
-        """Let others take the job."""
+        """Let others take the job. Once more does nothing."""
 
     def _conflict(self) -> Conflict:
         return Conflict(
@@ -176,42 +176,59 @@ class Locked(Claim):
     def __init__(self, folder: str, me: Holder) -> None:
         super().__init__(_job(folder), me)
         self._path = _path(folder)
+        self._descriptor = -1
         for _ in range(LOOKS_MAX):
-            make_folder(self._path.parent)
             try:
-                self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            except FileNotFoundError:
-                continue  # the folder went again
-            try:
-                fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if self._locked():
+                    return
             except BlockingIOError:
-                os.close(self._descriptor)
                 time.sleep(LOOK_SECONDS)
-                continue
-            if not self.lost:
-                os.ftruncate(self._descriptor, 0)
-                os.pwrite(self._descriptor, msgspec.json.encode(me), 0)
-                return
-            os.close(self._descriptor)  # it was released, and so removed, between
+            except FileNotFoundError:
+                continue  # the folder went between
+            except OSError as error:
+                raise Unavailable(
+                    f"claiming job {self.job} by a lock on {self._path}: {error}; see that there is room, and that the "
+                    "file system has locks (flock)"
+                ) from error
         raise _refused(self.job, _locked_by(self._path), leased=False)
+
+    def _locked(self) -> bool:
+        make_folder(self._path.parent)
+        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _is_file(descriptor, self._path):
+                os.ftruncate(descriptor, 0)
+                os.pwrite(descriptor, msgspec.json.encode(self.me), 0)
+                self._descriptor = descriptor
+        finally:
+            if self._descriptor < 0:
+                os.close(descriptor)  # it is another's, or was released, and so removed, between
+        return self._descriptor >= 0
 
     @property
     def lost(self) -> bool:
-        try:
-            there = self._path.stat()
-        except FileNotFoundError:
-            return True
-        mine = os.fstat(self._descriptor)
-        return (there.st_dev, there.st_ino) != (mine.st_dev, mine.st_ino)
+        return self._descriptor < 0 or not _is_file(self._descriptor, self._path)
 
     def check(self) -> None:
         if self.lost:
             raise self._conflict()
 
     def release(self) -> None:
+        if self._descriptor < 0:
+            return
         if not self.lost:
             self._path.unlink(missing_ok=True)
         os.close(self._descriptor)
+        self._descriptor = -1
+
+
+def _is_file(descriptor: int, path: Path) -> bool:
+    """Tell whether what is open lies there still."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
 
 
 def _path(folder: str) -> Path:
@@ -260,6 +277,8 @@ class Leased(Claim):
             raise self._conflict()
 
     def release(self) -> None:
+        if self._done.is_set():
+            return
         self._done.set()
         # A heartbeat that came later would claim it anew, for a lease.
         self._thread.join(GOING_SECONDS)

@@ -153,7 +153,8 @@ def _left(claim: Claim, folder: str) -> None:
             return
         if held is claim:
             del _mine[folder]
-            claim.release()
+        # Where another one took its place it is lost, and holds but a file or a thread.
+        claim.release()
 
 
 # ---- jobs that are there -----------------------------------------------------------------------

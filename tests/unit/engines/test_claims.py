@@ -1,5 +1,7 @@
 """One driver at a time runs a job; the next one goes on with it when that is gone."""
 
+import errno
+import fcntl
 import os
 import shutil
 import threading
@@ -118,6 +120,27 @@ class TestInADirectory:
                 assert other.says("step one") == "ran"
                 job.finish()
                 assert other.says("step one") == "done before"
+
+    def test_a_lost_claim_of_this_process_is_taken_anew(self, storage: LocalStorage) -> None:
+        with Job(storage, KIND, INPUTS) as job:
+            shutil.rmtree(f"{storage.root}/{FOLDER}/{job.id}")
+            with Job(storage, KIND, INPUTS) as again:
+                again.check()
+                with pytest.raises(Conflict):
+                    job.check()
+                job.leave()
+                again.check()
+            assert run_by(storage) is None
+
+    def test_a_file_system_that_lets_nobody_lock_is_told(
+        self, storage: LocalStorage, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def refused(*_: object) -> None:
+            raise OSError(errno.ENOLCK, "No locks available")
+
+        monkeypatch.setattr(fcntl, "flock", refused)
+        with pytest.raises(Unavailable, match=r"No locks available; see .* has locks"):
+            Job(storage, KIND, INPUTS)
 
     def test_two_jobs_of_one_process_stand_on_one_claim(self, storage: LocalStorage) -> None:
         with Job(storage, KIND, INPUTS) as job:

@@ -1,8 +1,10 @@
 """Jobs: what is done is done once, whatever kills the driver."""
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from profilelake.engines.jobs import Job, known_jobs, remove_job, sweep_jobs
@@ -54,6 +56,22 @@ class TestGoingOn:
         assert steps(again, found) == [{0: b"a", 1: b"b"}, {7: b"c"}, {}]
         assert found == ran
         assert list(again.seconds) == ["first", "second", "third"]
+
+    def test_a_job_from_before_there_were_claims_is_gone_on_with(self, storage: LocalStorage) -> None:
+        said = b'["rebuild",[1]]'
+        folder = f"{storage.root}/_jobs/rebuild-{hashlib.sha256(said).hexdigest()[:20]}"
+        storage.write(f"{folder}/job.json", said)
+        storage.write(
+            f"{folder}/first/done.msgpack",
+            msgspec.msgpack.encode({"answers": [(0, b"a"), (1, b"b")], "seconds": 1.5}),
+        )
+        (known,) = known_jobs(storage)
+        assert (known.steps, known.holder) == ((("first", 1.5),), None)
+        found: list[str] = []
+        with Job(storage, "rebuild", [1]) as job:
+            assert job.id == known.id
+            assert steps(job, found)[0] == {0: b"a", 1: b"b"}
+        assert found == ["second", "third"]
 
     def test_other_inputs_are_another_job(self, storage: LocalStorage) -> None:
         found: list[str] = []
