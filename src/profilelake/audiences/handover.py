@@ -34,7 +34,8 @@ PART_SETS: Final = 20_000
 PART_ROWS: Final = 50_000
 """Rows of partials it takes, about: a set has some of every step. They take a quarter of a second."""
 WAITING_BYTES_MAX: Final = 1 << 30
-"""Bytes of partials that wait beside older events, about. With more, what waits is dropped and folded from the lake."""
+"""Bytes of partials that may wait beside older events when folding these has failed: with more they are dropped, to
+be folded from the lake. While an attempt gets on they may be more, else a long one would never end."""
 PENDING_MAX: Final = 50
 """Micro-batches whose waiting partials one transaction merges."""
 PENDING_BYTES_MAX: Final = 4 << 20
@@ -219,22 +220,32 @@ def keep_waiting(tx: Tx, workspace: str, sequence: int, partials: Partials) -> N
         tx.put(workspace, Db.STEP_PENDING, sequence.to_bytes(8, "big"), pending.packed(partials))
 
 
-def bound_waiting(tx: Tx, workspace: str, sequence: int) -> None:
-    """Have older events reach up to this micro-batch where too much waits beside them: it is all in the lake.
+def bound_waiting(state: State, workspace: str) -> None:
+    """Have older events reach up to the present where too much waits beside them: it will all be in the lake.
 
-    Nothing of it is lost, and an attempt that is under way is void: the next one folds more. Where older events
-    are in for some steps already, what waits for these is merged first.
+    To be called when an attempt has failed, since any attempt is void by it. Nothing is lost; the next attempt
+    folds more. Where older events are in for some steps already, what waits for these is merged first.
+
+    Raises:
+        Unavailable: disk full or the like; nothing was changed.
     """
-    used = tx.bytes_used(workspace, Db.STEP_PENDING)
-    if used <= WAITING_BYTES_MAX:
-        return
-    kept = definitions_now.steps(tx, workspace)
-    waiting = {digest: record for digest, record in kept.items() if not record.complete}
-    if any(record.reached for record in waiting.values()):
-        return
-    tx.clear(workspace, Db.STEP_PENDING)
-    anew = {digest: StepRecord(record.number, sequence, complete=False) for digest, record in waiting.items()}
-    definitions_now.put_steps(tx, workspace, anew)
+    with state.read(workspace) as tx:
+        if tx.bytes_used(workspace, Db.STEP_PENDING) <= WAITING_BYTES_MAX:
+            return
+    with state.write() as tx:
+        kept = definitions_now.steps(tx, workspace)
+        open_ = {digest: record for digest, record in kept.items() if not record.complete}
+        newest = tx.last_key(workspace, Db.STEP_PENDING)
+        if newest is None or any(record.reached for record in open_.values()):
+            return
+        used = tx.bytes_used(workspace, Db.STEP_PENDING)
+        tx.clear(workspace, Db.STEP_PENDING)
+        through = int.from_bytes(newest, "big")
+        anew = {
+            digest: StepRecord(record.number, max(through, record.live_after), complete=False)
+            for digest, record in open_.items()
+        }
+        definitions_now.put_steps(tx, workspace, anew)
     _log.warning(
         "definitions of workspace %s wait for older events: %d bytes that waited beside are folded with these later",
         workspace,

@@ -263,7 +263,6 @@ class Computing:
                 stored.add(tx, self.workspace, partials, self._known.numbered(kept))
         if waiting:
             handover.keep_waiting(tx, self.workspace, sequence, self._folded(events, waiting))
-            handover.bound_waiting(tx, self.workspace, sequence)
         return touched
 
     def _folded(self, events: pa.Table, steps: list[Numbered]) -> Partials:

@@ -92,6 +92,7 @@ class Backfilling:
     def _tried(self, workspace: str) -> None:
         try:
             self.look(workspace)
+            return
         except Stopped:
             return
         except Corrupt as error:
@@ -103,6 +104,10 @@ class Backfilling:
         except Exception:  # noqa: BLE001 - publishing, in the same process, must not end for any of them
             self._wait_until[workspace] = self.monotonic() + DAMAGED_SECONDS
             _log.exception("backfill failed, beginning again later: this is a fault of the program: tell us")
+        try:
+            handover.bound_waiting(self.state, workspace)
+        except (Unavailable, OSError) as error:
+            _log.error("what waits for older events cannot be bounded now, trying again: %s", error)
 
     def look(self, workspace: str) -> bool:
         """Do the backfill that is due in a workspace; tell whether there was one.

@@ -42,8 +42,11 @@ def test_what_waits_for_a_backfill_that_does_not_finish_is_bounded_and_not_lost(
     assert waiting(desk) == 1
     monkeypatch.setattr(handover, "WAITING_BYTES_MAX", 0)
     desk.apply([log.record(START + 3, [order("u"), order("v")])])
+    assert waiting(desk) == 2  # as long as nothing failed
+    handover.bound_waiting(desk.state, WORKSPACE)
     assert waiting(desk) == 0
     monkeypatch.undo()
+    handover.bound_waiting(desk.state, WORKSPACE)
     # What the first one had begun counts for nothing: it would lack what is older now.
     handover.finish(desk.state, WORKSPACE, desk.applied().sequence)
     assert desk.statuses() == {"n": "backfilling"}
@@ -68,6 +71,8 @@ def test_what_waits_to_be_merged_is_merged_though_it_is_much(
     handover.finish(desk.state, WORKSPACE, reached)
     monkeypatch.undo()
     monkeypatch.setattr(handover, "WAITING_BYTES_MAX", 0)
+    handover.bound_waiting(desk.state, WORKSPACE)
+    assert waiting(desk) == 1
     desk.apply([log.record(START + 3, [order("u")])])
     desk.tick(START + 4)
     assert list(desk.values().values()) == ["3"]

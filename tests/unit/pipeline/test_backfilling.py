@@ -10,10 +10,11 @@ from pipeline_driver import START, WORKSPACE, Desk, LogBuilder, Message
 from profilelake.audiences import handover
 from profilelake.audiences.facts import Drop
 from profilelake.audiences.reading import Reading
-from profilelake.errors import Unavailable
+from profilelake.errors import Corrupt, Unavailable
 from profilelake.pipeline import backfilling as module
 from profilelake.pipeline.backfilling import Backfilling, Stopped
 from profilelake.state.computed import definition_records
+from profilelake.state.store import Db
 
 ORDERS = "event('Order').count() >= 2"
 
@@ -173,6 +174,38 @@ def test_what_fails_is_tried_again(
     assert "no room" in caplog.text
     desk.tick(START + 2)
     assert len(desk.members("buyers")) == 1
+
+
+def test_what_waits_beside_attempts_that_fail_is_bounded_and_counts_all_the_same(
+    desk: Desk, log: LogBuilder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk.apply([log.record(START, [order("u")])])
+    desk.apply([log.define(START + 1, "n", "event('Order').count()", kind="trait")])
+    desk.apply([log.record(START + 2, [order("u"), order("v")])])
+    desk.publish()
+    put, loop = handover.put_part, backfilling(desk)
+
+    def damaged(*_: object) -> None:
+        raise Corrupt("reading events: a file is damaged")
+
+    def waiting() -> int:
+        with desk.state.read(WORKSPACE) as tx:
+            return tx.count(WORKSPACE, Db.STEP_PENDING)
+
+    monkeypatch.setattr(handover, "put_part", damaged)
+    loop._tried(WORKSPACE)
+    assert waiting() == 1
+    monkeypatch.setattr(handover, "WAITING_BYTES_MAX", 0)
+    loop._wait_until.clear()
+    loop._tried(WORKSPACE)
+    assert waiting() == 0
+    monkeypatch.setattr(handover, "put_part", put)
+    desk.apply([log.record(START + 3, [order("v")])])
+    assert backfill(desk)
+    desk.tick(START + 4)
+    assert sorted(desk.values().values()) == ["2", "2"]
+    desk.publish()
+    assert desk.verify() == []
 
 
 def _until_empty(failures: list[Unavailable | None], loop: Backfilling) -> bool:
