@@ -65,6 +65,10 @@ class Stepped:
     def send(self, location: str, source: IO[bytes], size: int) -> None:
         self.write(location, source.read(size))
 
+    def size(self, location: str) -> int | None:
+        self.step()
+        return len(self.objects.held[location][0]) if location in self.objects.held else None
+
     def list(self, location: str) -> Iterator[Stored]:
         after = ""
         while True:
@@ -185,6 +189,7 @@ WORK = st.lists(
     [[([0, 1], 1), ([2], 1)], [([0, 1], 1), ([3], 1)]],
     [(0, 40, 901), (1, 40, 901), (0, 40, 901), (1, 40, 901)],
 )
+@example([[([0], 0)], [([1], 0)]], [(1, 7, 0), (1, 3, 901)])
 def test_every_backup_is_whole_at_every_step(
     files: list[Path],
     work: list[list[tuple[list[int], int]]],

@@ -1,9 +1,10 @@
 """Where backups are kept: a folder, or a prefix of a bucket, by one interface."""
 
+import re
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 from profilelake.backup.bucket import BucketPlace
 from profilelake.backup.manifest import MARKER, BackupPlace, Manifest, Summary
@@ -12,6 +13,8 @@ from profilelake.errors import Invalid
 from profilelake.lake.files import is_remote
 from profilelake.lake.storage import LocalStorage, storage_of
 from profilelake.settings import StorageOptions
+
+_SCHEME: Final = re.compile(r"[a-z][a-z0-9+.-]+:/")
 
 
 class Place(Protocol):
@@ -57,6 +60,9 @@ def place_at(where: str, options: StorageOptions) -> Place:
         Invalid: no such kind of place, or what speaks to it is not installed.
     """
     if not is_remote(where):
+        if _SCHEME.match(where) and not where.startswith("file://"):
+            # Else it would be taken for the name of a folder.
+            raise Invalid(f"backups in {where}: give a folder, or s3://bucket/prefix, with two slashes")
         path = Path(where.removeprefix("file://"))
         # Somebody may have copied a bucket here.
         return BucketPlace(LocalStorage(str(path.absolute()))) if _copied(path) else BackupPlace(path)

@@ -378,6 +378,7 @@ def test_files_that_go_meanwhile_begin_another_attempt(
 def test_urls_that_are_no_places(layout: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     options = ("--dir", layout.directory)
     told(run("backup", "s3://", *options), 2, "give a folder, or s3://bucket/prefix")
+    told(run("backup", "s3:/bucket/x", *options), 2, "with two slashes")
     told(run("backup", "ftp://bucket/x", *options), 2, "give a directory, or s3://bucket/prefix")
     told(run("restore", "ftp://bucket/x", "--dir", tmp_path / "new"), 2, "give a directory, or s3://bucket")
     told(run("backup", "s3://bucket/x", *options, "--link"), 2, "only folders share files; leave it out")
