@@ -343,6 +343,22 @@ class TestFaults:
         assert unreferenced(s3, place) == set()
         assert run("restore", place, "--check").code == 0
 
+    def test_a_killed_restore_is_gone_on_with(
+        self, layout: Layout, s3: Any, proxy: FaultyProxy, tmp_path: Path
+    ) -> None:
+        place, there, target = fresh(s3), fresh(s3), tmp_path / "new"
+        back_up(layout, place)
+        command = ("restore", place, "--dir", str(target), "--warehouse", there)
+        kill(*command, failpoint="restore.sent:3", settings=settings(s3.endpoint))
+        sent = [location for location in objects(s3, there) if location.endswith(".parquet")]
+        assert sent
+        told(run(*command), 4, "is not empty")
+        shutil.rmtree(target)
+        proxy.asked.clear()
+        restore(place, target, "--warehouse", there)
+        written = {one.path for one in asked(proxy, "PUT", ".parquet")}
+        assert not [location for location in sent if any(location[5:] in path for path in written)]
+
     def test_what_is_damaged_is_found(self, layout: Layout, s3: Any, tmp_path: Path) -> None:
         place, storage = fresh(s3), storage_of(s3, "")
         good = back_up(layout, place)["id"]
