@@ -18,6 +18,9 @@ STEPS = (
     "idents",
     "profiles",
     "shapes",
+    "reach",
+    "ids",
+    "recent",
     "found",
 )
 
@@ -31,6 +34,7 @@ def test_killed_while_committing(tmp_path: Path) -> None:
     places = (
         "rebuild.replaced",
         "rebuild.appended",
+        "rebuild.recent",
         "rebuild.loaded",
         "rebuild.moved",
         "lake.staged",
