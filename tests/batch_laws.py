@@ -8,14 +8,15 @@ from pathlib import Path
 import pytest
 from hypothesis import strategies as st
 
-from condition_worlds import Defined, World, definitions, expected
+from condition_worlds import Defined, World, expected
 from profilelake.audiences import reading
 from profilelake.engines.engine import Engine
-from profilelake.plans import account_members, definition_inputs
+from profilelake.plans import account_members, asked, definition_inputs, queried
 from profilelake.plans import definitions as plans
 from profilelake.semantics.definitions import Json
 from profilelake.traits.steps import planned
 from world_lakes import account_id, computed, open_lake, profile_id, write
+from world_rows import of_columns
 
 
 @dataclass(frozen=True)
@@ -37,31 +38,28 @@ def bounds() -> st.SearchStrategy[Bounds]:
         "BUSY_EVENTS": st.sampled_from((1, 1000)),
         # With none that may be looked up, events are folded by set before they come to the profile.
         "SETS_JOINED_MAX": st.sampled_from((0, 1000)),
+        "FILE_ROWS": few_or_many,
+        "NAMED_MAX": st.sampled_from((0, 1000)),
     }
     cuts = st.lists(st.integers(0, 16), max_size=3).map(tuple)
     return st.builds(Bounds, cuts, st.sampled_from((1, 3, 1000)), st.fixed_dictionaries(rows))
 
 
-def asked_of_events(most: int = 4, *, accounts: bool = True) -> st.SearchStrategy[list[Defined]]:
-    """Return definitions that ask for no rows of entities: those are not in the lake."""
-    return definitions(most, accounts=accounts).filter(
-        lambda made: all("entity(" not in one.definition.query for one in made)
-    )
-
-
 def the_whole_lake_gives_the_answers_of_the_reference(
     world: World, made: list[Defined], at: int, cut: Bounds, engine: Engine | None = None
 ) -> None:
+    world = of_columns(world)
     wanted = expected(made, world, at)
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         patch.setattr(reading, "SLICE_EVENTS", cut.slice_events)
         for name, bound in cut.rows.items():
-            for module in (plans, definition_inputs, account_members):
+            for module in (plans, asked, definition_inputs, account_members, queried):
                 if hasattr(module, name):
                     patch.setattr(module, name, bound)
         lake = open_lake(Path(folder))
         write(lake, world, [place for place in cut.cuts if place < len(world.calls)])
-        found = computed(lake, planned({one.definition.key: one.held() for one in made}), at, engine)
+        plan = planned({one.definition.key: one.held() for one in made})
+        found = computed(lake, plan, at, engine, rows_of=world)
         lake.close()
     people = [profile_id(person) for person in world.people]
     accounts = [account_id(number) for number in range(len(world.accounts))]

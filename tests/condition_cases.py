@@ -1,7 +1,8 @@
 """Cases about conditions as data, and the engines they are told to.
 
 A file has a common history and cases about it; a case may say otherwise. An engine takes the cases of a file and
-gives the answer of each; another one is added to `ENGINES` and nothing else. `case.world()` and
+gives the answer of each; another one is added to `ENGINES` and nothing else. `rows` are those
+of the entity `orders`. `case.world()` and
 `case.definitions()` are what random worlds are made of too, so an engine that takes those takes cases.
 """
 
@@ -27,12 +28,13 @@ ASKED: Final = "asked"
 """Key of the definition a case is about."""
 
 _COMMON: Final = {
-    "at", "events", "traits", "identifiers", "users", "definitions", "external_ids", "historical", "created"
+    "at", "events", "traits", "identifiers", "users", "definitions", "external_ids", "historical", "created",
+    "rows"
 }  # fmt: skip
 _FILE: Final = {"about", "cases", *_COMMON}
 _CASE: Final = {"name", "query", "expect", "changes", *_COMMON}
 _EVENT: Final = {"id", "event", "type", "name", "at", "source", "properties", "context"}
-_USER: Final = {"events", "traits", "identifiers"}
+_USER: Final = {"events", "traits", "identifiers", "rows"}
 
 
 @dataclass(frozen=True)
@@ -88,10 +90,12 @@ class Case:
                 number += 1
                 calls.append(_call(event, number, sets[number % 2]))
             types = frozenset(user.get("identifiers", ["user_id"]))
-            people.append(Person(sets, user.get("traits", {}), types))
+            people.append(Person(sets, user.get("traits", {}), types, tuple(user.get("rows", ()))))
         if not self.accounts:
             return World(tuple(calls), tuple(people))
-        linked = Account(tuple(range(len(people))), self.told.get("traits", {}))
+        linked = Account(
+            tuple(range(len(people))), self.told.get("traits", {}), tuple(self.told.get("rows", ()))
+        )
         return World(tuple(calls), tuple(people), (linked,))
 
     def world_by_then(self) -> World:

@@ -56,7 +56,7 @@ def _by_lake(engine: engines.Engine | None, told: Sequence[Case]) -> list[Json]:
             lake = open_lake(Path(folder))
             # Some commits, so that there are files to divide.
             write(lake, world, [len(world.calls) // 3, 2 * len(world.calls) // 3])
-            values = computed(lake, planned(made), at, engine)
+            values = computed(lake, planned(made), at, engine, rows_of=world)
             lake.close()
         for case in cases:
             rows = values[case.key(ASKED)].to_pydict()

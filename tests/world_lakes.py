@@ -9,6 +9,7 @@ from typing import Any, Final
 import pyarrow as pa
 
 from condition_worlds import Account, Person, World, events_table, position, set_id
+from profilelake.audiences.queried import NOTHING
 from profilelake.engines.embedded import EmbeddedEngine
 from profilelake.engines.engine import Engine
 from profilelake.engines.jobs import FOLDER
@@ -19,29 +20,21 @@ from profilelake.lake.progress import Progress
 from profilelake.lake.tables import TableDef
 from profilelake.landing.tables import EVENTS
 from profilelake.plans import definitions
+from profilelake.plans.definitions import NO_RESULTS
 from profilelake.profiles.tables import ACCOUNT_LINKS, PROFILES
-from profilelake.semantics.identifiers import public_id
 from profilelake.traits.steps import Plan
+from world_ids import account_id as account_id
+from world_ids import account_sets
+from world_ids import profile_id as profile_id
+from world_rows import idents, results
 
 WORKSPACE: Final = "default"
-ACCOUNT_SETS: Final = 1 << 32
-"""Numbers of the sets of accounts begin here."""
 _AT: Final = 1_770_000_000_000_000
 
 
 def open_lake(directory: Path) -> Lake:
     """Return a new lake."""
     return Lake.open(f"sqlite:///{directory / 'catalog.sqlite'}", directory / "lake")
-
-
-def profile_id(person: Person) -> str:
-    """Return the id of a person of the world."""
-    return public_id("users", set_id(person.sets[0]))
-
-
-def account_id(number: int) -> str:
-    """Return the id of an account of the world, by its place there."""
-    return public_id("accounts", set_id(ACCOUNT_SETS + 2 * number))
 
 
 def write(lake: Lake, world: World, cuts: Sequence[int] = ()) -> None:
@@ -59,10 +52,14 @@ def write(lake: Lake, world: World, cuts: Sequence[int] = ()) -> None:
         of_profiles.append(_profile(mine, person, set_id(person.sets[0])))
         of_idents.append({"ident_id": set_id(person.sets[0]), "profile_id": mine})
     for number, account in enumerate(world.accounts):
-        mine, sets = account_id(number), _account_sets(number)
+        mine, sets = account_id(number), account_sets(number)
         of_sets += [{"set_id": one, "profile_id": mine, "collection": "accounts"} for one in sets]
         of_profiles.append(_profile(mine, account, sets[0]))
         of_idents.append({"ident_id": sets[0], "profile_id": mine, "collection": "accounts"})
+    of_idents += [
+        {"ident_id": ident, "profile_id": owner, "collection": collection}
+        for ident, owner, collection in idents(world)
+    ]
     replace(lake, SET_MAP, of_sets)
     replace(lake, PROFILES, of_profiles)
     replace(lake, IDENTITY_MAP, of_idents)
@@ -82,14 +79,14 @@ def _write_members(lake: Lake, world: World) -> None:
             {
                 # Copies of a call are of the same sets.
                 "set_id": set_id(person.sets[len(message) % len(person.sets)]),
-                "account_set_id": _account_sets(number)[len(message) % 2],
+                "account_set_id": account_sets(number)[len(message) % 2],
                 "position": position(at),
                 "message_id": message,
             }
         )
 
     def leaves(person: Person, number: int, at: int, *, gone: bool = True) -> None:
-        user, account = set_id(person.sets[0]).hex(), _account_sets(number)[0].hex()
+        user, account = set_id(person.sets[0]).hex(), account_sets(number)[0].hex()
         left.append((position(at), Leave(by="test", user=user, account=account, left=gone)))
 
     for number, account in enumerate(world.accounts):
@@ -118,10 +115,6 @@ def _write_members(lake: Lake, world: World) -> None:
             )
 
 
-def _account_sets(number: int) -> tuple[bytes, bytes]:
-    return set_id(ACCOUNT_SETS + 2 * number), set_id(ACCOUNT_SETS + 2 * number + 1)
-
-
 def _profile(id: str, of: Person | Account, founded_by: bytes) -> dict[str, Any]:
     types = of.identifier_types if isinstance(of, Person) else ("group_id",)
     return {
@@ -133,12 +126,19 @@ def _profile(id: str, of: Person | Account, founded_by: bytes) -> dict[str, Any]
     }
 
 
-def computed(lake: Lake, plan: Plan, at: int, engine: Engine | None = None) -> Mapping[str, pa.Table]:
-    """Return what definitions are worth over the whole lake, by key; on this machine where no engine is given."""
+def computed(
+    lake: Lake, plan: Plan, at: int, engine: Engine | None = None, rows_of: World | None = None
+) -> Mapping[str, pa.Table]:
+    """Return what definitions are worth over the whole lake, by key; on this machine where no engine is given.
+
+    `rows_of` is the world whose people and accounts have rows of the entity.
+    """
     storage = lake.storage
-    with tempfile.TemporaryDirectory() as scratch:
-        asked = definitions.Asked(plan, at)
-        job, found = definitions.compute(engine or EmbeddedEngine(Path(scratch)), lake, WORKSPACE, asked)
+    with tempfile.TemporaryDirectory() as scratch, tempfile.TemporaryDirectory() as given:
+        queried, found_rows = (NOTHING, NO_RESULTS) if rows_of is None else results(rows_of, Path(given))
+        asked = definitions.Asked(plan, at, queried=queried)
+        on = engine or EmbeddedEngine(Path(scratch))
+        job, found = definitions.compute(on, lake, WORKSPACE, asked, results=found_rows)
         values = found.values()
         job.finish()
         assert not list(storage.list(f"{storage.root}/{FOLDER}"))

@@ -6,11 +6,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from account_laws import the_lake_gives_what_is_live, the_tables_say_who_belongs_to_accounts
-from batch_laws import Bounds, asked_of_events, bounds, the_whole_lake_gives_the_answers_of_the_reference
+from batch_laws import Bounds, bounds, the_whole_lake_gives_the_answers_of_the_reference
 from computed_laws import Step, lives
 from condition_cases import FILES, answers_as_told, cases
 from condition_lakes import on_lake, together
-from condition_worlds import Defined, World, histories, moments
+from condition_worlds import Defined, World, definitions, histories, moments
 from profile_cases import cases as cases_of_profiles
 from profilelake.engines.distributed import SparkEngine
 
@@ -27,7 +27,7 @@ def test_every_case_about_memberships(spark_engine: SparkEngine, tmp_path: Path)
 
 
 @settings(deadline=None, max_examples=3, suppress_health_check=list(HealthCheck))
-@given(histories(16), asked_of_events(), moments(), bounds())
+@given(histories(16), definitions(), moments(), bounds())
 def test_random_worlds(
     spark_engine: SparkEngine, world: World, made: list[Defined], at: int, cut: Bounds
 ) -> None:

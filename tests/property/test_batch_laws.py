@@ -7,20 +7,20 @@ import pytest
 from hypothesis import given, settings
 
 from account_laws import the_lake_gives_what_is_live
-from batch_laws import Bounds, asked_of_events, bounds, the_whole_lake_gives_the_answers_of_the_reference
+from batch_laws import Bounds, bounds, the_whole_lake_gives_the_answers_of_the_reference
 from computed_laws import Step, lives
 from condition_worlds import Defined, World, definitions, histories, moments
 from profilelake.audiences import reading
-from profilelake.audiences.preview import needed, preview
+from profilelake.audiences.preview import preview
 from profilelake.engines import jobs
 from profilelake.engines.embedded import EmbeddedEngine
 from profilelake.plans import definitions as plans
-from profilelake.traits.steps import planned
+from profilelake.traits.steps import needed, planned
 from world_lakes import WORKSPACE, computed, open_lake, write
 
 
 @settings(deadline=None, max_examples=8)
-@given(histories(16), asked_of_events(), moments(), bounds())
+@given(histories(16), definitions(), moments(), bounds())
 def test_the_whole_lake_gives_the_answers_of_the_reference(
     world: World, made: list[Defined], at: int, cut: Bounds
 ) -> None:
@@ -34,7 +34,7 @@ def test_the_lake_gives_what_is_live_of_people_and_accounts(steps: list[Step]) -
 
 
 @settings(deadline=None, max_examples=5)
-@given(histories(16), asked_of_events(accounts=False), moments())
+@given(histories(16), definitions(accounts=False), moments())
 def test_a_preview_of_few_profiles_is_what_is_computed(world: World, made: list[Defined], at: int) -> None:
     held = {one.definition.key: one.held() for one in made}
     last = made[-1].definition
@@ -53,7 +53,7 @@ def test_a_preview_of_few_profiles_is_what_is_computed(world: World, made: list[
 
 
 @settings(deadline=None, max_examples=4)
-@given(histories(16).filter(lambda world: len(world.calls) > 5), asked_of_events(), moments())
+@given(histories(16).filter(lambda world: len(world.calls) > 5), definitions(), moments())
 def test_cut_short_and_called_again_on_a_larger_engine_it_gives_the_same(
     world: World, made: list[Defined], at: int
 ) -> None:

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given, settings
 
 from account_laws import the_lake_gives_what_is_live
-from batch_laws import Bounds, asked_of_events, bounds, the_whole_lake_gives_the_answers_of_the_reference
+from batch_laws import Bounds, bounds, the_whole_lake_gives_the_answers_of_the_reference
 from computed_laws import Step, lives
-from condition_worlds import Defined, World, histories, moments
+from condition_worlds import Defined, World, definitions, histories, moments
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
@@ -18,7 +18,7 @@ def test_the_lake_gives_what_is_live_of_people_and_accounts(steps: list[Step]) -
 
 
 @settings(deadline=None, max_examples=100)
-@given(histories(16), asked_of_events(), moments(), bounds())
+@given(histories(16), definitions(), moments(), bounds())
 def test_the_whole_lake_gives_the_answers_of_the_reference(
     world: World, made: list[Defined], at: int, cut: Bounds
 ) -> None:

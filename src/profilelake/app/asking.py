@@ -15,7 +15,7 @@ ANSWER_SECONDS_MAX: Final = 30.0
 """How long one request to the other process may take; the query itself runs as a job."""
 ASKER: Final = "definitions"
 """Whose queries these are, to the limits of the other process; no token has such an id."""
-_AGAIN: Final = frozenset({"worker_ended", "cancelled", "timeout", "byte_limit"})
+AGAIN: Final = frozenset({"worker_ended", "cancelled", "timeout", "byte_limit"})
 """Failures that are not the query's fault, or need not be."""
 
 
@@ -50,7 +50,7 @@ class QueryProcess:
                     job = _told(client.get(place), forgotten=True)
                 if job["status"] != "done":
                     failure = job["error"]
-                    error = Unavailable if failure["code"] in _AGAIN else Invalid
+                    error = Unavailable if failure["code"] in AGAIN else Invalid
                     raise error(f"running a query: {failure['code']}: {failure['message']}")
                 with client.stream("GET", f"{place}/result") as answer, path.open("wb") as sink:
                     if answer.status_code != httpx.codes.OK:

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,18 +12,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from profilelake.app.directory import WORKSPACE, kernel_cache
+from profilelake.app.queries import Queries
 from profilelake.app.rebuilding import engine_at
-from profilelake.errors import Conflict, Invalid, NotFound
+from profilelake.errors import Conflict, Invalid, NotFound, ProfilelakeError
 from profilelake.lake.catalog import Lake
 from profilelake.lake.reading import damage_told
 from profilelake.landing.tables import EVENTS
 from profilelake.profiles.tables import PROFILES
-from profilelake.semantics.definitions import Held
+from profilelake.semantics.definitions import SQL_KINDS, Definition, Held
 from profilelake.settings import Layout
-from profilelake.traits.steps import Plan, Planned, planned
+from profilelake.traits.steps import Plan, needed, planned
 
 if TYPE_CHECKING:
     from profilelake.lake.moment import Moment
+    from profilelake.pipeline.sql_runs import Ask
+    from profilelake.state.store import State
 
 FILE_METADATA: Final = "profilelake.computation"
 """Key of the metadata of a Parquet file of values that say, as JSON, what they are of."""
@@ -42,7 +45,7 @@ class Counts:
     events: int
     found: Mapping[str, int]
     left_out: Mapping[str, str]
-    """Definitions that are computed online only, with the reason."""
+    """Definitions whose query, or that of one they ask for, gave nothing, with the reason."""
     of: "Of"
     unpublished: int
     """Identifier sets with events, of people who were in no published profile at that moment, and so have no value."""
@@ -84,26 +87,44 @@ def compute_over_lake(
     engine_url: str = "",
     to: Path | None = None,
     report: Callable[[str], None] = lambda _: None,
+    state: "State | None" = None,
+    ask: "Ask | None" = None,
 ) -> Counts:
     """Compute definitions (all, where no key is named) as of a time, and write a file for each below `to`.
 
+    What queries say, of entities too, is what they say now: they run first. Where the query of a definition that
+    nobody named fails, it is left out, with all that ask for it. `state` says which identity rules are in force,
+    `ask` runs a query: where it is None, a server that runs here, or workers of our own.
+
     Raises:
         NotFound: there is no definition of such a key, or nothing was published yet.
-        Invalid: a definition that is named can be computed online only, or there is no such engine.
+        Invalid: there is no such engine; what is named is an entity, or needs a query that cannot have a result.
         Conflict: there are files below `to`, or another process took the job over.
         Unavailable, Corrupt: as `plans.definitions.compute`.
     """
     os.environ.setdefault("NUMBA_CACHE_DIR", str(kernel_cache(layout)))  # before numba is imported
+    from profilelake.audiences.queried import Queried
+    from profilelake.audiences.reading import scratch
     from profilelake.plans.definitions import Asked, compute
 
-    plan, left_out = _chosen(held, keys)
     if to is not None and to.exists() and any(to.iterdir()):
         raise Conflict(f"computing definitions: {to} is not empty; name a new folder")
+    whole = planned(held)
+    chosen = _chosen(whole, held, keys or [key for key in held if held[key].definition.kind != "entity"])
     engine = engine_at(engine_url, layout)
+    queries = Queries(layout, state, ask)
     try:
-        with damage_told():
+        with damage_told(), scratch(layout.run / "queried") as folder:
+            enabled = [definition for definition in chosen.queried if definition.enabled]
+            results, failed = queries.results(enabled, folder)
+            if keys and failed:
+                raise next(iter(failed.values()))
+            left_out = _left_out(chosen, failed)
+            if left_out:
+                chosen = _chosen(whole, held, chosen.keys - left_out.keys())
+            asked = Asked(chosen.plan, at, received_until, Queried(chosen.queried))
             job, computed = compute(
-                engine, Lake.of(layout), WORKSPACE, Asked(plan, at, received_until), report
+                engine, Lake.of(layout), WORKSPACE, asked, report, results.among(chosen.queried)
             )
             with job:
                 of = Of.read(computed.moment)
@@ -115,6 +136,7 @@ def compute_over_lake(
                     raise
                 job.finish()
     finally:
+        queries.close()
         engine.close()
     return Counts(
         at,
@@ -128,36 +150,51 @@ def compute_over_lake(
     )
 
 
-def _chosen(held: Mapping[str, Held], keys: Sequence[str]) -> tuple[Plan, Mapping[str, str]]:
-    """Return the definitions that are computed, and those that cannot be."""
-    from profilelake.audiences.preview import needed
+@dataclass(frozen=True, slots=True)
+class _Chosen:
+    """What is computed together: definitions of the language, and those in SQL that are asked for or read."""
 
+    plan: Plan
+    queried: tuple[Definition, ...]
+
+    @property
+    def keys(self) -> set[str]:
+        """The keys of the definitions that give values."""
+        of_sql = {one.key for one in self.queried if one.kind != "entity"}
+        return of_sql | {one.held.definition.key for one in self.plan}
+
+
+def _chosen(whole: Plan, held: Mapping[str, Held], keys: Collection[str]) -> _Chosen:
+    """Return what has to be computed for some keys."""
     if missing := sorted(set(keys) - held.keys()):
         raise NotFound(f"computing definitions: there is none of key {', '.join(missing)}")
-    plan = planned(held)
-    known = {one.held.definition.key: one for one in plan}
-    reasons = {key: "it is in SQL, which has runs of its own" for key in held if key not in known}
-    for one in plan:
-        if reason := _online_only(one, held, known, reasons):
-            reasons[one.held.definition.key] = reason
-    if refused := [key for key in keys if key in reasons]:
-        raise Invalid(f"computing {refused[0]}: {reasons[refused[0]]}")
-    wanted = set(keys or known.keys() - reasons.keys())
-    chosen = needed(plan, wanted)
-    if len(chosen) > DEFINITIONS_MAX:
-        raise Invalid(f"computing definitions: {len(chosen):,} at once; name {DEFINITIONS_MAX:,} at most")
-    return chosen, {} if keys else reasons
+    if rows := sorted(key for key in keys if held[key].definition.kind == "entity"):
+        raise Invalid(
+            f"computing {rows[0]}: an entity has rows and no value; name a definition that asks for them"
+        )
+    plan = needed(whole, set(keys))
+    asked_for = set(keys).union(*(one.reads | one.entities for one in plan))
+    queried = tuple(
+        held[key].definition
+        for key in sorted(asked_for & held.keys())
+        if held[key].definition.kind in SQL_KINDS
+    )
+    if len(plan) + len(queried) > DEFINITIONS_MAX:
+        raise Invalid(
+            f"computing definitions: {len(plan) + len(queried):,} at once; name {DEFINITIONS_MAX:,} at most"
+        )
+    return _Chosen(plan, queried)
 
 
-def _online_only(
-    one: Planned, held: Mapping[str, Held], known: Mapping[str, Planned], reasons: Mapping[str, str]
-) -> str:
-    """Return why a definition cannot be computed from the tables, nothing where it can; those it reads come before it."""
-    if one.entities:
-        return f"it asks for rows of {', '.join(sorted(one.entities))}, which only live computing sees"
-    if reads := sorted(key for key in one.reads if key in reasons or (key in held and key not in known)):
-        return f"it reads {reads[0]}, which is computed online only"
-    return ""
+def _left_out(chosen: _Chosen, failed: Mapping[str, ProfilelakeError]) -> dict[str, str]:
+    """Return the definitions that cannot be computed where queries failed, with the reason; those they read come first."""
+    reasons = {key: str(error) for key, error in failed.items()}
+    for one in chosen.plan:
+        if without := sorted((one.reads | one.entities) & reasons.keys()):
+            key = one.held.definition.key
+            # The reason is that of the query, however many stand between.
+            reasons[key] = f"it asks for {without[0]}: {reasons[without[0]]}"
+    return {key: reason for key, reason in reasons.items() if key in chosen.keys}
 
 
 def _written(

@@ -1,17 +1,21 @@
 """Profiles of the published tables, people and accounts, as the columns that answers are worked out from."""
 
 from collections.abc import Iterable, Sequence
+from typing import Final
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from profilelake.audiences.queried import Given
 from profilelake.kernels import siphash
 from profilelake.semantics.conditions.tree import Path
 from profilelake.semantics.rules import Collection
 from profilelake.traits.columns import Bools, Int64s, Subjects
 from profilelake.traits.found import Column, Texts
 from profilelake.traits.steps import Plan
+
+NOTHING_GIVEN: Final = Given()
 
 
 def traits_read(plan: Plan, of: Collection = "users") -> list[str]:
@@ -25,42 +29,51 @@ def types_asked(plan: Plan) -> list[str]:
     return sorted({type for planned in plan for type in planned.held.definition.external_ids})
 
 
-def subjects(profiles: pa.Table, sets: pa.Table, plan: Plan) -> Subjects:
+def subjects(profiles: pa.Table, sets: pa.Table, plan: Plan, given: Given = NOTHING_GIVEN) -> Subjects:
     """Return profiles (`profile_id`, `identifiers`, `traits`), numbered as their rows are.
 
-    `sets` are the sets of these profiles (`set_id`, `profile_id`); those of others are passed over.
+    `sets` are the sets of these profiles (`set_id`, `profile_id`); those of others are passed over. What is
+    `given` of them by queries hides what was written under the same key.
     """
     keys, owners = set_owners(sets, profiles.column("profile_id"))
     return Subjects(
         count=profiles.num_rows,
         set_keys=keys,
         set_owner=owners,
-        traits=members(profiles.column("traits"), traits_read(plan)),
+        traits={**members(profiles.column("traits"), traits_read(plan)), **given.traits},
         identifier_types=has(profiles.column("identifiers"), types_asked(plan)),
+        entities=given.entities,
     )
 
 
 def accounts_of(
-    accounts: pa.Table, users: pa.Table, sets: pa.Table, linked: pa.Table, plan: Plan
+    accounts: pa.Table,
+    people: Subjects,
+    user_ids: pa.ChunkedArray,
+    linked: pa.Table,
+    plan: Plan,
+    given: Given = NOTHING_GIVEN,
 ) -> Subjects:
     """Return accounts (`profile_id`, `traits`), numbered as their rows are, with the people who belong to them.
 
-    `users` and `sets` are these people as `subjects` takes them, `linked` has each person (`profile_id`) and
+    `people` are these as `subjects` gives them, with their ids; `linked` has each person (`profile_id`) and
     account (`account_id`) that belong together once; other people and other accounts are passed over.
     """
     ids = accounts.column("profile_id").combine_chunks()
-    people = users.column("profile_id").combine_chunks()
     account = pc.fill_null(pc.index_in(linked.column("account_id"), value_set=ids), -1).to_numpy()
-    user = pc.fill_null(pc.index_in(linked.column("profile_id"), value_set=people), -1).to_numpy()
+    user = pc.fill_null(
+        pc.index_in(linked.column("profile_id"), value_set=user_ids.combine_chunks()), -1
+    ).to_numpy()
     pairs = np.column_stack([account, user]).astype(np.int64)
     return Subjects(
         count=accounts.num_rows,
         # What happened hangs on sets of people.
         set_keys=np.zeros((0, 2), dtype=np.uint64),
         set_owner=np.zeros(0, dtype=np.int64),
-        traits=members(accounts.column("traits"), traits_read(plan, "accounts")),
-        users=subjects(users, sets, plan),
+        traits={**members(accounts.column("traits"), traits_read(plan, "accounts")), **given.traits},
+        users=people,
         user_accounts=pairs[(pairs >= 0).all(axis=1)],
+        entities=given.entities,
     )
 
 

@@ -31,7 +31,7 @@ from profilelake.traits.answers import answers
 from profilelake.traits.fold import fold
 from profilelake.traits.merging import merge
 from profilelake.traits.partials import Partials, numbered
-from profilelake.traits.steps import Plan, planned
+from profilelake.traits.steps import Plan, needed, planned
 
 How = Literal["exact", "estimate", "unknown"]
 
@@ -163,17 +163,6 @@ class _Asked:
             held[_BEFORE] = replace(first, definition=replace(first.definition, key=_BEFORE))
         wanted = {definition.key, _BEFORE, *(f"{_PART}{number}" for number in range(len(texts)))}
         return cls(definition.key, needed(planned(held), wanted), texts, edited)
-
-
-def needed(plan: Plan, keys: set[str]) -> Plan:
-    """Return those of a plan that some keys ask for, directly or through others."""
-    wanted = set(keys)
-    chosen = []
-    for each in reversed(plan):
-        if each.held.definition.key in wanted:
-            wanted |= each.reads
-            chosen.append(each)
-    return tuple(reversed(chosen))
 
 
 class _Sample:

@@ -5,7 +5,7 @@ no id twice and none missing. A result that breaks it is refused as a whole, and
 """
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 import pyarrow as pa
@@ -26,6 +26,8 @@ ROW_BYTES_MAX: Final = 16 * 1024
 EVERY_SECONDS_DEFAULT: Final = 12 * 3_600
 EVERY_SECONDS_MIN: Final = 60
 _MEMBER: Final = "true"
+NOTHING: Final = "null"
+"""What a trait says of somebody it has no value for."""
 _TIME: Final = pa.timestamp("us", tz="UTC")
 
 _encode: Final = msgspec.json.Encoder(order="deterministic").encode
@@ -52,85 +54,118 @@ def every_seconds(definition: Definition) -> int:
     return max(EVERY_SECONDS_MIN, definition.every_seconds or EVERY_SECONDS_DEFAULT)
 
 
+class Columns(NamedTuple):
+    """Which column of a result has the ids, of which type these are, and what other columns there are."""
+
+    id: str
+    id_type: str
+    others: list[str]
+
+
+def columns_of(schema: pa.Schema, rows: int, definition: Definition) -> Columns:
+    """Return how a result of so many rows is to be read.
+
+    Raises:
+        Invalid: its columns, or how many rows there are, are not what the contract asks for.
+    """
+    most = ENTITY_COLUMNS_MAX if definition.kind == "entity" else COLUMNS_MAX
+    if len(schema) > most:
+        raise _broken(definition, f"it has {len(schema)} columns; give at most {most}")
+    if rows > ROWS_MAX:
+        raise _broken(definition, f"it has {rows:,} rows; give at most {ROWS_MAX:,}")
+    column = _id_column(schema.names, definition)
+    id_type = definition.id_type if column == LINK else column
+    others = [name for name in schema.names if name != column]
+    if definition.kind == "sql_audience" and others:
+        raise _broken(definition, f"an audience is its ids alone; leave {', '.join(others)} out")
+    if definition.kind != "sql_audience" and not others:
+        what = "an entity" if definition.kind == "entity" else "a trait"
+        raise _broken(definition, f"{what} needs a column besides {id_type}")
+    return Columns(column, id_type, others)
+
+
+def ids_of(rows: pa.Table, columns: Columns, definition: Definition) -> pa.ChunkedArray:
+    """Return the ids of rows as texts. Raises Invalid where one is missing or empty, or they are no ids."""
+    column = rows.column(columns.id)
+    if pa.types.is_integer(column.type):
+        column = column.cast(pa.string())
+    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+        raise _broken(definition, f"{columns.id_type} is of type {column.type}; cast it to text")
+    if column.null_count:
+        raise _broken(definition, f"{column.null_count:,} rows have no {columns.id_type}; leave them out")
+    if pc.any(pc.equal(column, "")).as_py():
+        raise _broken(definition, f"a row has an empty {columns.id_type}; leave it out")
+    return column
+
+
+def texts_of(rows: pa.Table, definition: Definition) -> list[str]:
+    """Return the JSON text of rows without their ids: an object, or what a trait of one column is worth.
+
+    Raises:
+        Invalid: a value is of a type that the contract does not know, or a row is too long.
+    """
+    if definition.kind == "sql_audience":
+        return [_MEMBER] * rows.num_rows
+    return _values(rows, definition, always_named=definition.kind == "entity")
+
+
+def refuse_repeated(rows: int, id_type: str, definition: Definition) -> None:
+    """Refuse a result of which one id has so many rows, if it may not."""
+    if definition.kind == "entity" and rows > ENTITY_ROWS_MAX:
+        raise _broken(
+            definition, f"{rows:,} rows are linked with one {id_type}; link at most {ENTITY_ROWS_MAX:,}"
+        )
+    if definition.kind != "entity" and rows > 1:
+        raise _broken(definition, f"{rows:,} rows have one {id_type}; group by it")
+
+
 def checked(result: pa.Table, definition: Definition) -> SqlValues:
     """Return what a query said. A trait of one column is its value, of several an object of them by name.
 
     Raises:
         Invalid: the result is not what the contract asks for; the error says how to change the query.
     """
-    most = ENTITY_COLUMNS_MAX if definition.kind == "entity" else COLUMNS_MAX
-    if result.num_columns > most:
-        raise _broken(definition, f"it has {result.num_columns} columns; give at most {most}")
-    if result.num_rows > ROWS_MAX:
-        raise _broken(definition, f"it has {result.num_rows:,} rows; give at most {ROWS_MAX:,}")
-    column = _id_column(result, definition)
-    id_type = definition.id_type if column == LINK else column
-    ids = _ids(result.column(column), definition, id_type)
-    names = [name for name in result.column_names if name != column]
+    columns = columns_of(result.schema, result.num_rows, definition)
+    id_type = columns.id_type
+    ids: list[str] = ids_of(result, columns, definition).to_pylist()
+    texts = texts_of(result.select(columns.others), definition)
     if definition.kind == "entity":
-        return _rows(id_type, ids, result.select(names), definition)
+        return _rows(id_type, ids, texts, definition)
     if len(set(ids)) != len(ids):
         raise _broken(definition, f"{len(ids) - len(set(ids)):,} rows repeat a {id_type}; group by it")
-    if definition.kind == "sql_audience":
-        if names:
-            raise _broken(definition, f"an audience is its ids alone; leave {', '.join(names)} out")
-        values = [_MEMBER] * len(ids)
-    else:
-        if not names:
-            raise _broken(definition, f"a trait needs a column besides {id_type}")
-        values = _values(result.select(names), definition)
     order = sorted(range(len(ids)), key=ids.__getitem__)
     if definition.kind == "sql_trait":
-        order = [row for row in order if values[row] != "null"]
-    return SqlValues(id_type, [ids[row] for row in order], [values[row] for row in order])
+        order = [row for row in order if texts[row] != NOTHING]
+    return SqlValues(id_type, [ids[row] for row in order], [texts[row] for row in order])
 
 
-def _rows(id_type: str, ids: list[str], columns: pa.Table, definition: Definition) -> SqlValues:
+def _rows(id_type: str, ids: list[str], texts: list[str], definition: Definition) -> SqlValues:
     """Return the rows of an entity by id, in an order that does not depend on that of the result."""
-    if not columns.num_columns:
-        raise _broken(definition, f"an entity needs a column besides {id_type}")
     found: dict[str, list[str]] = {}
-    for id, text in zip(ids, _values(columns, definition, always_named=True), strict=True):
+    for id, text in zip(ids, texts, strict=True):
         found.setdefault(id, []).append(text)
-    most = max(map(len, found.values()), default=0)
-    if most > ENTITY_ROWS_MAX:
-        raise _broken(
-            definition, f"{most:,} rows are linked with one {id_type}; link at most {ENTITY_ROWS_MAX:,}"
-        )
+    refuse_repeated(max(map(len, found.values()), default=0), id_type, definition)
     ordered = sorted(found)
     return SqlValues(id_type, ordered, [f"[{','.join(sorted(found[id]))}]" for id in ordered])
 
 
-def _id_column(result: pa.Table, definition: Definition) -> str:
-    found = [name for name in result.column_names if name in ID_COLUMNS]
-    if definition.id_type and LINK in result.column_names:
+def _id_column(names: list[str], definition: Definition) -> str:
+    found = [name for name in names if name in ID_COLUMNS]
+    if definition.id_type and LINK in names:
         found = [LINK]
     elif definition.id_type:
         found = [name for name in found if name == definition.id_type]
-    if len(found) != 1 or len(set(result.column_names)) != result.num_columns:
+    if len(found) != 1 or len(set(names)) != len(names):
         asked = definition.id_type or f"one of {', '.join(ID_COLUMNS)}"
         raise _broken(
             definition,
-            f"its columns are {', '.join(result.column_names)}; name each once, and have exactly one column of ids: {asked}",
+            f"its columns are {', '.join(names)}; name each once, and have exactly one column of ids: {asked}",
         )
     column: str = found[0]
     type = definition.id_type if column == LINK else column
     if (type == "group_id") != (definition.target == "accounts") and type != "profile_id":
         raise _broken(definition, f"it is about {definition.target}, and {type} names none of them")
     return column
-
-
-def _ids(column: pa.ChunkedArray, definition: Definition, id_type: str) -> list[str]:
-    if pa.types.is_integer(column.type):
-        column = column.cast(pa.string())
-    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
-        raise _broken(definition, f"{id_type} is of type {column.type}; cast it to text")
-    if column.null_count:
-        raise _broken(definition, f"{column.null_count:,} rows have no {id_type}; leave them out")
-    ids: list[str] = column.to_pylist()
-    if "" in ids:
-        raise _broken(definition, f"a row has an empty {id_type}; leave it out")
-    return ids
 
 
 def _values(columns: pa.Table, definition: Definition, *, always_named: bool = False) -> list[str]:

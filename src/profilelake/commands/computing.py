@@ -3,7 +3,7 @@
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,7 +18,10 @@ from profilelake.commands.common import (
     print_rows,
     without_token,
 )
-from profilelake.errors import Invalid
+from profilelake.errors import Invalid, NotFound
+
+if TYPE_CHECKING:
+    from profilelake.state.store import State
 
 
 def compute_definitions(
@@ -51,6 +54,7 @@ def compute_definitions(
         engine_url=engine,
         to=to,
         report=lambda step: print(step, file=sys.stderr),
+        state=_state(pipeline),
     )
     for key, reason in sorted(found.left_out.items()):
         print(f"left out {key}: {reason}", file=sys.stderr)
@@ -80,6 +84,13 @@ def compute_definitions(
             file=sys.stderr,
         )
     print_rows([{"key": key, "profiles": f"{count:,}"} for key, count in sorted(found.found.items())])
+
+
+def _state(pipeline: Pipeline) -> "State | None":
+    try:
+        return pipeline.state()
+    except NotFound:
+        return None  # nothing was applied yet
 
 
 def _time(text: str, option: str) -> int | None:

@@ -1,7 +1,7 @@
 """What definitions over a whole lake are computed from: the tables as they are published, in SELECTs for tasks."""
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple
@@ -19,6 +19,7 @@ from profilelake.lake.moment import Moment, moment
 from profilelake.lake.storage import Storage
 from profilelake.landing.tables import EVENTS
 from profilelake.profiles.tables import ACCOUNT_LINKS, PROFILES
+from profilelake.semantics.definitions import Target
 from profilelake.semantics.rules import Collection
 from profilelake.traits.steps import Plan
 
@@ -31,7 +32,11 @@ UNIT_ROWS_LEAST: Final = 1_000_000
 CUT_ROWS: Final = 1 << 18
 """Rows that a task has in memory at once while it spreads them."""
 
-Input = Literal["events", "shipped", "sets", "profiles", "links", "members", "accounts"]
+Input = Literal[
+    "events", "shipped", "sets", "profiles", "links", "members", "accounts", "said", "owners", "given", "account_given"
+]  # fmt: skip
+Owners = Literal["identifiers", "sets"]
+"""Where it stands whose something is: by identifier, or by identifier set."""
 NO_PROFILE: Final = -2
 """In place of a part, where a set is known to belong to no profile: all of its identifiers are blocked."""
 
@@ -83,31 +88,50 @@ class Inputs:
     """`sets` with those too that belong to no profile."""
     profiles: list[str]
     accounts: AccountInputs | None = None
+    owners: Sequence[str] = ()
+    """`key` and `profile_id` of what results of queries are looked up among."""
 
     @classmethod
-    def of(cls, lake: Lake, workspace: str, plan: Plan, wanted: Wanted, tasks: int) -> "Inputs":
+    def of(
+        cls,
+        lake: Lake,
+        workspace: str,
+        plan: Plan,
+        wanted: Wanted,
+        tasks: int,
+        *,
+        about: Iterable[Target] = (),
+        owners: frozenset[Owners] = frozenset(),
+    ) -> "Inputs":
         """Return what a plan reads of a workspace, cut for so many tasks at the same time.
+
+        `about` says of whom definitions besides the plan are, `owners` what their ids are looked up among.
 
         Raises: as `lake.moment.moment`.
         """
         place = lake.storage.place
-        of_accounts = any(planned.held.definition.target == "accounts" for planned in plan)
-        beside = (ACCOUNT_LINKS, IDENTITY_FACTS, IDENTITY_MAP) if of_accounts else ()
+        of_accounts = "accounts" in {*about, *(planned.held.definition.target for planned in plan)}
+        by_identifier = of_accounts or "identifiers" in owners
+        beside = (
+            *((ACCOUNT_LINKS, IDENTITY_FACTS) if of_accounts else ()),
+            *((IDENTITY_MAP,) if by_identifier else ()),
+        )
         now = moment(lake, workspace, (EVENTS, SET_MAP, PROFILES, *beside))
         events = now.load(workspace, EVENTS.name)
         sets = reading.pieces(now, workspace, SET_MAP.name, place)
         profiles = reading.pieces(now, workspace, PROFILES.name, place)
         snapshots = [events.table.metadata_location, sets.snapshot, profiles.snapshot]
+        owned = [f"SELECT set_id AS key, profile_id FROM ({one})" for one in sets.selects if "sets" in owners]  # noqa: S608 - made here
+        if by_identifier:
+            identifiers = reading.pieces(now, workspace, IDENTITY_MAP.name, place)
+            snapshots.append(identifiers.snapshot)
+            if "identifiers" in owners:
+                owned += [f"SELECT ident_id AS key, profile_id FROM ({one})" for one in identifiers.selects]  # noqa: S608 - made here
         accounts = None
         if of_accounts:
             links = now.load(workspace, ACCOUNT_LINKS.name)
             facts = now.load(workspace, IDENTITY_FACTS.name)
-            identifiers = reading.pieces(now, workspace, IDENTITY_MAP.name, place)
-            snapshots += [
-                links.table.metadata_location,
-                facts.table.metadata_location,
-                identifiers.snapshot,
-            ]
+            snapshots += [links.table.metadata_location, facts.table.metadata_location]
             said = sql.select_files(facts.table.schema(), facts.files, place)
             accounts = AccountInputs(
                 sets=[_select_sets(one, "accounts") for one in sets.selects],
@@ -133,6 +157,7 @@ class Inputs:
             whose=[_select_whose(one, "users") for one in sets.selects],
             profiles=[_select_profiles(one, plan, "users") for one in profiles.selects],
             accounts=accounts,
+            owners=owned,
         )
 
     def counted(self, tasks: int) -> list["Counted"]:

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from profilelake.audiences.queried import GIVEN
 from profilelake.audiences.reading import Wanted
 from profilelake.engines.engine import Cut, PartNumbers
 from profilelake.engines.kept import KeptFile, read_kept
@@ -42,7 +43,7 @@ PROFILES: Final = pa.schema(
 )
 STRAYS: Final = pa.schema([("set_id", pa.binary(16))])
 """Sets with events of which it is not published yet whose they are."""
-OF_PEOPLE: Final = {"shipped": SHIPPED, "sets": SETS, "profiles": PROFILES, "strays": STRAYS}
+OF_PEOPLE: Final = {"shipped": SHIPPED, "sets": SETS, "profiles": PROFILES, "strays": STRAYS, "given": GIVEN}
 """What is brought together by person, events aside."""
 
 Fold = Callable[[pa.Table], Partials]

@@ -15,21 +15,22 @@ import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from profilelake.audiences.people import accounts_of, subjects
-from profilelake.audiences.reading import PART_ROWS, Wanted, in_parts, slices_for
+from profilelake.audiences.people import accounts_of
+from profilelake.audiences.queried import GIVEN
+from profilelake.audiences.reading import Wanted, slices_for
 from profilelake.engines.engine import Cut, Engine
 from profilelake.engines.jobs import Job
 from profilelake.engines.kept import KeptFile, keep, keep_wide, read_kept, read_wide
 from profilelake.engines.keys import power_of_two
-from profilelake.errors import Invalid
 from profilelake.lake.catalog import Lake
 from profilelake.lake.moment import Moment
 from profilelake.lake.storage import Storage
 from profilelake.plans.account_members import MEMBERS, account_members
+from profilelake.plans.asked import COLUMN
+from profilelake.plans.asked import Asked as Asked
 from profilelake.plans.definition_inputs import (
     CUT_ROWS,
     UNIT_ROWS,
-    AccountInputs,
     Counted,
     Counts,
     Input,
@@ -50,17 +51,14 @@ from profilelake.plans.definition_spreading import (
     BySet,
     parts_of,
 )
+from profilelake.plans.queried import Given, Results, bring
 from profilelake.semantics.definitions import Target
-from profilelake.traits.answers import answers
-from profilelake.traits.columns import Subjects
-from profilelake.traits.fold import fold
 from profilelake.traits.merging import merged
-from profilelake.traits.partials import Partials, numbered
+from profilelake.traits.partials import Partials
 from profilelake.traits.shipped import SHIPPED, shipped, unshipped
-from profilelake.traits.steps import Plan
 
 KIND: Final = "definitions"
-FORMAT: Final = 2
+FORMAT: Final = 3
 """Which steps there are and what they keep. It goes up with any change: a job begun in another form begins anew."""
 VALUES: Final = pa.schema([("profile_id", pa.string()), ("value", pa.string())])
 """What a definition is worth for the profiles that have a value, as JSON."""
@@ -69,11 +67,11 @@ SETS_JOINED_MAX: Final = 1 << 22
 _SENT: Final = pa.schema([*SHIPPED, ("part", pa.int32())])
 _LINKED: Final = pa.schema([MEMBERS.field("profile_id"), MEMBERS.field("account_id")])
 _OF_ACCOUNTS: Final = {
-    "accounts": PROFILES, "members": _LINKED, "profiles": PROFILES, "sets": SETS, "shipped": SHIPPED
+    "accounts": PROFILES, "members": _LINKED, "profiles": PROFILES, "sets": SETS, "shipped": SHIPPED,
+    "given": GIVEN, "account_given": GIVEN
 }  # fmt: skip
 """What is brought together by account; `profiles` and the others are of people."""
-_COLUMN: Final = "value of "
-"""Before the key of a definition in the columns of kept files."""
+NO_RESULTS: Final = Results()
 _encode: Final = msgspec.msgpack.Encoder().encode
 _decode_files: Final = msgspec.msgpack.Decoder(list[KeptFile]).decode
 
@@ -87,54 +85,6 @@ class _Kept(msgspec.Struct, frozen=True):
 
 _decode_kept: Final = msgspec.msgpack.Decoder(_Kept).decode
 _decode_counts: Final = msgspec.msgpack.Decoder(Counts).decode
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """Definitions, and as of when (microseconds).
-
-    With `received_until` only events received by then count; who belongs together is as it is now, so this is
-    not what was known then (`as_of` of a profile is).
-    """
-
-    plan: Plan
-    at: int
-    received_until: int | None = None
-
-    def checked(self) -> "Asked":
-        """Return this. Raises `Invalid` where a definition can be computed online only."""
-        for planned in self.plan:
-            key = planned.held.definition.key
-            if planned.entities:
-                raise Invalid(
-                    f"computing {key!r} over the lake: it asks for rows of {', '.join(sorted(planned.entities))};"
-                    " rows of entities are kept with profiles, so only live computing sees them"
-                )
-        return self
-
-    def wanted(self) -> Wanted:
-        """Return the events that are looked at."""
-        steps = (one.step for one in numbered(self.plan))
-        return Wanted.of(steps, self.at, until=self.at, received_until=self.received_until)
-
-    def fold(self, events: pa.Table) -> Partials:
-        """Return what events come to, however many they are."""
-        wanted, steps = self.wanted(), numbered(self.plan)
-        parts = in_parts(events.to_batches(CUT_ROWS), PART_ROWS)
-        return merged([fold(wanted.restored(part), steps, at=self.at) for part in parts])
-
-    def answered(self, ids: pa.ChunkedArray, partials: Partials, of: Subjects) -> pa.Table:
-        """Return what definitions are worth for some profiles: a row each, a column for each definition about these."""
-        numbers = {step.step.digest: step.number for step in numbered(self.plan)}
-        found = answers(self.plan, numbers, partials, of, self.at)
-        columns = {_COLUMN + key: answer.values for key, answer in found.items()}
-        return pa.table({"profile_id": ids, **columns})
-
-    def keys(self, of: Target) -> tuple[str, ...]:
-        """Return the keys of the definitions about people, or about accounts."""
-        return tuple(
-            planned.held.definition.key for planned in self.plan if planned.held.definition.target == of
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +120,7 @@ class Computed:
     def slices(self, keys: Sequence[str] | None = None) -> Iterator[Mapping[str, pa.Table]]:
         """Yield by key `profile_id` and `value` of the profiles that have one, some profiles at a time."""
         for answered in self.answered:
-            names = {key: _COLUMN + key for key in answered.keys if keys is None or key in keys}
+            names = {key: COLUMN + key for key in answered.keys if keys is None or key in keys}
             for file in answered.files if names else ():
                 for rows in read_wide(self.storage, file, ["profile_id", *names.values()]):
                     yield {key: _with_value(rows, column) for key, column in names.items()}
@@ -190,33 +140,45 @@ def compute(
     workspace: str,
     asked: Asked,
     report: Callable[[str], None] = lambda _: None,
+    results: Results = NO_RESULTS,
 ) -> tuple[Job, Computed]:
     """Return what definitions are worth at a time, from the tables alone, and the job: `finish` it when they were read.
 
     Asked again about the same tables the job goes on where it was. Its files lie on the storage of the lake; use
     it in a `with` statement, so that others can go on with it where reading fails.
+    `results` are what the queries of `asked.queried` gave; their files are needed until this returns.
 
     Raises:
-        Invalid: a definition is in SQL, or asks for rows of entities; too many decisions to leave accounts hold.
+        Invalid: a result is not as it has to be; too many decisions to leave accounts hold.
         Unavailable: memory or disk is full, the cluster does not answer, the tables move faster than those of one moment
             can be had, or another process computes the same.
         Conflict: another process took the job over.
         Corrupt: a file of a table is missing or damaged.
     """
     storage = lake.storage
-    wanted = asked.checked().wanted()
-    inputs = Inputs.of(lake, workspace, asked.plan, wanted, engine.tasks)
+    about = [one.target for one in asked.queried.definitions if one.kind != "entity"]
+    inputs = Inputs.of(
+        lake, workspace, asked.plan, asked.wanted(), engine.tasks, about=about, owners=results.owners
+    )
     # How many tasks there are says how events are cut into units, and what is remembered goes by these.
-    named = [FORMAT, workspace, inputs.snapshots, engine.tasks, duckdb.__version__, _said(asked)]
+    named = [
+        FORMAT,
+        workspace,
+        inputs.snapshots,
+        engine.tasks,
+        duckdb.__version__,
+        _said(asked),
+        results.said(),
+    ]
     job = Job(storage, KIND, named, report)
     try:
-        return job, _computed(engine, job, inputs, asked)
+        return job, _computed(engine, job, inputs, asked, results)
     except BaseException:
         job.leave()
         raise
 
 
-def _computed(engine: Engine, job: Job, inputs: Inputs, asked: Asked) -> Computed:
+def _computed(engine: Engine, job: Job, inputs: Inputs, asked: Asked, results: Results) -> Computed:
     storage, wanted = job.storage, asked.wanted()
     counted = job.step(
         "count", lambda: engine.each("count", inputs.counted(engine.tasks), _Count(storage, wanted))
@@ -238,7 +200,13 @@ def _computed(engine: Engine, job: Job, inputs: Inputs, asked: Asked) -> Compute
         owners = _files(found.values())
         sets = kept_units("sets", owners)
     by_profile = ByProfile(storage, wanted, asked.fold, owners, parts)
-    of_people = [*happened, *sets, *units("profiles", inputs.profiles)]
+    # What a person brings to an account is at most what there is of their sets.
+    account_parts = slices_for(counts.links + min(counts.sets, counts.events), counts.accounts)
+    given = Given([], [])
+    if results.of:
+        of_whom: dict[Target, int] = {"users": parts, "accounts": account_parts}
+        given = bring(engine, job, inputs, results, asked.queried, counts.sets, of_whom)
+    of_people = [*happened, *sets, *units("profiles", inputs.profiles), *kept_units("given", given.people)]
     answer = _Answer(storage, job.folder("answer"), asked)
     if inputs.accounts is None:
         found = job.step(
@@ -249,9 +217,14 @@ def _computed(engine: Engine, job: Job, inputs: Inputs, asked: Asked) -> Compute
         answered = [Answered(asked.keys("users"), tuple(file for one in kept for file in one.files))]
         unpublished += sum(one.unpublished for one in kept)
     else:
-        answered, more = _with_accounts(
-            engine, job, inputs, inputs.accounts, counts, of_people, by_profile, answer
-        )
+        members = account_members(engine, job, inputs, inputs.accounts, counts, parts, account_parts)
+        of_people += kept_units("members", members)
+        of_accounts = [
+            *units("accounts", inputs.accounts.profiles),
+            *kept_units("account_given", given.accounts),
+        ]
+        by_account = _ByAccount(storage, account_parts)
+        answered, more = _with_accounts(engine, job, of_people, by_profile, of_accounts, by_account, answer)
         unpublished += more
     return Computed(
         storage,
@@ -286,55 +259,43 @@ def _folded(
 def _with_accounts(
     engine: Engine,
     job: Job,
-    inputs: Inputs,
-    of: AccountInputs,
-    counts: Counts,
     of_people: Sequence[Unit],
     by_profile: ByProfile,
+    of_accounts: Sequence[Unit],
+    by_account: "_ByAccount",
     answer: "_Answer",
 ) -> tuple[list[Answered], int]:
     """Return what definitions about people and about accounts are worth, and how many sets are in no published profile.
 
     People answer, and go to their accounts.
     """
-    asked, parts = answer.asked, by_profile.parts
-    # What a person brings to an account is at most what there is of their sets.
-    account_parts = slices_for(counts.links + min(counts.sets, counts.events), counts.accounts)
-    members = account_members(engine, job, inputs, of, counts, parts, account_parts)
     people = job.step(
         "people",
         lambda: engine.spread(
             "people",
-            [*of_people, *kept_units("members", members)],
+            of_people,
             by_profile,
             {**by_profile.inputs(), "members": MEMBERS},
-            parts,
+            by_profile.parts,
             _AnswerAndSend(answer, job.folder("people")),
         ),
     )
     sent = [_decode_sent(body) for body in people.values()]
+    going = [unit for one in sent for input, files in one.going.items() for unit in kept_units(input, files)]
     accounts = job.step(
         "accounts",
         lambda: engine.spread(
             "accounts",
-            [
-                *(
-                    unit
-                    for one in sent
-                    for input, files in one.going.items()
-                    for unit in kept_units(input, files)
-                ),
-                *units("accounts", of.profiles),
-            ],
-            _ByAccount(job.storage, account_parts),
+            [*going, *of_accounts],
+            by_account,
             _OF_ACCOUNTS,
-            account_parts,
-            _AnswerAccounts(job.storage, job.folder("accounts"), asked),
+            by_account.parts,
+            _AnswerAccounts(job.storage, job.folder("accounts"), answer.asked),
         ),
     )
     answered = [
-        Answered(asked.keys("users"), tuple(file for one in sent for file in one.values)),
-        Answered(asked.keys("accounts"), _files(accounts.values())),
+        Answered(answer.asked.keys("users"), tuple(file for one in sent for file in one.values)),
+        Answered(answer.asked.keys("accounts"), _files(accounts.values())),
     ]
     return answered, sum(one.unpublished for one in sent)
 
@@ -422,7 +383,7 @@ class _Answer:
         people, sets = tables["profiles"], tables["sets"]
         if not (people.num_rows and self.asked.keys("users")):
             return _Kept([], _unpublished(tables))
-        answering = subjects(people, sets, self.asked.plan)
+        answering = self.asked.people(tables)
         rows = self.asked.answered(people.column("profile_id"), partials, answering)
         # Mostly the profiles of all sets are there, and then nobody has to be looked for.
         all_there = len(answering.set_keys) == sets.num_rows and not tables["strays"].num_rows
@@ -482,6 +443,7 @@ class _AnswerAndSend:
             "profiles": _placed(tables["profiles"], people, "profile_id"),
             "sets": sets,
             "shipped": _placed(done, sets, "set_id"),
+            "given": tables["given"].join(people, "profile_id", join_type="inner"),
         }
         storage = self.answer.storage
         return {input: keep(storage, self.folder, one, part) for input, one in rows.items()}
@@ -522,11 +484,11 @@ class _AnswerAccounts:
     asked: Asked
 
     def __call__(self, part: int, tables: Mapping[str, pa.Table]) -> bytes:
-        whole = accounts_of(
-            tables["accounts"], tables["profiles"], tables["sets"], tables["members"], self.asked.plan
-        )
-        ids = tables["accounts"].column("profile_id")
-        rows = self.asked.answered(ids, unshipped(tables["shipped"]), whole)
+        asked, accounts, ids = self.asked, tables["accounts"], tables["accounts"].column("profile_id")
+        given = asked.queried.given(ids, tables["account_given"], "accounts", asked.plan)
+        of = tables["profiles"].column("profile_id")
+        whole = accounts_of(accounts, asked.people(tables), of, tables["members"], asked.plan, given)
+        rows = asked.answered(ids, unshipped(tables["shipped"]), whole)
         return _encode(keep_wide(self.storage, self.folder, rows, part))
 
 

@@ -6,7 +6,7 @@ same share one, and a new version that only moves a threshold goes on with the p
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 from enum import Enum
 from graphlib import CycleError, TopologicalSorter
@@ -127,6 +127,17 @@ def planned(held: Mapping[str, Held]) -> Plan:
         raise Invalid(
             f"ordering definitions: {circle} read each other; let one of them read no other"
         ) from error
+
+
+def needed(plan: Plan, keys: Set[str]) -> Plan:
+    """Return those of a plan that some keys ask for, directly or through others."""
+    wanted = set(keys)
+    chosen: list[Planned] = []
+    for each in reversed(plan):
+        if each.held.definition.key in wanted:
+            wanted |= each.reads
+            chosen.append(each)
+    return tuple(reversed(chosen))
 
 
 def step_of(reduce: Reduce, since: bytes) -> Step:

@@ -1,15 +1,20 @@
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from condition_worlds import HOUR, HOURS, START, Account, Call, Person, World
 from profilelake.app.computing import FILE_METADATA, compute_over_lake
-from profilelake.errors import Conflict, Invalid, NotFound
+from profilelake.errors import Conflict, Invalid, NotFound, Unavailable
 from profilelake.lake.catalog import Lake
+from profilelake.pipeline.sql_runs import Ask
 from profilelake.semantics.definitions import Definition, Held
 from profilelake.settings import Layout
+from profilelake.workspaces.identifier_key import create_identifier_key
 from world_lakes import account_id, profile_id, write
 
 AT = START + HOURS * HOUR
@@ -27,8 +32,9 @@ ORDERS = Definition("orders", "trait", "event('Order').count()")
 BUYERS = Definition("buyers", "audience", "trait('orders') >= 2")
 FIRMS = Definition("firms", "audience", "trait('t') = 1 AND ANY( trait('buyers') = true )", "accounts")
 FIRM_ORDERS = Definition("firm_orders", "trait", "event('Order').count()", "accounts")
-OF_CARTS = Definition("of_carts", "audience", "entity('carts').count() >= 1", "accounts")
-IN_SQL = Definition("asked", "sql_trait", "SELECT 1", id_type="user_id", every_seconds=3600)
+OF_CARTS = Definition("of_carts", "audience", "entity('carts').count() >= 2", "accounts")
+CARTS = Definition("carts", "entity", "carts", "accounts")
+IN_SQL = Definition("asked", "sql_trait", "said", id_type="profile_id", every_seconds=3600)
 AFTER_SQL = Definition("after", "audience", "trait('asked') = 1")
 
 
@@ -36,6 +42,7 @@ AFTER_SQL = Definition("after", "audience", "trait('asked') = 1")
 def layout(tmp_path: Path) -> Layout:
     layout = Layout(tmp_path / "data")
     layout.directory.mkdir()
+    create_identifier_key(layout.secrets, bytes)
     lake = Lake.of(layout)
     write(lake, World(CALLS, PEOPLE, ACCOUNTS), [1])
     lake.close()
@@ -70,13 +77,62 @@ def test_values_are_counted_and_written(layout: Layout, tmp_path: Path) -> None:
     assert said["unpublished"] == 0
 
 
-def test_what_is_computed_online_only_is_left_out_or_refused(layout: Layout) -> None:
-    known = held(ORDERS, OF_CARTS, IN_SQL, AFTER_SQL)
-    found = compute_over_lake(layout, known, [], AT)
-    assert (set(found.found), set(found.left_out)) == ({"orders"}, {"of_carts", "asked", "after"})
-    for key in ("of_carts", "asked", "after"):
-        with pytest.raises(Invalid, match=key):
-            compute_over_lake(layout, known, [key], AT)
+def asks(given: dict[str, dict[str, list[object]] | Exception]) -> Ask:
+    """Return what answers a query with the rows, or the error, of its text."""
+
+    def ask(query: str, path: Path, _stopped: Callable[[], bool]) -> None:
+        found = given[query]
+        if isinstance(found, Exception):
+            raise found
+        pq.write_table(pa.table(found), path)
+
+    return ask
+
+
+GIVEN = {
+    "carts": {"profile_id": [account_id(0), account_id(0), account_id(1), "acc_other"], "total": [1, 2, 3, 4]},
+    "said": {"profile_id": [profile_id(PEOPLE[0]), profile_id(PEOPLE[1])], "x": [1, 2]},
+}  # fmt: skip
+KNOWN = (ORDERS, OF_CARTS, CARTS, IN_SQL, AFTER_SQL)
+
+
+def test_what_asks_for_rows_and_sql_is_computed_too(layout: Layout, tmp_path: Path) -> None:
+    found = compute_over_lake(layout, held(*KNOWN), [], AT, to=tmp_path / "found", ask=asks({**GIVEN}))
+    assert (found.found, found.left_out) == ({"orders": 2, "of_carts": 1, "asked": 2, "after": 1}, {})
+    of_carts = pq.read_table(tmp_path / "found" / "of_carts.parquet").to_pylist()
+    assert of_carts == [{"profile_id": account_id(0), "value": "true"}]
+    asked = pq.read_table(tmp_path / "found" / "asked.parquet").sort_by("value").to_pylist()
+    assert [row["value"] for row in asked] == ["1", "2"]
+    # Only what is named runs, and what that asks for.
+    del_carts = {query: rows for query, rows in GIVEN.items() if query != "carts"}
+    found = compute_over_lake(layout, held(*KNOWN), ["after"], AT, ask=asks({**del_carts}))
+    assert found.found == {"asked": 2, "after": 1}
+    assert not list((layout.run / "queried").iterdir())
+
+
+@pytest.mark.parametrize("error", [Invalid("no such table"), Unavailable("there is no jail")])
+def test_what_a_query_that_fails_leaves_out_is_named_or_refused(layout: Layout, error: Exception) -> None:
+    given = asks({**GIVEN, "said": error})
+    found = compute_over_lake(layout, held(*KNOWN), [], AT, ask=given)
+    assert found.found == {"orders": 2, "of_carts": 1}
+    assert found.left_out == {"asked": str(error), "after": f"it asks for asked: {error}"}
+    for key in ("asked", "after"):
+        with pytest.raises(type(error), match=str(error)):
+            compute_over_lake(layout, held(*KNOWN), [key], AT, ask=given)
+    assert compute_over_lake(layout, held(*KNOWN), ["of_carts"], AT, ask=given).found == {"of_carts": 1}
+
+
+def test_sql_alone(layout: Layout) -> None:
+    found = compute_over_lake(layout, held(IN_SQL), [], AT, ask=asks({**GIVEN}))
+    assert (found.found, found.events, found.profiles) == ({"asked": 2}, 0, 2)
+    with pytest.raises(Invalid, match="an entity has rows and no value"):
+        compute_over_lake(layout, held(*KNOWN), ["carts"], AT, ask=asks({**GIVEN}))
+
+
+def test_an_entity_that_is_no_more_or_disabled_has_no_rows(layout: Layout) -> None:
+    gone = replace(OF_CARTS, query="entity('carts').count() = 0")
+    for known in (held(gone), held(gone, replace(CARTS, enabled=False))):
+        assert compute_over_lake(layout, known, [], AT, ask=asks({})).found == {"of_carts": 2}
 
 
 def test_what_another_one_reads_comes_along(layout: Layout) -> None:
