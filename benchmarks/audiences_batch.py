@@ -33,7 +33,6 @@ from _definitions import Pair, pairs
 from _machine import machine
 from _shop import DAY, DAYS, END, WORKSPACE, Shop
 from profilelake.audiences.people import subjects
-from profilelake.audiences.preview import preview
 from profilelake.audiences.reading import Reading, Wanted, event_schema, slice_of_set
 from profilelake.engines.embedded import EmbeddedEngine
 from profilelake.engines.engine import Engine
@@ -41,6 +40,7 @@ from profilelake.kernels import siphash
 from profilelake.lake import reading, sql
 from profilelake.lake.catalog import Lake
 from profilelake.plans.definitions import Asked, compute
+from profilelake.plans.preview import preview
 from profilelake.semantics.definitions import EXTERNAL_IDS, Definition, Held
 from profilelake.state.store import State
 from profilelake.traits import stored

@@ -63,10 +63,10 @@ def write(lake: Lake, world: World, cuts: Sequence[int] = ()) -> None:
     replace(lake, SET_MAP, of_sets)
     replace(lake, PROFILES, of_profiles)
     replace(lake, IDENTITY_MAP, of_idents)
-    _write_members(lake, world)
+    write_members(lake, world)
 
 
-def _write_members(lake: Lake, world: World) -> None:
+def write_members(lake: Lake, world: World) -> None:
     """Write who belongs to accounts: some never left, some came back, and all others were there and left.
 
     One call of those who left is there twice, as its first copy came from before that.
@@ -111,7 +111,7 @@ def _write_members(lake: Lake, world: World) -> None:
         half = len(rows) // 2
         for commit, part in enumerate((rows[:half], rows[half:]), 1):
             lake.table(WORKSPACE, definition).append(
-                _full(definition, part), Progress("0", commit), always=True
+                full(definition, part), Progress("0", commit), always=True
             )
 
 
@@ -148,10 +148,11 @@ def computed(
 
 def replace(lake: Lake, definition: TableDef, rows: Sequence[dict[str, Any]], sequence: int = 1) -> None:
     """Make rows the whole of a current table; columns they leave out have some value."""
-    lake.current_table(WORKSPACE, definition).replace(_full(definition, rows), Progress("0", sequence))
+    lake.current_table(WORKSPACE, definition).replace(full(definition, rows), Progress("0", sequence))
 
 
-def _full(definition: TableDef, rows: Sequence[dict[str, Any]]) -> pa.Table:
+def full(definition: TableDef, rows: Sequence[dict[str, Any]]) -> pa.Table:
+    """Return rows as a table; columns they leave out have some value."""
     schema = definition.schema()
     usual: dict[pa.DataType, object] = {
         pa.int32(): 0, pa.int64(): 0, pa.string(): "", pa.timestamp("us", tz="UTC"): _AT

@@ -1,6 +1,6 @@
 """Rows of the entity of random worlds as queries give them: results with columns of a type each, and an id in each row."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -11,9 +11,11 @@ import pyarrow.parquet as pq
 
 from condition_worlds import ENTITY, Account, Person, World
 from profilelake.audiences.queried import Queried
+from profilelake.errors import ProfilelakeError
+from profilelake.plans.preview import Ask
 from profilelake.plans.queried import Result, Results
 from profilelake.semantics.conditions.values import canonical
-from profilelake.semantics.definitions import Definition, Json
+from profilelake.semantics.definitions import Definition, Held, Json, Target
 from profilelake.semantics.identifiers import Identifier, ident_id
 from profilelake.semantics.rules import Collection, segment_defaults
 from world_ids import KEY, account_id, account_sets, profile_id, set_id
@@ -32,6 +34,13 @@ def of_columns(world: World) -> World:
             for number, account in enumerate(world.accounts)
         ),
     )
+
+
+def only_rows_of(world: World, target: Target) -> World:
+    """Return the world without the rows of others."""
+    if target == "users":
+        return replace(world, accounts=tuple(replace(account, rows=()) for account in world.accounts))
+    return replace(world, people=tuple(replace(person, rows=()) for person in world.people))
 
 
 def results(world: World, folder: Path) -> tuple[Queried, Results]:
@@ -55,6 +64,29 @@ def results(world: World, folder: Path) -> tuple[Queried, Results]:
         made.append((Definition(ENTITY, "entity", "SELECT", target, id_type=id_type), path))
     read = tuple(Result.read(definition, path) for definition, path in made)
     return Queried(tuple(definition for definition, _ in made)), Results(read, KEY, RULES)
+
+
+def entities(target: Target) -> dict[str, Held]:
+    """Return the entity as it is defined, of people or of accounts."""
+    return {ENTITY: Held(Definition(ENTITY, "entity", "SELECT", target), 1, bytes(32), bytes(32))}
+
+
+def asking(world: World, folder: Path) -> Ask:
+    """Return what runs the query of the entity for a preview."""
+
+    def ask(
+        definitions: Iterable[Definition], _stopped: Callable[[], bool]
+    ) -> tuple[Results, Mapping[str, ProfilelakeError]]:
+        _, found = results(world, folder)
+        of = [
+            replace(one, definition=definition)
+            for definition in definitions
+            for one in found.of
+            if one.definition.target == definition.target
+        ]
+        return replace(found, of=tuple(of)), {}
+
+    return ask
 
 
 def idents(world: World) -> list[tuple[bytes, str, Collection]]:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from command_line import Ran, run, told
-from served import Served, serving
+from served import ADMIN_TOKEN, Served, serving
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -45,12 +45,29 @@ def shown(served: Served, names: set[str]) -> dict[str, Any]:
         time.sleep(POLL_SECONDS)
 
 
+def previewed(served: Served, query: str) -> tuple[int, int]:
+    """Return how many accounts a preview counts, and how many it looked at."""
+    path = "/api/spaces/default/audiences/previews"
+    body = {"definition": {"query": query}, "audienceType": "ACCOUNTS"}
+    token, said = f"Bearer {ADMIN_TOKEN}", {"content-type": "application/json"}
+    started = served.request("POST", path, body, authorization=token, headers=said)
+    preview = started.json["data"]["audiencePreview"]
+    give_up_at = time.monotonic() + SHOWN_SECONDS_MAX
+    while preview["status"] == "RUNNING":
+        assert time.monotonic() < give_up_at
+        time.sleep(POLL_SECONDS)
+        preview = served.get(f"{path}/{preview['id']}").json["data"]["audiencePreview"]
+    assert preview["status"] == "COMPLETED", preview
+    return preview["size"]["count"], preview["size"]["sampled"]
+
+
 def test_what_sql_and_linked_tables_say_makes_a_member_and_is_explained(tmp_path: Path) -> None:
     for name, text in (("tiers", "user_id,tier\nu1,gold\n"), ("carts", "id,owner,total\n1,u1,900\n2,u1,5\n")):
         (tmp_path / f"{name}.csv").write_text(text)
     with serving(tmp_path / "data") as served:
         for user in ("u1", "u2"):
             assert served.post("/v1/identify", {"userId": user}).status == 200
+            assert served.post("/v1/group", {"userId": user, "groupId": "g1"}).status == 200
         served.committed()
         for name in ("tiers", "carts"):
             done("lake", "link", name, tmp_path / f"{name}.csv", "--dir", served.directory)
@@ -63,6 +80,13 @@ def test_what_sql_and_linked_tables_say_makes_a_member_and_is_explained(tmp_path
         why = served.get(f"{PROFILE}/explain/gold_carts").json
         assert (why["value"], why["announced"]["value"]) == (True, "true")
         assert [part["holds"] for part in why["explanation"]["parts"]] == [True, True]
+        # Over the lake the same queries run, in the same jail, for a computation and for previews.
+        found = done("compute", "--dir", served.directory, "--json").json
+        assert found["values"] == {"tier": 1, "gold_carts": 1}
+        of_users = ("preview", "--query", "entity('cart').count() >= 2", "--json", "--dir", served.directory)
+        size = done("audience", *of_users).json["size"]
+        assert (size["count"], size["sampled"], size["profiles"]) == (1, 2, 2)
+        assert previewed(served, "ANY( entity('cart').count() >= 2 )") == (1, 1)
         # The row is gone from the table: so is the value, and with it the membership.
         (tmp_path / "tiers.csv").write_text("user_id,tier\nu2,gold\n")
         done("lake", "link", "tiers", tmp_path / "tiers.csv", "--dir", served.directory)

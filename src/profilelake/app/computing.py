@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from profilelake.app.directory import WORKSPACE, kernel_cache
-from profilelake.app.queries import Queries
+from profilelake.app.queries import queries
 from profilelake.app.rebuilding import engine_at
 from profilelake.errors import Conflict, Invalid, NotFound, ProfilelakeError
 from profilelake.lake.catalog import Lake
@@ -104,7 +104,6 @@ def compute_over_lake(
     """
     os.environ.setdefault("NUMBA_CACHE_DIR", str(kernel_cache(layout)))  # before numba is imported
     from profilelake.audiences.queried import Queried
-    from profilelake.audiences.reading import scratch
     from profilelake.plans.definitions import Asked, compute
 
     if to is not None and to.exists() and any(to.iterdir()):
@@ -112,11 +111,9 @@ def compute_over_lake(
     whole = planned(held)
     chosen = _chosen(whole, held, keys or [key for key in held if held[key].definition.kind != "entity"])
     engine = engine_at(engine_url, layout)
-    queries = Queries(layout, state, ask)
     try:
-        with damage_told(), scratch(layout.run / "queried") as folder:
-            enabled = [definition for definition in chosen.queried if definition.enabled]
-            results, failed = queries.results(enabled, folder)
+        with damage_told(), queries(layout, state, ask) as asking:
+            results, failed = asking.results(one for one in chosen.queried if one.enabled)
             if keys and failed:
                 raise next(iter(failed.values()))
             left_out = _left_out(chosen, failed)
@@ -136,7 +133,6 @@ def compute_over_lake(
                     raise
                 job.finish()
     finally:
-        queries.close()
         engine.close()
     return Counts(
         at,

@@ -6,14 +6,15 @@ from dataclasses import replace
 from typing import Final
 
 from profilelake.app.directory import WORKSPACE
+from profilelake.app.queries import Queries, queries
 from profilelake.audiences.applying import Estimate
 from profilelake.audiences.deciding import Change, Defined, load
-from profilelake.audiences.preview import Preview as Counted
-from profilelake.audiences.preview import preview as counted
 from profilelake.errors import Invalid, NotFound
 from profilelake.lake.catalog import Lake
 from profilelake.manage.previews import Preview
 from profilelake.ops.clock import wall
+from profilelake.plans.preview import Preview as Counted
+from profilelake.plans.preview import preview as counted
 from profilelake.semantics.definitions import Definition, Held
 from profilelake.settings import Layout
 from profilelake.state.computed import DefinitionRecord, definition_records
@@ -34,22 +35,36 @@ def estimate(layout: Layout, state: State | None, changes: Sequence[Change]) -> 
             before = known.held.get(change.key)
             version, created = (0, LATER) if before is None else (before.version, before.created)
             after[change.key] = Held(change.after, version + 1, LATER, created)
-    return {change.key: _told(layout, change, kept.get(change.key), known, after) for change in changes}
+    with queries(layout, state) as asking:
+        return {
+            change.key: _told(layout, asking, change, kept.get(change.key), known, after)
+            for change in changes
+        }
 
 
 def preview(layout: Layout, state: State | None, definition: Definition, results: int) -> Preview:
     """Return how many profiles a definition would concern now, and at most `results` of them.
 
     Raises:
-        Invalid: it is about accounts or in SQL, which is not previewed.
+        Invalid: it is in SQL, which is not previewed.
     """
     others = {key: held for key, held in _defined(state).held.items() if key != definition.key}
-    found = _counted(layout, definition, others)
+    with queries(layout, state) as asking:
+        found = _counted(layout, asking, definition, others)
+    if found.failure:
+        # A count that nobody made is none, not 0.
+        return Preview(
+            id="",
+            audience_type=definition.target.upper(),
+            status="FAILED",
+            started_at=found.at,
+            failure_reason=found.failure,
+        )
     shown = [{"id": profile, "value": json.loads(value)} for profile, value in found.examples[:results]]
     return Preview(
         id="",
         audience_type=definition.target.upper(),
-        status="FAILED" if found.failure else "COMPLETED",
+        status="COMPLETED",
         started_at=found.at,
         results=shown,
         size={
@@ -57,8 +72,9 @@ def preview(layout: Layout, state: State | None, definition: Definition, results
             "type": definition.target.upper(),
             "low": found.size.low,
             "high": found.size.high,
+            "sampled": found.sampled,
+            "profiles": found.profiles,
         },
-        failure_reason=found.failure or None,
     )
 
 
@@ -85,6 +101,7 @@ def _defined(state: State | None) -> Defined:
 
 def _told(
     layout: Layout,
+    asking: Queries,
     change: Change,
     record: DefinitionRecord | None,
     known: Defined,
@@ -102,9 +119,9 @@ def _told(
     if held is not None and edited:
         others[change.key] = held
     try:
-        found = _counted(layout, change.after, others)
+        found = _counted(layout, asking, change.after, others)
     except Invalid:
-        return Estimate(members)  # accounts and SQL are computed by nobody in advance
+        return Estimate(members)  # SQL is computed by nobody in advance
     if found.failure:
         return Estimate(members, rows=found.events)
     if edited and found.change is not None:
@@ -113,7 +130,7 @@ def _told(
     return Estimate(members, found.size.count, 0, 0, found.events)
 
 
-def _counted(layout: Layout, definition: Definition, others: Mapping[str, Held]) -> Counted:
+def _counted(layout: Layout, asking: Queries, definition: Definition, others: Mapping[str, Held]) -> Counted:
     lake = Lake.of(layout)
     enabled = replace(definition, enabled=True)
     return counted(
@@ -123,5 +140,6 @@ def _counted(layout: Layout, definition: Definition, others: Mapping[str, Held])
         others,
         wall(),
         directory=layout.run / "preview-spill",
+        ask=asking.results,
         seconds_max=SECONDS_MAX,
     )

@@ -6,8 +6,8 @@ Where a server runs, its process that reads the lake runs them. Else workers of 
 import asyncio
 import os
 import socket
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -22,7 +22,7 @@ from profilelake.settings import Layout, Settings
 if TYPE_CHECKING:
     from profilelake.manage.sql_answers import SqlAnswers
     from profilelake.pipeline.sql_runs import Ask
-    from profilelake.plans.queried import Results
+    from profilelake.plans.queried import Result, Results
     from profilelake.semantics.rules import IdentityRules
     from profilelake.state.store import State
 
@@ -87,33 +87,47 @@ async def _write(answers: "SqlAnswers", query: str, path: Path) -> None:
         raise error(f"running a query: {failure.code}: {failure.message}") from None
 
 
+@contextmanager
+def queries(layout: Layout, state: "State | None", ask: "Ask | None" = None) -> "Iterator[Queries]":
+    """Give what runs queries of definitions. `ask` runs one; None for the server, or workers of our own."""
+    from profilelake.audiences.reading import scratch
+
+    with scratch(layout.run / "queried") as folder:
+        found = Queries(layout, state, folder, ask)
+        try:
+            yield found
+        finally:
+            found.close()
+
+
 @dataclass(slots=True)
 class Queries:
-    """Runs queries of definitions, and says how their ids are looked up. Close it."""
+    """Runs queries of definitions, each once, and says how their ids are looked up. Results lie in a folder."""
 
     layout: Layout
     state: "State | None"
+    folder: Path
     ask: "Ask | None" = None
-    """What runs a query; None for the server, or workers of our own."""
     _own: OwnQueries | None = field(default=None)
+    _known: "dict[Definition, Result]" = field(default_factory=dict)
 
     def results(
-        self,
-        definitions: Iterable[Definition],
-        folder: Path,
-        is_stopped: Callable[[], bool] = lambda: False,
+        self, definitions: Iterable[Definition], is_stopped: Callable[[], bool] = lambda: False
     ) -> "tuple[Results, Mapping[str, ProfilelakeError]]":
-        """Return what the queries of definitions give now, in files in a folder, and why others give nothing, by key."""
+        """Return what the queries of definitions give now, and why others give nothing, by key."""
         from profilelake.plans.queried import Result, Results
         from profilelake.workspaces.identifier_key import identifier_key
 
         found: list[Result] = []
         failed: dict[str, ProfilelakeError] = {}
-        for number, definition in enumerate(definitions):
-            path = folder / f"{number}.parquet"
+        for definition in definitions:
             try:
-                self._ask()(definition.query, path, is_stopped)
-                found.append(Result.read(definition, path))
+                known = self._known.get(definition)
+                if known is None:
+                    path = self.folder / f"{len(self._known)}.parquet"
+                    self._ask()(definition.query, path, is_stopped)
+                    known = self._known[definition] = Result.read(definition, path)
+                found.append(known)
             except (Invalid, Unavailable) as error:
                 failed[definition.key] = error
         if not found:

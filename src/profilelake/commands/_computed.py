@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeAlias
 
 import typer
@@ -18,7 +18,7 @@ from profilelake.commands.common import (
     print_json,
     print_rows,
 )
-from profilelake.errors import Invalid, NotFound
+from profilelake.errors import Invalid, NotFound, Unavailable
 
 if TYPE_CHECKING:
     from profilelake.audiences.deciding import Asked, Defined
@@ -149,11 +149,25 @@ def _add_preview(group: typer.Typer, noun: Noun) -> None:
         if waiting(pipeline):
             print("some of what was accepted is not in the tables yet: it is left out", file=sys.stderr)
         found = previewed(pipeline.layout, pipeline.state(), definition, limit)
+        if found.failure_reason is not None:
+            raise Unavailable(f"previewing: {found.failure_reason}")
+        size = found.size or {}
         if as_json:
-            print_json({"size": found.size, "results": found.results})
+            print_json({"size": size, "results": found.results})
             return
-        print(f"{(found.size or {}).get('count', 0):,} {_people(noun)}")
+        print(_counted(size, noun, definition.target))
         print_rows([{name: str(value) for name, value in row.items()} for row in found.results or ()])
+
+
+def _counted(size: Mapping[str, Any], noun: Noun, target: str) -> str:
+    """Return a count in words: what it is of, where not all were looked at."""
+    count, sampled, everybody = size["count"], size["sampled"], size["profiles"]
+    if sampled == everybody:
+        return f"{count:,} {_people(noun)}"
+    return (
+        f"about {count:,} {_people(noun)}, between {size['low']:,} and {size['high']:,} with 95 % certainty:"
+        f" {sampled:,} of {everybody:,} {target} were looked at"
+    )
 
 
 def _tried(pipeline: Pipeline, noun: Noun, key: str | None, query: str | None, target: str) -> "Definition":

@@ -4,10 +4,11 @@
 set first and by the account's set then; each time the owner of the set is put in its place.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+import duckdb
 import msgspec
 import pyarrow as pa
 
@@ -206,9 +207,17 @@ def _left(engine: Engine, job: Job, of: AccountInputs) -> list[bytes]:
     decided = _decode_left(body)
     owners: dict[bytes, str] = {}
     if decided:
-        named = sorted({ident for user, account, _ in decided for ident in (user, account)})
-        for found in engine.each("left owners", of.identifiers, _Owners(storage, tuple(named))):
+        for found in engine.each("left owners", of.identifiers, _Owners(storage, _named(decided))):
             owners |= _decode_owners(found)
+    return [_encode(keep(storage, job.folder("left"), _left_last(decided, owners)))]
+
+
+def _named(decided: Sequence[_Left]) -> tuple[bytes, ...]:
+    return tuple(sorted({ident for user, account, _ in decided for ident in (user, account)}))
+
+
+def _left_last(decided: Sequence[_Left], owners: Mapping[bytes, str]) -> pa.Table:
+    """Return who left which account, and when last."""
     last: dict[tuple[str, str], bytes] = {}
     for user, account, position in decided:
         if user in owners and account in owners:
@@ -217,7 +226,7 @@ def _left(engine: Engine, job: Job, of: AccountInputs) -> list[bytes]:
     rows = [(*pair, position) for pair, position in last.items()]
     columns = zip(*rows, strict=True) if rows else ((), (), ())
     arrays = [pa.array(values, field.type) for values, field in zip(columns, _LEFT, strict=True)]
-    return [_encode(keep(storage, job.folder("left"), pa.table(arrays, schema=_LEFT)))]
+    return pa.table(arrays, schema=_LEFT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,17 +237,21 @@ class _Decided:
 
     def __call__(self, select: str) -> bytes:
         with opened(self.storage) as connection:
-            facts = connection.sql(select).fetchall()
-        held = standing(((position, decode(fact.encode())) for position, fact in facts), _NO_RULES)
-        decided = [
-            (pair[:HASH_BYTES], pair[HASH_BYTES:], max(positions)) for pair, positions in left(held).items()
-        ]
-        if len(decided) > LEFT_MAX:
-            raise Invalid(
-                f"computing definitions about accounts: {len(decided):,} decisions hold that somebody left,"
-                f" at most {LEFT_MAX:,} can be looked at; compute those about users by their keys"
-            )
-        return _encode(decided)
+            return _encode(_decided(connection, select))
+
+
+def _decided(connection: duckdb.DuckDBPyConnection, select: str) -> list[_Left]:
+    facts = connection.sql(select).fetchall()
+    held = standing(((position, decode(fact.encode())) for position, fact in facts), _NO_RULES)
+    decided = [
+        (pair[:HASH_BYTES], pair[HASH_BYTES:], max(positions)) for pair, positions in left(held).items()
+    ]
+    if len(decided) > LEFT_MAX:
+        raise Invalid(
+            f"computing definitions about accounts: {len(decided):,} decisions hold that somebody left,"
+            f" at most {LEFT_MAX:,} can be looked at; compute those about users by their keys"
+        )
+    return decided
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,6 +263,39 @@ class _Owners:
 
     def __call__(self, select: str) -> bytes:
         with opened(self.storage) as connection:
-            connection.register("named", pa.table({"ident_id": pa.array(self.named, pa.binary())}))
-            rows = connection.sql(f"FROM ({select}) SEMI JOIN named USING (ident_id)").fetchall()
-        return _encode(dict(rows))
+            return _encode(_owners(connection, select, self.named))
+
+
+def _owners(connection: duckdb.DuckDBPyConnection, select: str, named: tuple[bytes, ...]) -> dict[bytes, str]:
+    connection.register("named", pa.table({"ident_id": pa.array(named, pa.binary())}))
+    return dict(connection.sql(f"FROM ({select}) SEMI JOIN named USING (ident_id)").fetchall())
+
+
+# ---- of some accounts, here ---------------------------------------------------------------------
+
+
+def members_here(
+    connection: duckdb.DuckDBPyConnection,
+    links: str,
+    left: str,
+    identifiers: str,
+    sets: str,
+    of_accounts: pa.Table,
+) -> pa.Table:
+    """Return who belongs to some accounts (`profile_id`, `account_id`), each pair once.
+
+    `links`, `left`, `identifiers` and `sets` (of people) are SELECTs as the tasks of `account_members` read them;
+    `of_accounts` has the sets of the accounts (`set_id`, `profile_id`).
+    """
+    connection.register("of_accounts", of_accounts)
+    seen = f"FROM ({links}) AS seen SEMI JOIN of_accounts ON of_accounts.set_id = seen.account_set_id"
+    connection.execute(f"CREATE OR REPLACE TEMP TABLE links AS {seen}")
+    owned = f"SELECT *, 0::INTEGER AS part FROM ({sets}) SEMI JOIN links USING (set_id)"  # noqa: S608 - made here
+    connection.execute(f"CREATE OR REPLACE TEMP TABLE sets AS {owned}")
+    connection.execute(f"CREATE OR REPLACE TEMP TABLE people_seen AS {_SEEN}")
+    decided = _decided(connection, left)
+    owners = _owners(connection, identifiers, _named(decided)) if decided else {}
+    connection.register("left_last", _left_last(decided, owners))
+    connection.execute("CREATE OR REPLACE TEMP TABLE sets AS SELECT *, 0::INTEGER AS part FROM of_accounts")
+    connection.execute("CREATE OR REPLACE TEMP TABLE links AS FROM people_seen")
+    return connection.sql(f"SELECT profile_id, account_id FROM ({_BELONGS})").to_arrow_table()  # noqa: S608 - made here

@@ -137,14 +137,11 @@ class Inputs:
                 sets=[_select_sets(one, "accounts") for one in sets.selects],
                 profiles=[_select_profiles(one, plan, "accounts") for one in profiles.selects],
                 links=[
-                    _select_links(sql.select_files(links.table.schema(), group, place))
+                    select_links(sql.select_files(links.table.schema(), group, place))
                     for group in _grouped(links.files, tasks) or [[]]
                 ],
-                left=f"SELECT position, fact FROM ({said}) WHERE decision = 'leave'",  # noqa: S608 - ours
-                identifiers=[
-                    f"SELECT ident_id, profile_id FROM ({one})"  # noqa: S608 - made here
-                    for one in identifiers.selects
-                ],
+                left=select_left(said),
+                identifiers=[select_identifiers(one) for one in identifiers.selects],
             )
         return cls(
             moment=now,
@@ -239,7 +236,18 @@ def _select_profiles(rows: str, plan: Plan, collection: Collection) -> str:
     """  # noqa: S608 - names of our own columns
 
 
-def _select_links(rows: str) -> str:
+def select_left(facts: str) -> str:
+    """Return the SELECT of the decisions to leave among all facts."""
+    return f"SELECT position, fact FROM ({facts}) WHERE decision = 'leave'"  # noqa: S608 - made here
+
+
+def select_identifiers(rows: str) -> str:
+    """Return the SELECT of whose identifiers are."""
+    return f"SELECT ident_id, profile_id FROM ({rows})"  # noqa: S608 - made here
+
+
+def select_links(rows: str) -> str:
+    """Return the SELECT of who was seen with which account."""
     return f"SELECT set_id, account_set_id, position, message_id FROM ({rows})"  # noqa: S608 - made here
 
 

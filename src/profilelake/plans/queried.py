@@ -325,3 +325,34 @@ def given_to(queried: Queried, target: Target) -> str:
     return (
         f"SELECT profile_id, number, id, text FROM by_id JOIN owners USING (key) WHERE number IN ({listed})"  # noqa: S608 - numbers
     )
+
+
+def given_here(
+    connection: duckdb.DuckDBPyConnection,
+    results: Results,
+    queried: Queried,
+    owners: Mapping[Owners, str],
+    of: pa.Table,
+) -> pa.Table:
+    """Return what queries gave some profiles (`profile_id`), as `GIVEN`. `owners` are SELECTs of `key` and `profile_id`."""
+    connection.register("asked_for", of)
+    owned = [
+        connection.sql(f"FROM ({owners[by]}) SEMI JOIN asked_for USING (profile_id)").to_arrow_table()
+        for by in sorted(results.owners)
+    ]
+    known = pa.concat_tables(
+        [_OWNERS.empty_table(), *(rows.select(_OWNERS.names).cast(_OWNERS) for rows in owned)]
+    )
+    keys = known.column("key").combine_chunks()
+    said = [_SAID.empty_table()]
+    for result in results.of:
+        number = queried.definitions.index(result.definition)
+        for rows in results.read(result, FILE_ROWS):
+            theirs = rows.filter(pc.is_in(rows.column("key"), value_set=keys))
+            said.append(texts(theirs, result.definition, number))
+    connection.register("said", pa.concat_tables(said))
+    connection.register("owners", known)
+    connection.execute(f"CREATE OR REPLACE TEMP TABLE by_id AS {_BY_ID}")
+    refuse(connection, queried)
+    found = [connection.sql(given_to(queried, target)).to_arrow_table() for target in ("users", "accounts")]
+    return pa.concat_tables([rows.select(GIVEN.names).cast(GIVEN) for rows in found])
