@@ -11,6 +11,7 @@ from profilelake.semantics.conditions.tree import Entities, Node, Reduce, Window
 from profilelake.traits import asked, sequences
 from profilelake.traits.columns import Coded, Column, Int64s, Subjects, never
 from profilelake.traits.joined import Counting, Joined, Span, falls_below
+from profilelake.traits.linked import LinkedRows, foldable
 from profilelake.traits.ownership import Kept
 from profilelake.traits.reduced import counted, of_numbers, of_values
 from profilelake.traits.steps import Family, Planned, Step, reduced_as
@@ -45,6 +46,8 @@ class Reductions:
         self._traits = traits
         self._at = at
         self._known: dict[tuple[bytes, Reduce], Column] = {}
+        self._linked: dict[str, LinkedRows] = {}
+        self._of_linked: dict[Reduce, Column] = {}
         self._countings: dict[tuple[bytes, Window | None], tuple[Counting, Mapping[bytes, str]]] = {}
 
     def worth(self, planned: Planned, reduce: Reduce) -> Column:
@@ -115,5 +118,13 @@ class Reductions:
         rows = self._subjects.entities.get(of.slug)
         if rows is None:
             raise Invalid(f"answering definitions: there is no entity {of.slug!r}; define it first")
+        if foldable(reduce, of):
+            linked_rows = self._linked.get(of.slug)
+            if linked_rows is None:
+                linked_rows = self._linked[of.slug] = LinkedRows.of(rows)
+            known = self._of_linked.get(reduce)
+            if known is None:
+                known = self._of_linked[reduce] = linked_rows.worth(reduce, of, self._at)
+            return known
         linked, traits = Coded.of(rows), self._traits(reduce)
         return asked.of_rows(reduce, of.slug, linked, traits, self._at, self._subjects.count)
