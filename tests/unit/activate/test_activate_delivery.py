@@ -100,10 +100,15 @@ def test_a_restart_goes_on_where_it_was(desk: Desk) -> None:
 
 def test_a_dead_receiver_and_a_slow_one_hurt_no_other(desk: Desk) -> None:
     desk.members(5)
-    with socket.create_server(("127.0.0.1", 0)) as silent, receiving() as good, receiving(drip=True) as slow:
-        with socket.create_server(("127.0.0.1", 0)) as closed:
-            dead = f"http://127.0.0.1:{closed.getsockname()[1]}/"
-        desk.put("dead", dead)
+    with (
+        socket.create_server(("127.0.0.1", 0)) as silent,
+        socket.socket() as closed,
+        receiving() as good,
+        receiving(drip=True) as slow,
+    ):
+        # Taken and not listened at: a port that was given back may be another receiver's by now.
+        closed.bind(("127.0.0.1", 0))
+        desk.put("dead", f"http://127.0.0.1:{closed.getsockname()[1]}/")
         desk.put("silent", f"http://127.0.0.1:{silent.getsockname()[1]}/")
         desk.put("slow", slow.url)
         desk.put("good", good.url)
