@@ -301,10 +301,14 @@ class Leased(Claim):
             location = f"{self._folder}/{_NAME}/{number:06d}.json"
             if self._storage.create(location, msgspec.json.encode(self.me)):
                 self._location = location
-                # Who saw an older claim may have taken that over with a higher number.
-                if self._mine():
-                    return location
-                self._storage.remove([location])
+                held = False
+                try:
+                    # Who saw an older claim may have taken that over with a higher number.
+                    if held := self._mine():
+                        return location
+                finally:
+                    if not held:  # nobody keeps it up, and it would be this process's for a lease
+                        self._storage.remove([location])
         raise _refused(self.job, None, leased=True)
 
     def _mine(self) -> bool:

@@ -86,8 +86,8 @@ class Job:
             except (Corrupt, FileNotFoundError):
                 self.check()  # whoever has the job now may have removed the files
                 raise
-            if self._claim is None or self._claim.lost:
-                self.check()
+            # Whoever has the job now may have finished it: a record of ours would speak of files that are gone.
+            self.check()
             answers = found.items() if isinstance(found, dict) else enumerate(found)
             done = Step(sorted(answers), round(time.monotonic() - began, 3))
             reach(f"job.{name}.ran")

@@ -7,6 +7,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -19,7 +20,7 @@ from profilelake.engines import claims
 from profilelake.engines.claims import Holder, Leased
 from profilelake.engines.jobs import FOLDER, Job, known_jobs, release_job, remove_job, sweep_jobs
 from profilelake.errors import Conflict, NotFound, Unavailable
-from profilelake.lake.storage import LocalStorage
+from profilelake.lake.storage import LocalStorage, Stored
 from profilelake.settings import Layout
 
 SECONDS_MAX = 30
@@ -197,7 +198,20 @@ def silent(storage: LocalStorage, seconds: float) -> None:
     """Let all claims be so old."""
     for file in list(storage.list(storage.root)):
         then = time.time() - seconds
-        os.utime(file.location, (then, then))
+        with suppress(FileNotFoundError):  # a heartbeat that was being written
+            os.utime(file.location, (then, then))
+
+
+class Forgetful(LocalStorage):
+    """Lists so many times, then it is away."""
+
+    answers = 0
+
+    def list(self, location: str) -> Iterator[Stored]:
+        Forgetful.answers -= 1
+        if Forgetful.answers < 0:
+            raise Unavailable("the store is away")
+        return super().list(location)
 
 
 class TestByLease:
@@ -288,6 +302,33 @@ class TestByLease:
         with pytest.raises(Conflict):
             first.check()
         second.check()
+
+    def test_a_step_of_one_that_was_released_meanwhile_is_not_noted(
+        self, storage: LocalStorage, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Its heartbeat has not found out yet, and another one may have finished the job: its files are gone."""
+        monkeypatch.setattr(claims, "is_remote", lambda _: True)
+
+        def released() -> list[bytes]:
+            assert release_job(storage, job.id)
+            return [b"files of ours"]
+
+        with Job(storage, KIND, INPUTS) as job:
+            with pytest.raises(Conflict, match="commits nothing more"):
+                job.step("one", released)
+            assert not job.remembers("one")
+
+    def test_a_claim_that_the_store_did_not_confirm_is_nobodys(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(claims, "is_remote", lambda _: True)
+        storage = Forgetful(str(tmp_path))
+        monkeypatch.setattr(Forgetful, "answers", 1)
+        with pytest.raises(Unavailable, match="the store is away"):
+            Job(storage, KIND, INPUTS)
+        monkeypatch.setattr(Forgetful, "answers", 1 << 30)
+        with Job(storage, KIND, INPUTS) as job:
+            job.check()
 
     def test_what_nobody_can_read_is_somebody(self, storage: LocalStorage, folder: str, take: Take) -> None:
         storage.write(f"{folder}/claim/000007.json", b"{")
