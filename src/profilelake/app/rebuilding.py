@@ -54,10 +54,10 @@ def rebuild_with(layout: Layout, engine_url: str, report: Callable[[str], None])
             if engine is None:
                 size = sum(table.bytes for table in FactFiles.of(lake, WORKSPACE).tables.values())
                 if size <= IN_MEMORY_BYTES_MAX:
-                    gc.disable()  # a record of everything lives until the end: looking for cycles is wasted
-                    result = rebuild(setup, layout.state, lake, wall(), report)
+                    # Also refuses beside one that runs elsewhere: this one has no claim, and both would commit.
                     give_up(lake.storage, WORKSPACE)
-                    return result
+                    gc.disable()  # a record of everything lives until the end: looking for cycles is wasted
+                    return rebuild(setup, layout.state, lake, wall(), report)
                 engine = _opened(options, layout, report)
             return rebuild_on(engine, setup, layout.state, lake, wall(), report)
     finally:
