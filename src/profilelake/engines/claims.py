@@ -72,7 +72,16 @@ class Holder(msgspec.Struct, frozen=True):
 
     def ended(self) -> bool:
         """Tell whether this is surely gone: it ran on this machine, and no such process does."""
-        return self.machine == _machine() != "" and self.started != _started(self.pid)
+        if not self.machine or self.machine != _machine():
+            return False
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return True
+        except PermissionError:
+            pass  # somebody else's
+        # Where /proc hides what others run (hidepid) nothing is said of one that is there.
+        return _started(self.pid) not in ("", self.started)
 
 
 class Claim(ABC):

@@ -292,6 +292,15 @@ class TestByLease:
         with pytest.raises(Unavailable):
             take(Holder.now())
 
+    def test_one_that_is_hidden_from_us_lives(self, take: Take, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Of processes of others `/proc` may show nothing."""
+        shown = take(Holder.now())
+        monkeypatch.setattr(claims, "_started", lambda _: "")
+        with pytest.raises(Unavailable):
+            take(Holder.now())
+        shown.check()
+        assert msgspec.structs.replace(shown.me, pid=4_194_304).ended()  # beyond the largest there can be
+
     def test_one_of_the_same_number_is_another(self, storage: LocalStorage, folder: str, take: Take) -> None:
         """A claim that was released by hand and taken again has the number of the one before."""
         first = take(elsewhere())
