@@ -47,7 +47,7 @@ def _trouble(health: Health) -> str:
         return health.trouble
     full = (
         f"there is no room for one more dead letter beside {health.letters.held}, so it is told nothing: replay or"
-        " discard some, or raise activate.dead_letters_max"
+        " discard some, or raise activate.dead_letters_max and restart"
     )
     return f"{full}; {health.trouble}" if health.trouble else full
 
