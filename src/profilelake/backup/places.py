@@ -59,6 +59,7 @@ def place_at(where: str, options: StorageOptions) -> Place:
     Raises:
         Invalid: no such kind of place, or what speaks to it is not installed.
     """
+    _refuse_host(where)
     if not is_remote(where):
         if _SCHEME.match(where) and not where.startswith("file://"):
             # Else it would be taken for the name of a folder.
@@ -70,6 +71,23 @@ def place_at(where: str, options: StorageOptions) -> Place:
     if not below.strip("/"):
         raise Invalid(f"backups in {where}: give a folder, or s3://bucket/prefix")
     return BucketPlace(storage_of(where, options))
+
+
+def _refuse_host(where: str) -> None:
+    """Refuse URLs whose part before the path is not what it is taken for."""
+    scheme, _, rest = where.partition("://")
+    if not rest:
+        return
+    if "@" in rest.partition("/")[0]:
+        # Not repeated: what stands before the @ is mostly a secret, and would go into errors and notes.
+        raise Invalid(
+            f"backups in {scheme}://…@…: no user or password belongs into it; name the bucket alone, and give the "
+            "file that backup.credentials names"
+        )
+    if scheme == "file" and not rest.startswith("/"):
+        raise Invalid(
+            f"backups in {where}: give a folder of this machine, file:///folder, with three slashes"
+        )
 
 
 def _copied(path: Path) -> bool:

@@ -71,11 +71,11 @@ def take(layout: Layout, place: str, workspaces: Sequence[str], now: int, option
     """
     if options.keep < 0:
         raise Invalid(f"backing up with --keep {options.keep}: give 1 or more, or 0 for all")
-    _refuse_inside(layout, place)
+    kept_in = place_at(place, Settings.load(layout.directory, os.environ).backup)
+    _refuse_inside(layout, kept_in.name)
     if options.link and is_remote(place):
         raise Invalid(f"backing up to {place} with --link: only folders share files; leave it out")
     fingerprint = key_fingerprint(layout.secrets)
-    kept_in = place_at(place, Settings.load(layout.directory, os.environ).backup)
     beside = kept_in.beside(layout.run)
     with (
         alone(layout.run / LOCK, f"backing up {layout.directory}"),
@@ -114,11 +114,12 @@ def take(layout: Layout, place: str, workspaces: Sequence[str], now: int, option
 def _refuse_inside(layout: Layout, place: str) -> None:
     """Refuse a place that would be part of what is backed up, or sweep it away, or be swept away with it."""
     if not is_remote(place):
-        if Path(place).absolute().is_relative_to(layout.directory.absolute()):
+        if Path(place).resolve().is_relative_to(layout.directory.resolve()):
             raise Invalid(f"backing up to {place}: it is inside of the data directory; name another place")
         return
     lake = LakePlace.of(layout, os.environ)
-    same_store = lake.storage.endpoint == Settings.load(layout.directory, os.environ).backup.endpoint
+    backup = Settings.load(layout.directory, os.environ).backup
+    same_store = lake.storage.endpoint.rstrip("/") == backup.endpoint.rstrip("/")
     warehouse = lake.warehouse
     one, other = f"{place.rstrip('/')}/", f"{warehouse.rstrip('/')}/"
     if same_store and (one.startswith(other) or other.startswith(one)):

@@ -252,7 +252,14 @@ def test_places_that_are_none(layout: Layout, tmp_path: Path) -> None:
     full.mkdir()
     (full / "thesis.tex").touch()
     told(run("backup", full, "--dir", layout.directory), 4, "there are other things")
-    told(run("backup", layout.directory / "b", "--dir", layout.directory), 2, "inside of the data directory")
+    (tmp_path / "link").symlink_to(layout.directory)
+    for inside in (
+        layout.directory / "b",
+        f"file://{layout.directory}/b",
+        tmp_path / "data" / ".." / "data" / "b",
+        tmp_path / "link" / "b",
+    ):
+        told(run("backup", inside, "--dir", layout.directory), 2, "inside of the data directory")
     told(run("restore", full, "--dir", tmp_path / "new"), 3, "none were made there")
     told(run("backup", full, "--list"), 3, "none were made there")
     place = tmp_path / "backups"
@@ -379,6 +386,11 @@ def test_urls_that_are_no_places(layout: Layout, tmp_path: Path, monkeypatch: py
     options = ("--dir", layout.directory)
     told(run("backup", "s3://", *options), 2, "give a folder, or s3://bucket/prefix")
     told(run("backup", "s3:/bucket/x", *options), 2, "with two slashes")
+    told(run("backup", "file://host/x", *options), 2, "file:///folder, with three slashes")
+    for place in ("s3://key:hidden@bucket/x", "file://key:hidden@host/x"):
+        ran = run("backup", place, *options, "--link")
+        told(ran, 2, "no user or password belongs into it")
+        assert "hidden" not in ran.err
     told(run("backup", "ftp://bucket/x", *options), 2, "give a directory, or s3://bucket/prefix")
     told(run("restore", "ftp://bucket/x", "--dir", tmp_path / "new"), 2, "give a directory, or s3://bucket")
     told(run("backup", "s3://bucket/x", *options, "--link"), 2, "only folders share files; leave it out")
