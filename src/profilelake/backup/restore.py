@@ -119,7 +119,8 @@ def restore(kept_in: Place, target: Layout, options: Options, report: Report = l
         )
     key = _key_file(manifest, options.key_from)
     control, known_from = _newest_control(kept_in, options.control_from, manifest.key_fingerprint)
-    places = {file.path: _below(target.directory, file) for file in manifest.files}
+    places = {file.path: _below(target.directory, file.path) for file in manifest.files}
+    _refuse_outside(manifest)
     pool = kept_in.pool
     with _begun(target):
         saying = [file for file in manifest.files if _says_where(file)]
@@ -226,11 +227,26 @@ def _check_free(directory: Path, size: int) -> None:
         )
 
 
-def _below(directory: Path, file: StoredFile) -> Path:
-    path = PurePosixPath(file.path)
-    if path.is_absolute() or ".." in path.parts:
-        raise Corrupt(f"restoring {file.path!r}: a backup names only files below its directory")
+def _below(directory: Path, name: str) -> Path:
+    """Return the path of what a backup names below its directory. Parts of the name are put below other folders too."""
+    path = PurePosixPath(name)
+    # A name spelt otherwise than its parts, such as lake//etc, may be an absolute one where only its end is taken.
+    if not path.parts or path.is_absolute() or ".." in path.parts or str(path) != name:
+        raise Corrupt(f"restoring {name!r}: a backup names only files below its directory")
     return directory / path
+
+
+def _refuse_outside(manifest: Manifest) -> None:
+    """Refuse tables that would be written elsewhere than below the warehouse."""
+    for table in manifest.tables:
+        folder = f"{placing.TABLES}{table.namespace}/{table.name}"
+        _below(Path(), folder)
+        _below(Path(), table.metadata_file)
+        if not table.metadata_file.startswith(f"{folder}/"):
+            raise Corrupt(
+                f"restoring the table {table.namespace}.{table.name}: the backup names {table.metadata_file!r} as its "
+                "metadata, which is none of its files"
+            )
 
 
 # ---- the key -----------------------------------------------------------------------------------

@@ -44,7 +44,7 @@ def relocate(
     io = StorageFileIO() if folder is None else _Meanwhile(new_location, folder)
 
     def moved(old: str) -> str:
-        if not old.startswith(location + "/"):
+        if not old.startswith(location + "/") or ".." in old.removeprefix(location).split("/"):
             raise Corrupt(f"moving the table at {location}: it names {old}, which lies outside of it")
         return new_location + old.removeprefix(location)
 

@@ -298,14 +298,42 @@ def test_damage_is_found_before_anything_is_written(layout: Layout, tmp_path: Pa
 
 
 def test_a_manifest_names_no_file_outside(layout: Layout, tmp_path: Path) -> None:
+    place, escaped = tmp_path / "backups", tmp_path / "escaped"
+    back_up(layout, place)
+    id, manifest = BackupPlace(place).load()
+    options = ("--dir", tmp_path / "restored", "--warehouse", tmp_path / "tables")
+    # Parts of the second one, taken off where tables go elsewhere, are an absolute path.
+    for name in ("../escaped", f"lake/{escaped}", "lake/./x", ""):
+        from_outside = [replace_path(file, name) for file in manifest.files[:1]]
+        BackupPlace(place).remove(id)
+        id = BackupPlace(place).add(
+            type(manifest)(**{**as_dict(manifest), "files": [*manifest.files, *from_outside]})
+        )
+        told(run("restore", place, *options), 6, "names only files below its directory")
+        assert not escaped.exists()
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("namespace", "../../escaped", "names only files below its directory"),
+        ("name", "/escaped", "names only files below its directory"),
+        ("metadata_file", "lake/../../escaped/metadata/1.json", "names only files below its directory"),
+        ("metadata_file", "secrets/1.json", "which is none of its files"),
+    ],
+)
+def test_a_manifest_names_no_table_outside(
+    layout: Layout, tmp_path: Path, field: str, value: str, message: str
+) -> None:
     place = tmp_path / "backups"
     back_up(layout, place)
     id, manifest = BackupPlace(place).load()
-    from_outside = [replace_path(file, "../escaped") for file in manifest.files[:1]]
+    table, *others = manifest.tables
+    odd = type(table)(**{**as_dict(table), field: value})
     BackupPlace(place).remove(id)
-    BackupPlace(place).add(type(manifest)(**{**as_dict(manifest), "files": [*manifest.files, *from_outside]}))
-    told(run("restore", place, "--dir", tmp_path / "restored"), 6, "names only files below its directory")
-    assert not (tmp_path / "escaped").exists()
+    BackupPlace(place).add(type(manifest)(**{**as_dict(manifest), "tables": [odd, *others]}))
+    told(run("restore", place, "--dir", tmp_path / "restored"), 6, message)
+    assert not (tmp_path / "restored").exists()
 
 
 def as_dict(manifest: object) -> dict[str, object]:

@@ -1,5 +1,6 @@
 """Tables copied elsewhere: every engine reads the same rows there, and ours goes on committing."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -140,6 +141,14 @@ def test_a_file_outside_of_the_table_is_refused(tmp_path: Path) -> None:
         relocate(
             local_path(table.metadata_file.location), "file:///elsewhere", "file:///there", table.snapshots
         )
+    # Somebody may have made it up: it begins with the folder, and leads out of it.
+    metadata = json.loads(aside.read_bytes())
+    folder = metadata["location"]
+    for snapshot in metadata["snapshots"]:
+        snapshot["manifest-list"] = f"{folder}/../../escaped.avro"
+    aside.write_text(json.dumps(metadata))
+    with pytest.raises(Corrupt, match=r"escaped.avro, which lies outside of it"):
+        relocate(aside, folder, f"file://{tmp_path}/there/visits", table.snapshots)
 
 
 def test_a_table_is_registered_once_at_a_place(tmp_path: Path) -> None:
