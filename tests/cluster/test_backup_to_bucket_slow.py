@@ -97,9 +97,9 @@ def finished(s3: Any, place: str) -> list[str]:
 def unreferenced(s3: Any, place: str) -> set[str]:
     """Return contents and manifests that no backup names."""
     storage = storage_of(s3, place)
-    kept_in = BucketPlace(storage)
     named = set()
-    for id in kept_in.ids():
+    for id in BucketPlace(storage).ids():
+        kept_in = BucketPlace(storage)
         _, manifest = kept_in.load(id)
         named |= {kept_in.pool.location(file.sha256) for file in manifest.files}
         named.add(f"{place}/manifests/{id}.json")

@@ -51,8 +51,8 @@ class BucketPool:
     # ---- which contents there are ---------------------------------------------------------------
 
     def know(self, kept: Mapping[str, int]) -> None:
-        """Learn where a backup that is there has its contents."""
-        self._where |= kept
+        """Learn where a backup that is there has its contents; what the first one has stays where that has it."""
+        self._where = {**kept, **self._where}
 
     def begin(self, number: int, last: int, kept: Mapping[str, int]) -> None:
         """Take contents under this number from now on; those that the last backup names, and later ones, are used again."""

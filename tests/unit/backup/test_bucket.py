@@ -247,6 +247,13 @@ class TestPool:
         ]
         assert not list(storage.list(f"{storage.root}/files/00000003"))
 
+    def test_a_backup_is_read_where_it_has_its_contents(self, storage: LocalStorage) -> None:
+        # The newest one, which is asked who is suppressed, may have lost the same content elsewhere.
+        pool = BucketPool(storage)
+        pool.know({"a": 1})
+        pool.know({"a": 5, "b": 5})
+        assert (pool.where("a"), pool.where("b")) == (1, 5)
+
     def test_a_full_temporary_directory_is_told(
         self, pool: BucketPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
