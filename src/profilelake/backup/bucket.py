@@ -11,9 +11,10 @@ A copy of all of it in a folder is such a place too.
 
 import hashlib
 import io
+import logging
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -33,6 +34,8 @@ SWEEPS_MAX: Final = 3
 _MANIFESTS: Final = "manifests"
 _INSTALLATION: Final = "installation"
 _STAGING: Final = "backup-objects"
+
+_log = logging.getLogger(__name__)
 
 
 class _Described(msgspec.Struct, frozen=True):
@@ -91,7 +94,9 @@ class BucketPlace:
     def summaries(self) -> Iterator[Summary]:
         """Yield what each backup is in short, oldest first, without reading their manifests."""
         for number in self._turns.finished():
-            yield self._described(number).summary
+            # Another process may have removed it since they were listed.
+            with suppress(NotFound):
+                yield self._described(number).summary
 
     def load(self, id: str = "") -> tuple[str, Manifest]:
         """Return a backup, the newest unless another is named.
@@ -124,8 +129,7 @@ class BucketPlace:
         turn = self._turns.take(claim_of(_installation(self.beside(run)), directory, at))
         turn.begin()
         try:
-            kept = self._document(turn.last, _Kept).kept if turn.last else {}
-            self.pool.begin(turn.number, turn.last, kept)
+            self.pool.begin(turn.number, turn.last, self._kept_by(turn.last))
             self._turn = turn
             yield
         finally:
@@ -207,6 +211,17 @@ class BucketPlace:
                 ) from None
             self._storage.create(self._marker, f"{FORMAT}\n".encode())
             self.check()
+
+    def _kept_by(self, last: int) -> dict[str, int]:
+        """Return what the last backup has; nothing where its manifest is damaged.
+
+        What an older one has is of no use then: whoever made the last one may still be removing that.
+        """
+        try:
+            return self._document(last, _Kept).kept if last else {}
+        except Corrupt as error:
+            _log.warning("%s; all contents are sent again", error)
+            return {}
 
     def _described(self, number: int) -> _Described:
         location = self._turns.finished_location(number)

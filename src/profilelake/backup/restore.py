@@ -299,7 +299,14 @@ def _newest_control(place: Place, given: Path | None, fingerprint: str) -> tuple
                 f"{found}, not {fingerprint}; name the directory that was backed up"
             )
         return path, str(given)
-    id, manifest = place.load()
+    try:
+        id, manifest = place.load()
+    except Corrupt as error:
+        # An older one may not know of who was suppressed since, so nobody takes it by himself.
+        raise Corrupt(
+            f"restoring: who may send and read, and who is suppressed, is taken from the newest backup: {error}, or name "
+            "what knows it with --control-from"
+        ) from error
     for file in manifest.files:
         if file.path == "control.sqlite":
             return file, id

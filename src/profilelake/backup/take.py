@@ -1,5 +1,6 @@
 """One backup: what was captured goes into the pool, then its manifest makes it exist."""
 
+import logging
 import os
 import threading
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ from profilelake.backup.manifest import FORMAT, Manifest, StoredFile, StoredTabl
 from profilelake.backup.places import Place, place_at
 from profilelake.backup.pool import Contents
 from profilelake.directory_format import FORMAT as DIRECTORY_FORMAT
-from profilelake.errors import Conflict, Invalid, Unavailable
+from profilelake.errors import Conflict, Corrupt, Invalid, Unavailable
 from profilelake.lake.files import is_remote
 from profilelake.lake.place import LakePlace
 from profilelake.ops.failpoints import reach
@@ -28,6 +29,8 @@ LOCK: Final = "backup.lock"
 STAGING: Final = "backup"
 _MAKING: Final = "making"
 _NOTES: Final = "fetched.jsonl"
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,14 +132,21 @@ def _refuse_inside(layout: Layout, place: str) -> None:
 
 
 def _last(place: Place) -> Manifest | None:
-    return place.load()[1] if place.ids() else None
+    """Return the newest backup that can be read: one that is damaged must not prevent the next, which replaces it."""
+    for id in reversed(place.ids()):
+        try:
+            return place.load(id)[1]
+        except Corrupt as error:
+            _log.warning("%s; this one is made without what that names", error)
+    return None
 
 
 def _thin_out(place: Place, id: str, keep: int) -> list[str]:
     try:
         return place.thin_out(keep)
-    except Unavailable as error:
-        raise Unavailable(f"backup {id} is made; removing what is not needed any more: {error}") from error
+    except (Unavailable, Corrupt) as error:
+        # What a damaged manifest names is not known, so nothing is removed as long as that backup is there.
+        raise type(error)(f"backup {id} is made; removing what is not needed any more: {error}") from error
 
 
 def _store(

@@ -336,6 +336,25 @@ def test_a_manifest_names_no_table_outside(
     assert not (tmp_path / "restored").exists()
 
 
+def test_a_damaged_manifest_does_not_prevent_the_next_backup(layout: Layout, tmp_path: Path) -> None:
+    place = tmp_path / "backups"
+    good, bad = (str(back_up(layout, place)["id"]) for _ in range(2))
+    manifest = place / "backups" / f"{bad}.json"
+    manifest.write_bytes(manifest.read_bytes()[:-5])
+    # Who was suppressed since is not known, so nothing is restored without a word about that.
+    told(run("restore", place, "--backup", good, "--dir", tmp_path / "new"), 6, "--control-from")
+    made = back_up(layout, place)
+    assert run("restore", place, "--check").code == 0
+    assert run("restore", place, "--backup", good, "--dir", tmp_path / "new").code == 0
+    # What the damaged one names is not known, so nothing is removed as long as it is there.
+    ran = run("backup", place, "--dir", layout.directory, "--keep", "3")
+    told(ran, 6, "is made; removing what is not needed any more")
+    ids = BackupPlace(place).ids()
+    assert ids[:2] == [bad, made["id"]]
+    assert len(ids) == 3
+    assert back_up(layout, place, "--keep", "2")["removed"] == [bad, made["id"]]
+
+
 def as_dict(manifest: object) -> dict[str, object]:
     return {name: getattr(manifest, name) for name in manifest.__struct_fields__}  # type: ignore[attr-defined]
 
@@ -423,7 +442,13 @@ def test_urls_that_are_no_places(layout: Layout, tmp_path: Path, monkeypatch: py
     told(run("restore", "ftp://bucket/x", "--dir", tmp_path / "new"), 2, "give a directory, or s3://bucket")
     told(run("backup", "s3://bucket/x", *options, "--link"), 2, "only folders share files; leave it out")
     monkeypatch.setenv("PROFILELAKE_LAKE_WAREHOUSE", "s3://bucket/lake")
-    for place in ("s3://bucket", "s3://bucket/lake/", "s3://bucket/lake/backups"):
+    monkeypatch.setenv("PROFILELAKE_STORAGE_ENDPOINT", "https://store.example")
+    for place, endpoint in (
+        ("s3://bucket", "https://store.example"),
+        ("s3://bucket/lake/", "https://store.example/"),
+        ("s3://bucket/lake/backups", "https://store.example/"),
+    ):
+        monkeypatch.setenv("PROFILELAKE_BACKUP_ENDPOINT", endpoint)
         told(run("backup", place, *options), 2, "lie in one another; name another prefix")
 
 

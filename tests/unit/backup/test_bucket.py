@@ -94,6 +94,31 @@ def test_what_is_no_backup(storage: LocalStorage, place: Path, layout: Layout) -
         kept_in.check()
 
 
+def test_a_damaged_manifest_does_not_prevent_the_next_backup(
+    layout: Layout, place: Path, tmp_path: Path
+) -> None:
+    for _ in range(2):
+        assert run("backup", place, "--dir", layout.directory).code == 0
+    manifest = place / "manifests" / "00000002.json"
+    manifest.write_bytes(manifest.read_bytes()[:-5])
+    made = run("backup", place, "--dir", layout.directory, "--json")
+    assert made.code == 0, made.err
+    # Nobody else has to keep what only the damaged one names, or an older one.
+    assert {path.parent.name for path in (place / "files").glob("*/*")} == {"00000001", "00000003"}
+    assert len(list((place / "files" / "00000003").iterdir())) == made.json["new_files"] > 0
+    assert run("restore", place, "--check").code == 0
+    assert run("restore", place, "--backup", "00000001", "--dir", tmp_path / "new").code == 0
+
+
+def test_a_backup_that_goes_while_they_are_listed(layout: Layout, place: Path, storage: LocalStorage) -> None:
+    for _ in range(3):
+        assert run("backup", place, "--dir", layout.directory).code == 0
+    listed = BucketPlace(storage).summaries()
+    assert next(listed).id == "00000001"
+    Turns(storage).remove(2)
+    assert [summary.id for summary in listed] == ["00000003"]
+
+
 class TestTurns:
     def test_one_after_the_other(self, storage: LocalStorage) -> None:
         turns = Turns(storage)
