@@ -15,6 +15,7 @@ from profilelake.lake.storage import LocalStorage, storage_of
 from profilelake.settings import StorageOptions
 
 _SCHEME: Final = re.compile(r"[a-z][a-z0-9+.-]+:/")
+_NO_PARTS: Final = ("", ".", "..")
 
 
 class Place(Protocol):
@@ -70,6 +71,11 @@ def place_at(where: str, options: StorageOptions) -> Place:
     _, _, below = where.partition("://")
     if not below.strip("/"):
         raise Invalid(f"backups in {where}: give a folder, or s3://bucket/prefix")
+    if any(part in _NO_PARTS or not part.isprintable() for part in below.rstrip("/").split("/")[1:]):
+        # The client takes no such names of objects.
+        raise Invalid(
+            f"backups in {where!r}: parts of a prefix are neither empty nor . or .., and have no control characters"
+        )
     return BucketPlace(storage_of(where, options))
 
 

@@ -438,6 +438,8 @@ def test_urls_that_are_no_places(layout: Layout, tmp_path: Path, monkeypatch: py
         ran = run("backup", place, *options, "--link")
         told(ran, 2, "no user or password belongs into it")
         assert "hidden" not in ran.err
+    for prefix in ("a//b", "a/../b", "./a", "a/.", "a\tb/c"):
+        told(run("backup", f"s3://bucket/{prefix}", *options), 2, "parts of a prefix are neither empty")
     told(run("backup", "ftp://bucket/x", *options), 2, "give a directory, or s3://bucket/prefix")
     told(run("restore", "ftp://bucket/x", "--dir", tmp_path / "new"), 2, "give a directory, or s3://bucket")
     told(run("backup", "s3://bucket/x", *options, "--link"), 2, "only folders share files; leave it out")
