@@ -19,6 +19,7 @@ from typing import Final
 import msgspec
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from profilelake.errors import Corrupt, Unavailable
 from profilelake.kernels import seen_table, sorted_runs
@@ -317,7 +318,7 @@ class DedupIndex:
     # ---- rows and logs -------------------------------------------------------------------------
 
     def _rows_of(self, entries: Entries) -> Words:
-        _, keys = _turns(entries)
+        _, _, keys = _turns(entries)
         self._number(keys)
         return rows_of(entries, self._logs)
 
@@ -459,8 +460,8 @@ def rows_of(entries: Entries, numbers: Mapping[bytes, int]) -> Words:
     rows = np.empty((entries.size, ROW_WORDS), dtype=np.uint64)
     if not entries.size:
         return rows
-    turns, keys = _turns(entries)
-    named = np.array([numbers[key] for key in keys], dtype=np.uint64)
+    turns, which, keys = _turns(entries)
+    named = np.array([numbers[key] for key in keys], dtype=np.uint64)[which]
     lengths = np.diff(turns, append=entries.size)
     rows[:, 0], rows[:, 1] = entries["first"], entries["second"]
     rows[:, 2] = entries["received_at"].astype(np.uint64)
@@ -469,18 +470,25 @@ def rows_of(entries: Entries, numbers: Mapping[bytes, int]) -> Words:
     return rows
 
 
-def _turns(entries: Entries) -> tuple[npt.NDArray[np.intp], list[bytes]]:
-    """Return where entries of another log than the one before begin, and the region code and id of each."""
+def _turns(entries: Entries) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.int32], list[bytes]]:
+    """Return where entries of another log than the one before begin, and the log of each of these places.
+
+    That is a place in the last, the region code and id of each log: few, where entries of several logs lie mixed.
+    """
     if not entries.size:
-        return np.empty(0, dtype=np.intp), []
+        return np.empty(0, dtype=np.intp), np.empty(0, dtype=np.int32), []
     region, log = entries["region"], entries["log"]
     turns = np.flatnonzero((log[1:] != log[:-1]) | (region[1:] != region[:-1])) + 1
     turns = np.concatenate(([0], turns))
+    logs, regions = (pa.array(column[turns]).dictionary_encode() for column in (log, region))
+    ids, codes = logs.dictionary.to_pylist(), regions.dictionary.to_pylist()
+    pairs = logs.indices.to_numpy().astype(np.int64) * len(codes) + regions.indices.to_numpy()
+    distinct = pa.array(pairs).dictionary_encode()
     keys = [
-        code.to_bytes(4, "big") + number.to_bytes(8, "big")
-        for code, number in zip(region[turns].tolist(), log[turns].tolist(), strict=True)
+        codes[pair % len(codes)].to_bytes(4, "big") + ids[pair // len(codes)].to_bytes(8, "big")
+        for pair in distinct.dictionary.to_pylist()
     ]
-    return turns, keys
+    return turns, distinct.indices.to_numpy(), keys
 
 
 def message_key(identifier_key: bytes) -> bytes:

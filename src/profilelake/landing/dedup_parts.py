@@ -173,5 +173,6 @@ def _numbers(part: npt.NDArray[np.uint8], dtype: str) -> npt.NDArray[Any]:
 def _distinct(rows: npt.NDArray[np.uint8]) -> list[bytes]:
     """Return the distinct rows, in order."""
     whole = np.ascontiguousarray(rows)
-    turns = np.flatnonzero(np.append(True, (whole[1:] != whole[:-1]).any(axis=1)))
-    return sorted({whole[at].tobytes() for at in turns.tolist()})
+    kind = pa.binary(whole.shape[1])
+    column = pa.FixedSizeBinaryArray.from_buffers(kind, len(whole), [None, pa.py_buffer(whole)])
+    return sorted(column.unique().to_pylist())

@@ -123,6 +123,23 @@ def test_the_order_in_which_rows_come_does_not_matter() -> None:
     assert list(packed(both, 8)) == list(packed(shuffled, 8))
 
 
+def test_rows_name_the_log_and_region_that_they_are_of() -> None:
+    """Of the same id in two regions, and of two ids in one, in any order."""
+    some = entries(np.arange(2_000))
+    mixed = np.random.default_rng(5)
+    some["region"], some["log"] = (
+        mixed.choice([1, 2], len(some)),
+        mixed.choice(np.array([7, 9, 2**64 - 1], dtype=np.uint64), len(some)),
+    )
+    of = [
+        region.to_bytes(4, "big") + log.to_bytes(8, "big")
+        for region, log in zip(some["region"].tolist(), some["log"].tolist(), strict=True)
+    ]
+    numbers = {key: number for number, key in enumerate(sorted(set(of)))}
+    assert len(numbers) == 6
+    assert (rows_of(some, numbers)[:, 3] >> np.uint64(32)).tolist() == [numbers[key] for key in of]
+
+
 def test_nothing_is_no_run(state: State, tmp_path: Path) -> None:
     (tmp_path / "dedup").mkdir()
     index = DedupIndex(tmp_path / "dedup", W)
