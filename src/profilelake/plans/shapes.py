@@ -5,7 +5,8 @@ is of its first event. Only where a limit of what is listed is reached does the 
 what is: then they are counted by one process, in memory that does not grow.
 """
 
-from collections.abc import Iterator, Mapping
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -13,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from profilelake.engines.engine import Cut, Engine
+from profilelake.engines.engine import Cut, Engine, PartNumbers
 from profilelake.engines.jobs import Job
 from profilelake.engines.keys import parts_by_slot, power_of_two
 from profilelake.lake.pinned import Shape, Share
@@ -111,8 +112,14 @@ class _CutShapes:
             yield Cut(_SHAPES, rows, parts_by_slot(rows.column("slot").to_numpy(), self.parts))
             types, names = zip(*shapes.groups, strict=True) if shapes.groups else ((), ())
             groups = pa.table([types, names], schema=_GROUP)
-            yield Cut(_GROUPS, groups, np.zeros(groups.num_rows, dtype=np.int32))
+            yield Cut(_GROUPS, groups, parts_by_name(shapes.groups, self.parts))
         yield Cut(_FULL, found, np.zeros(found.num_rows, dtype=np.int32))
+
+
+def parts_by_name(groups: Sequence[tuple[str, str | None]], parts: int) -> PartNumbers:
+    """Return the part of each type and name of events: the same in every unit, so that no part has those of all."""
+    numbers = [zlib.crc32(f"{type}\0{name or ''}".encode()) % parts for type, name in groups]
+    return np.array(numbers, dtype=np.int32)
 
 
 @dataclass(frozen=True)

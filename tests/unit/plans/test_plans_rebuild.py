@@ -28,7 +28,7 @@ from profilelake.landing.dedup import DedupIndex, Verdict, message_key
 from profilelake.landing.land import dedup_entries
 from profilelake.landing.tables import EVENTS
 from profilelake.pipeline import fold_announced
-from profilelake.plans import rebuild
+from profilelake.plans import rebuild, shapes
 from profilelake.plans.rebuild import Cutting
 from profilelake.plans.sizes import Sizes
 from profilelake.profiles.tables import ACCOUNT_LINKS, CONSENT_WRITES, PROFILES, TRAIT_WRITES
@@ -285,6 +285,7 @@ def test_as_many_tasks_as_there_are_lose_no_id(desk: Desk, tasks: int) -> None:
 def test_shapes_are_those_of_one_process_at_every_limit(
     desk: Desk, limits: ShapeLimits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(shapes, "UNITS_PER_PART", 0.125)  # so that there are several parts
     alone: list[ShapeLimits | None] = []
     in_order = rebuild.whole_schema
     monkeypatch.setattr(
