@@ -18,6 +18,7 @@ from profilelake.pipeline.lake_metrics import LakeMetrics
 from profilelake.pipeline.progress import PUBLISHED, load_published
 from profilelake.pipeline.publish import Publisher
 from profilelake.pipeline.upkeep import Upkeep
+from profilelake.state.store import State
 
 DAY_MICROS: Final = 86_400_000_000
 
@@ -56,7 +57,7 @@ class Forgetting:
             reach("forget.committed")
             if now is not None:
                 more, held = True, now
-            _tell(publisher, held.rows)
+            tell_expired(publisher.state, publisher.workspace, held.rows)
             before.append(held.before_day)
         whole_from = min(before, default=0) * DAY_MICROS
         replays_left = self.forget_replays(whole_from) if whole_from else False
@@ -86,12 +87,12 @@ class Forgetting:
         return now
 
 
-def _tell(publisher: Publisher, rows: int) -> None:
+def tell_expired(state: State, workspace: str, rows: int) -> None:
     """Note in the state how many failed events have expired; what the table says holds, also behind a crash."""
-    with publisher.state.read(publisher.workspace) as tx:
-        if load_published(tx, publisher.workspace).failed_expired == rows:
+    with state.read(workspace) as tx:
+        if load_published(tx, workspace).failed_expired == rows:
             return
-    with publisher.state.write() as tx:
-        published = load_published(tx, publisher.workspace)
+    with state.write() as tx:
+        published = load_published(tx, workspace)
         published.failed_expired = rows
-        tx.put_meta(publisher.workspace, PUBLISHED, published)
+        tx.put_meta(workspace, PUBLISHED, published)

@@ -25,9 +25,10 @@ from profilelake.kernels.siphash import HASH_BYTES as SET_BYTES
 from profilelake.lake.catalog import Lake
 from profilelake.lake.progress import Progress
 from profilelake.lake.reading import attach
+from profilelake.lake.retention import Expired
 from profilelake.landing.dedup import DedupIndex, Entries, message_key
 from profilelake.landing.land import CONTENT_COLUMNS, dedup_entries
-from profilelake.landing.tables import EVENT_COPIES, EVENTS
+from profilelake.landing.tables import EVENT_COPIES, EVENTS, FAILED_EVENTS
 from profilelake.ops.failpoints import reach
 from profilelake.pipeline import fold_announced
 from profilelake.pipeline.announcing import take_up_journals
@@ -36,6 +37,7 @@ from profilelake.pipeline.fold_announced import Announced
 from profilelake.pipeline.fold_spells import left
 from profilelake.pipeline.fold_state import Records, records
 from profilelake.pipeline.fold_tables import whole_tables
+from profilelake.pipeline.forgetting import tell_expired
 from profilelake.pipeline.observing import whole_schema
 from profilelake.pipeline.progress import PROGRESS, PUBLISHED, Applied, Published, events_in, load_applied
 from profilelake.pipeline.publish import APPENDED, EVERY_CURRENT, JOURNALS, Publisher
@@ -395,6 +397,7 @@ def take_up(
     """
     take_up_journals(state, workspace, lake, now)
     fold_announced.take_up_definitions(state, workspace, decided, values, now)
+    tell_expired(state, workspace, Expired.of(lake.table(workspace, FAILED_EVENTS).properties()).rows)
     state.close()
     reach("rebuild.loaded")
 
