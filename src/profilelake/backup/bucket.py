@@ -211,6 +211,12 @@ class BucketPlace:
                 ) from None
             self._storage.create(self._marker, f"{FORMAT}\n".encode())
             self.check()
+        if self._storage.create(self._marker, f"{FORMAT}\n".encode()):
+            # Turns would not be one after the other, and two backups would remove each other's contents.
+            raise Unavailable(
+                f"backing up to {self.name}: the store lets a second writer win who asked to write only what is not there "
+                "(If-None-Match); upgrade the store, or back up to another one"
+            )
 
     def _kept_by(self, last: int) -> dict[str, int]:
         """Return what the last backup has; nothing where its manifest is damaged.

@@ -223,17 +223,19 @@ class BucketPool:
     def _opened(self, sha256: str, size: int) -> Iterator[pa.NativeFile]:
         location = self.location(sha256)
         try:
-            source = self._storage.input(location)
+            with self._storage.input(location) as source:
+                if (found := source.size()) != size:
+                    raise Corrupt(
+                        f"reading {location}: it has {found:,} bytes instead of {size:,}; restore another backup"
+                    )
+                yield source
         except FileNotFoundError:
+            # It may go between two pieces, too.
+            if self._storage.size(location) is not None:
+                raise  # it is where it was to be put that is gone
             raise Corrupt(
                 f"reading {location}: it is missing, or its backup was removed meanwhile; restore another backup"
             ) from None
-        with source:
-            if (found := source.size()) != size:
-                raise Corrupt(
-                    f"reading {location}: it has {found:,} bytes instead of {size:,}; restore another backup"
-                )
-            yield source
 
     def _location(self, number: int, sha256: str) -> str:
         return f"{self._folder}/{spelt(number)}/{sha256}"

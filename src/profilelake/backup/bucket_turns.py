@@ -85,7 +85,7 @@ class Turn:
             self._renewing.join()
         try:
             self._write(msgspec.structs.replace(self.claim, ended=True))
-        except Unavailable as error:
+        except (Unavailable, OSError) as error:
             _log.warning(
                 "%s; another directory's next backup waits for %d minutes", error, SILENT_SECONDS // 60
             )
@@ -100,7 +100,7 @@ class Turn:
         while not self._stop.wait(RENEW_SECONDS):
             try:
                 self._write(self.claim)
-            except Unavailable as error:
+            except (Unavailable, OSError) as error:
                 # Who is given up for it is told at the end, and nothing is lost.
                 _log.warning("%s; it is renewed again in %d s", error, RENEW_SECONDS)
 

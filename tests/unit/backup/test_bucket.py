@@ -119,7 +119,47 @@ def test_a_backup_that_goes_while_they_are_listed(layout: Layout, place: Path, s
     assert [summary.id for summary in listed] == ["00000003"]
 
 
+class Lax(LocalStorage):
+    """A store that knows no conditions."""
+
+    def create(self, location: str, content: bytes) -> bool:
+        self.write(location, content)
+        return True
+
+
+def test_a_store_that_lets_two_create_one_object_is_refused(place: Path, tmp_path: Path) -> None:
+    backups = BucketPlace(Lax(str(place)))
+    with (
+        pytest.raises(Unavailable, match=r"lets a second writer win .* \(If-None-Match\)"),
+        backups.begun(tmp_path, "/data", "2026-01-01T00:00:00Z"),
+    ):
+        pass
+    assert not (place / "claims").exists()
+
+
+class Unwritable(LocalStorage):
+    """A store that answers writes with what is no plain absence of an answer."""
+
+    def write(self, location: str, content: bytes) -> None:  # noqa: ARG002
+        raise FileNotFoundError(f"writing {location}: there is no such file")
+
+
 class TestTurns:
+    def test_a_claim_that_cannot_be_renewed_is_tried_again(
+        self, place: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        monkeypatch.setattr(bucket_turns, "RENEW_SECONDS", 0.001)
+        turn = Turns(Unwritable(str(place))).take(claim("one"))
+        turn.begin()
+        assert turn._renewing is not None
+        for _ in range(1_000):
+            turn._renewing.join(0.01)
+            assert turn._renewing.is_alive()
+            if len(caplog.messages) > 1:
+                break
+        turn.end()
+        assert "waits for 15 minutes" in caplog.text
+
     def test_one_after_the_other(self, storage: LocalStorage) -> None:
         turns = Turns(storage)
         first = turns.take(claim("one"))
@@ -271,6 +311,22 @@ class TestPool:
             contents[4]
         ]
         assert not list(storage.list(f"{storage.root}/files/00000003"))
+
+    def test_what_goes_while_it_is_read_is_missing(
+        self, pool: BucketPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "source").write_bytes(b"some")
+        digest, _ = pool.add(tmp_path / "source", 4)
+        with pytest.raises(FileNotFoundError, match="target"), pool._opened(digest, 4):
+            raise FileNotFoundError("the folder of the target")
+
+        def going(source: object, size: int, name: str) -> Iterator[bytes]:
+            Path(pool.location(digest)).unlink()
+            raise FileNotFoundError("there is no such file")
+            yield b""
+
+        monkeypatch.setattr(bucket_pool, "pieces", going)
+        assert pool.damaged([(digest, 4)]) == [digest]
 
     def test_a_backup_is_read_where_it_has_its_contents(self, storage: LocalStorage) -> None:
         # The newest one, which is asked who is suppressed, may have lost the same content elsewhere.
