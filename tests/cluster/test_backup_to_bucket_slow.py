@@ -195,6 +195,17 @@ class TestWay:
         assert run("restore", place, "--check").code == 0
         restore(place, tmp_path / "new", "--warehouse", fresh(s3))
 
+    @pytest.mark.parametrize("layout", ["same bucket"], indirect=True)
+    def test_a_copy_that_is_not_answered_in_time(
+        self, layout: Layout, proxy: FaultyProxy, s3: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        # Each try of a copy that takes too long ends so.
+        monkeypatch.setenv("PROFILELAKE_STORAGE_RETRIES_MAX", "0")
+        proxy.first(1, "hang", "PUT", "/files/")
+        place = fresh(s3)
+        back_up(layout, place)
+        assert run("restore", place, "--check").code == 0
+
     def test_large_contents_go_in_parts_and_what_fails_leaves_none(
         self, layout: Layout, proxy: FaultyProxy, s3: Any, tmp_path: Path
     ) -> None:

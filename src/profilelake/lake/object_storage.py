@@ -48,8 +48,8 @@ REMOVED_AT_ONCE: Final = 1_000
 LISTED_AT_ONCE: Final = 1_000
 COPIED_BYTES_MAX: Final = 1 << 30
 """A larger file is not copied by the store: that is one request, which has to be answered in `request_seconds`."""
-_CANNOT_COPY: Final = ("405", "501")
-"""What servers answer that have no such request."""
+_CANNOT_COPY: Final = "405"
+"""What servers answer that have no such request, beside 501."""
 _MARK: Final = "profilelake-write"
 """Name of the metadata of an object that says which upload made it."""
 
@@ -110,7 +110,12 @@ class ObjectStorage:
         try:
             obstore.copy(store, _key(source), key)
         except (BaseError, FileNotFoundError) as error:
-            if status_of(error) in _CANNOT_COPY:
+            status = status_of(error)
+            # A copy takes as long as it takes, in one request: who gives it up after some seconds, here or on the way, does so
+            # each time. Sending the bytes needs many short ones, and tells by itself where the store is ill.
+            if not isinstance(error, FileNotFoundError) and (
+                status in ("", _CANNOT_COPY) or status[0] == "5"
+            ):
                 return False
             raise fault(error, "copying", source) from None
         return True
