@@ -91,10 +91,8 @@ def ids_of(rows: pa.Table, columns: Columns, definition: Definition) -> pa.Chunk
         column = column.cast(pa.string())
     if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
         raise _broken(definition, f"{columns.id_type} is of type {column.type}; cast it to text")
-    if column.null_count:
-        raise _broken(definition, f"{column.null_count:,} rows have no {columns.id_type}; leave them out")
-    if pc.any(pc.equal(column, "")).as_py():
-        raise _broken(definition, f"a row has an empty {columns.id_type}; leave it out")
+    empty: int = pc.sum(pc.equal(column, "")).as_py() or 0
+    refuse_ids(column.null_count, empty, 0, columns, definition)
     return column
 
 
@@ -109,14 +107,19 @@ def texts_of(rows: pa.Table, definition: Definition) -> list[str]:
     return _values(rows, definition, always_named=definition.kind == "entity")
 
 
-def refuse_repeated(rows: int, id_type: str, definition: Definition) -> None:
-    """Refuse a result of which one id has so many rows, if it may not."""
-    if definition.kind == "entity" and rows > ENTITY_ROWS_MAX:
+def refuse_ids(missing: int, empty: int, repeated: int, columns: Columns, definition: Definition) -> None:
+    """Refuse a result where so many rows have no id, or an empty one, or where so many have the same."""
+    id_type = columns.id_type
+    if missing:
+        raise _broken(definition, f"{missing:,} rows have no {id_type}; leave them out")
+    if empty:
+        raise _broken(definition, f"{empty:,} rows have an empty {id_type}; leave them out")
+    if definition.kind == "entity" and repeated > ENTITY_ROWS_MAX:
         raise _broken(
-            definition, f"{rows:,} rows are linked with one {id_type}; link at most {ENTITY_ROWS_MAX:,}"
+            definition, f"{repeated:,} rows are linked with one {id_type}; link at most {ENTITY_ROWS_MAX:,}"
         )
-    if definition.kind != "entity" and rows > 1:
-        raise _broken(definition, f"{rows:,} rows have one {id_type}; group by it")
+    if definition.kind != "entity" and repeated > 1:
+        raise _broken(definition, f"{repeated:,} rows have one {id_type}; group by it")
 
 
 def checked(result: pa.Table, definition: Definition) -> SqlValues:
@@ -130,7 +133,7 @@ def checked(result: pa.Table, definition: Definition) -> SqlValues:
     ids: list[str] = ids_of(result, columns, definition).to_pylist()
     texts = texts_of(result.select(columns.others), definition)
     if definition.kind == "entity":
-        return _rows(id_type, ids, texts, definition)
+        return _rows(ids, texts, columns, definition)
     if len(set(ids)) != len(ids):
         raise _broken(definition, f"{len(ids) - len(set(ids)):,} rows repeat a {id_type}; group by it")
     order = sorted(range(len(ids)), key=ids.__getitem__)
@@ -139,14 +142,14 @@ def checked(result: pa.Table, definition: Definition) -> SqlValues:
     return SqlValues(id_type, [ids[row] for row in order], [texts[row] for row in order])
 
 
-def _rows(id_type: str, ids: list[str], texts: list[str], definition: Definition) -> SqlValues:
+def _rows(ids: list[str], texts: list[str], columns: Columns, definition: Definition) -> SqlValues:
     """Return the rows of an entity by id, in an order that does not depend on that of the result."""
     found: dict[str, list[str]] = {}
     for id, text in zip(ids, texts, strict=True):
         found.setdefault(id, []).append(text)
-    refuse_repeated(max(map(len, found.values()), default=0), id_type, definition)
+    refuse_ids(0, 0, max(map(len, found.values()), default=0), columns, definition)
     ordered = sorted(found)
-    return SqlValues(id_type, ordered, [f"[{','.join(sorted(found[id]))}]" for id in ordered])
+    return SqlValues(columns.id_type, ordered, [f"[{','.join(sorted(found[id]))}]" for id in ordered])
 
 
 def _id_column(names: list[str], definition: Definition) -> str:

@@ -184,7 +184,8 @@ def _computed(engine: Engine, job: Job, inputs: Inputs, asked: Asked, results: R
         "count", lambda: engine.each("count", inputs.counted(engine.tasks), _Count(storage, wanted))
     )
     counts = Counts(*(sum(of) for of in zip(*map(_decode_counts, counted.values()), strict=True)))
-    parts = slices_for(counts.events, counts.profiles)
+    # Rows of entities lie in a part beside events, and may be many more.
+    parts = slices_for(counts.events + results.weight("users"), counts.profiles)
     happened, sets = units("events", inputs.events), units("sets", inputs.sets)
     owners: tuple[KeptFile, ...] = ()
     unpublished = 0
@@ -201,7 +202,8 @@ def _computed(engine: Engine, job: Job, inputs: Inputs, asked: Asked, results: R
         sets = kept_units("sets", owners)
     by_profile = ByProfile(storage, wanted, asked.fold, owners, parts)
     # What a person brings to an account is at most what there is of their sets.
-    account_parts = slices_for(counts.links + min(counts.sets, counts.events), counts.accounts)
+    brought = min(counts.sets, counts.events) + results.weight("users") + results.weight("accounts")
+    account_parts = slices_for(counts.links + brought, counts.accounts)
     given = Given([], [])
     if results.of:
         of_whom: dict[Target, int] = {"users": parts, "accounts": account_parts}

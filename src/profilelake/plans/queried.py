@@ -17,12 +17,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from profilelake.audiences.queried import GIVEN, Queried
+from profilelake.audiences.reading import MEMORY_LIMIT
 from profilelake.audiences.sql_contract import (
     NOTHING,
     Columns,
     columns_of,
     ids_of,
-    refuse_repeated,
+    refuse_ids,
     texts_of,
 )
 from profilelake.engines.engine import Cut, Engine
@@ -31,6 +32,7 @@ from profilelake.engines.kept import KeptFile, keep, read_kept
 from profilelake.engines.keys import parts_by_id, power_of_two
 from profilelake.errors import Unavailable
 from profilelake.kernels.siphash import HASH_BYTES, hash_strings, to_arrow
+from profilelake.lake import sql
 from profilelake.lake.storage import Storage
 from profilelake.plans.definition_inputs import (
     CUT_ROWS,
@@ -59,6 +61,8 @@ NAMED_MAX: Final = 1 << 20
 """Ids among which every task may look for those of its owners; where there are more, all owners are sent."""
 PARTS_PER_UNIT: Final = 16
 """Into how many parts as many rows are brought as one unit has."""
+ROW_BYTES: Final = 256
+"""Bytes of a row of usual length."""
 
 GIVEN_SENT: Final = pa.schema([*GIVEN, ("part", pa.int32())])
 _ID: Final = pa.binary(HASH_BYTES)
@@ -68,6 +72,15 @@ _ROW: Final = "row"
 _NO_RULES: Final = IdentityRules(version=0, types=())
 _UNKNOWN: Final = bytes(HASH_BYTES)
 """The key of an id that is none: nothing has it."""
+
+_DIGEST: Final = (
+    "SELECT count(*), bit_xor(hash(said)), sum(hash(said)::HUGEINT) FROM read_parquet($path) AS said"
+)
+_IDS: Final = """
+    SELECT sum(rows) FILTER (id IS NULL), sum(rows) FILTER (id = ''), max(rows)
+    FROM (SELECT {id}::VARCHAR AS id, count(*) AS rows FROM read_parquet($path) GROUP BY ALL)
+"""
+"""How many rows have no id, how many an empty one, and how many have one id at most."""
 
 _encode: Final = msgspec.msgpack.Encoder().encode
 
@@ -90,13 +103,15 @@ class Result:
     path: Path
     columns: Columns
     rows: int
+    bytes: int
+    """Of its values, before they were compressed."""
 
     @classmethod
     def read(cls, definition: Definition, path: Path) -> "Result":
-        """Look at a file.
+        """Look at a file: whatever can be known of it before its rows become JSON.
 
         Raises:
-            Invalid: its columns are not what the contract asks for.
+            Invalid: its columns, their types or its ids are not what the contract asks for.
             Unavailable: it cannot be read.
         """
         try:
@@ -104,19 +119,38 @@ class Result:
             schema = pq.read_schema(path)
         except (pa.ArrowException, OSError) as error:
             raise Unavailable(f"reading the result of a query: {error}; run it again") from error
-        return cls(definition, path, columns_of(schema, about.num_rows, definition), about.num_rows)
+        columns = columns_of(schema, about.num_rows, definition)
+        nothing = schema.empty_table()
+        ids_of(nothing, columns, definition)
+        texts_of(nothing.select(columns.others), definition)
+        size = sum(about.row_group(group).total_byte_size for group in range(about.num_row_groups))
+        found = cls(definition, path, columns, about.num_rows, size)
+        refuse_ids(*found._told(_IDS.format(id=sql.identifier(columns.id))), columns, definition)
+        return found
 
     @property
     def by(self) -> Owners:
         """Among what its ids are looked up."""
         return "sets" if self.columns.id_type == "profile_id" else "identifiers"
 
+    @property
+    def weight(self) -> int:
+        """As how many rows it counts where rows are divided: long ones count as several."""
+        return max(self.rows, self.bytes // ROW_BYTES)
+
     def digest(self) -> list[int]:
         """Return what tells it from other results: the same rows in another order give the same."""
-        with duckdb.connect() as connection:
-            connection.execute("SET enable_progress_bar = false")
-            said = "SELECT count(*), bit_xor(hash(said)), sum(hash(said)::HUGEINT) FROM read_parquet($path) AS said"
-            found = connection.execute(said, {"path": str(self.path)}).fetchall()[0]
+        return self._told(_DIGEST)
+
+    def _told(self, select: str) -> list[int]:
+        """Return the numbers that a SELECT of one row says of the file, within bounded memory."""
+        connection = sql.connect(MEMORY_LIMIT, str(self.path.parent))
+        try:
+            found = connection.execute(select, {"path": str(self.path)}).fetchall()[0]
+        except duckdb.Error as error:
+            raise Unavailable(f"reading the result of a query: {error}; run it again") from error
+        finally:
+            connection.close()
         return [int(number or 0) for number in found]
 
 
@@ -132,6 +166,10 @@ class Results:
     def owners(self) -> frozenset[Owners]:
         """Among what ids are looked up."""
         return frozenset(result.by for result in self.of)
+
+    def weight(self, of: Target) -> int:
+        """As how many rows those about people, or about accounts, count where rows are divided."""
+        return sum(result.weight for result in self.of if result.definition.target == of)
 
     def among(self, definitions: Sequence[Definition]) -> "Results":
         """Return those of some definitions."""
@@ -216,7 +254,8 @@ def bring(
     copied = job.step("queried", lambda: [_copied(job, one, results, queried) for one in results.of])
     files = [file for body in copied.values() for file in _decode_files(body)]
     rows = sum(file.rows for file in files)
-    by_key = power_of_two(max(rows, owners) / UNIT_ROWS * PARTS_PER_UNIT)
+    weight = sum(result.weight for result in results.of)
+    by_key = power_of_two(max(weight, owners) / UNIT_ROWS * PARTS_PER_UNIT)
     found = job.step(
         "given",
         lambda: engine.spread(
@@ -280,7 +319,7 @@ class _ByKey:
 
 
 _BY_ID: Final = """
-    SELECT key, number, id, count(*) AS rows, string_agg(text, ',' ORDER BY text) AS text FROM said GROUP BY ALL
+    SELECT key, number, id, string_agg(text, ',' ORDER BY text) AS text FROM said GROUP BY ALL
 """
 """The rows of each id as one text. Texts are ordered by their bytes, which is the order of their characters."""
 
@@ -301,21 +340,12 @@ class _Give:
                 for name, rows in tables.items():
                     connection.register(name, rows)
                 connection.execute(f"CREATE TEMP TABLE by_id AS {_BY_ID}")
-                refuse(connection, self.queried)
                 for target, parts in self.parts:
                     select = f"SELECT *, {part_of_profile(parts)} FROM ({given_to(self.queried, target)})"  # noqa: S608 - made here
                     found = connection.sql(select).to_arrow_table()
                     found = found.select(GIVEN_SENT.names).cast(GIVEN_SENT)
                     given[target] = keep(self.storage, self.folder, found, part)
         return _encode(Given(given["users"], given["accounts"]))
-
-
-def refuse(connection: duckdb.DuckDBPyConnection, queried: Queried) -> None:
-    """Refuse results, gathered by id in the table `by_id`, that have too many rows for one id."""
-    most = connection.sql("SELECT number, max(rows) FROM by_id GROUP BY number ORDER BY number").fetchall()
-    for number, rows in most:
-        definition = queried.definitions[number]
-        refuse_repeated(int(rows), definition.id_type or "id", definition)
 
 
 def given_to(queried: Queried, target: Target) -> str:
@@ -353,6 +383,5 @@ def given_here(
     connection.register("said", pa.concat_tables(said))
     connection.register("owners", known)
     connection.execute(f"CREATE OR REPLACE TEMP TABLE by_id AS {_BY_ID}")
-    refuse(connection, queried)
     found = [connection.sql(given_to(queried, target)).to_arrow_table() for target in ("users", "accounts")]
     return pa.concat_tables([rows.select(GIVEN.names).cast(GIVEN) for rows in found])

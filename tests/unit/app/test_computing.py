@@ -122,6 +122,25 @@ def test_what_a_query_that_fails_leaves_out_is_named_or_refused(layout: Layout, 
     assert compute_over_lake(layout, held(*KNOWN), ["of_carts"], AT, ask=given).found == {"of_carts": 1}
 
 
+@pytest.mark.parametrize(
+    ("rows", "says"),
+    [
+        ({"profile_id": ["a", None], "x": [1, 2]}, "1 rows have no profile_id"),
+        ({"profile_id": ["a", ""], "x": [1, 2]}, "1 rows have an empty profile_id"),
+        ({"profile_id": ["a", "b", "a"], "x": [1, 2, 3]}, "2 rows have one profile_id"),
+        ({"profile_id": [1.5], "x": [1]}, "profile_id is of type double"),
+        ({"profile_id": ["a"], "x": [[1]]}, "column x is of type list"),
+    ],
+)
+def test_a_result_that_is_refused_leaves_the_others_alone(
+    layout: Layout, rows: dict[str, list[object]], says: str
+) -> None:
+    found = compute_over_lake(layout, held(*KNOWN), [], AT, ask=asks({**GIVEN, "said": rows}))
+    assert found.found == {"orders": 2, "of_carts": 1}
+    assert set(found.left_out) == {"asked", "after"}
+    assert says in found.left_out["asked"]
+
+
 def test_sql_alone(layout: Layout) -> None:
     found = compute_over_lake(layout, held(IN_SQL), [], AT, ask=asks({**GIVEN}))
     assert (found.found, found.events, found.profiles) == ({"asked": 2}, 0, 2)

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline_driver import KEY, WORKSPACE
-from profilelake.audiences import definitions_now
+from profilelake.audiences import definitions_now, reading
 from profilelake.audiences.queried import Queried
 from profilelake.audiences.sql_contract import ENTITY_ROWS_MAX
 from profilelake.engines.embedded import EmbeddedEngine
@@ -184,6 +184,34 @@ def test_a_result_is_looked_at_before_anything_is_computed(tmp_path: Path) -> No
     (tmp_path / "broken.parquet").write_bytes(b"PAR1 and no more PAR1")
     with pytest.raises(Unavailable, match="reading the result of a query"):
         Result.read(of, tmp_path / "broken.parquet")
+
+
+def test_long_rows_are_divided_as_many_are(
+    made: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made.define("orders", "orders", kind="entity")
+    made.desk.publish()
+    of = Definition("orders", "entity", "orders", id_type="user_id")
+    ids = [f"u{n % 6}" for n in range(600)]
+    texts = {"short": ["x"] * 600, "long": [f"{n:04d}" * 1_000 for n in range(600)]}
+    monkeypatch.setattr(reading, "SLICE_EVENTS", 200)
+    parts: dict[str, set[int]] = {}
+
+    class Counting(EmbeddedEngine):
+        """Tells into how many parts people are brought."""
+
+        def spread(self, name: str, *told: Any) -> Mapping[int, bytes]:
+            if name == "answer":
+                parts.setdefault(text, set()).add(told[3])
+            return super().spread(name, *told)
+
+    for text, values in texts.items():
+        kept = read([of], {"orders": {"external_id": ids, "text": values}}, tmp_path)
+        asked = Asked((), 0, queried=Queried((of,)))
+        job, _ = compute(Counting(tmp_path / "engine"), made.desk.lake, WORKSPACE, asked, results=kept)
+        job.finish()
+    assert parts["short"] == {3}
+    assert min(parts["long"]) > 30
 
 
 def test_other_rows_are_another_job_and_the_key_is_in_none(made: World, tmp_path: Path) -> None:
