@@ -4,6 +4,8 @@ Only files, rows and columns that can matter are read, once for all definitions.
 is divided by profile (or by set) into slices on disk first, each of which does.
 """
 
+import fcntl
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -56,6 +58,8 @@ _PAGE, _SCREEN = 1, 2
 _CALLED: Final = "called"
 """The number of the name of an event, twice, and one more where a call of its own is that event."""
 _CALL: Final = ("type", "event")
+_SCRATCH: Final = "computing-"
+"""How the names of folders begin that are in use, and locked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -358,10 +362,33 @@ def told() -> Iterator[None]:
 
 @contextmanager
 def scratch(parent: Path) -> Iterator[Path]:
-    """Give a new folder below `parent`, removed at the end."""
+    """Give a new folder below `parent`, removed at the end; what processes left there that were killed goes first."""
     parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix="computing-", dir=parent))
+    for left in parent.glob(f"{_SCRATCH}*"):
+        if (lock := _locked(left)) is not None:
+            shutil.rmtree(left, ignore_errors=True)
+            os.close(lock)
+    made = Path(tempfile.mkdtemp(prefix="new-", dir=parent))
+    # It has the name that others look for only when they find it locked.
+    lock = _locked(made)
+    folder = made.rename(parent / made.name.replace("new-", _SCRATCH, 1))
     try:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        if lock is not None:
+            os.close(lock)
+
+
+def _locked(folder: Path) -> int | None:
+    """Return a descriptor that holds the lock of a folder until it is closed, None where it is held or there is none."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
