@@ -18,7 +18,7 @@ for _name, _same in (("same", True), ("random", False)):
         database=None if _same else DirectoryBasedExampleDatabase(".hypothesis/examples"),
         deadline=None,
         print_blob=True,
-        suppress_health_check=[HealthCheck.too_slow],
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
     )
 settings.load_profile("same")
 

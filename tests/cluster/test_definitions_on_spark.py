@@ -26,7 +26,7 @@ def test_every_case_about_memberships(spark_engine: SparkEngine, tmp_path: Path)
     the_tables_say_who_belongs_to_accounts(cases_of_profiles("memberships"), tmp_path, spark_engine)
 
 
-@settings(deadline=None, max_examples=3, suppress_health_check=list(HealthCheck))
+@settings(max_examples=3, suppress_health_check=list(HealthCheck))
 @given(histories(16), definitions(), moments(), bounds())
 def test_random_worlds(
     spark_engine: SparkEngine, world: World, made: list[Defined], at: int, cut: Bounds
@@ -36,7 +36,7 @@ def test_random_worlds(
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@settings(deadline=None, max_examples=5, suppress_health_check=list(HealthCheck))
+@settings(max_examples=5, suppress_health_check=list(HealthCheck))
 @given(lives())
 def test_random_lives_of_people_and_accounts(spark_engine: SparkEngine, steps: list[Step]) -> None:
     the_lake_gives_what_is_live(steps, spark_engine)

@@ -50,7 +50,7 @@ class TestReading:
         objects.write(location, content)
         store = objects.located(location)
 
-        @settings(max_examples=50, deadline=None)
+        @settings(max_examples=50)
         @given(st.lists(st.tuples(st.integers(0, len(content) + 10), st.integers(-1, len(content)))))
         def law(reads: list[tuple[int, int]]) -> None:
             held, ours = io.BytesIO(content), object_reading.RangedFile.opened(*store, location)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyspark.sql import SparkSession
 
@@ -29,7 +29,7 @@ class TestEach:
 
 
 class TestSpread:
-    @settings(max_examples=3, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(max_examples=3)
     @given(units=UNITS)
     def test_every_row_comes_to_its_part_once(self, spark_engine: SparkEngine, units: list) -> None:
         check_spread(spark_engine, units, 7)

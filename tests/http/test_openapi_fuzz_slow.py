@@ -93,7 +93,6 @@ def test_answers_are_as_documented(hit: Served, label: str, mode: str) -> None:
     @settings(
         max_examples=EXAMPLES,
         database=None,
-        deadline=None,
         phases=[Phase.explicit, Phase.generate],
         suppress_health_check=list(HealthCheck),
     )
@@ -135,7 +134,6 @@ WORDS = st.text(max_size=30) | st.sampled_from(
 @settings(
     max_examples=400,
     database=None,
-    deadline=None,
     phases=[Phase.generate],
     suppress_health_check=list(HealthCheck),
 )

@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
@@ -571,7 +571,7 @@ PARAMETERS = st.tuples(
 )
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300)
 @given(
     id=st.one_of(
         st.sampled_from(["user_id:u1", "group_id:g1"]),
@@ -607,7 +607,7 @@ TRAIT_NAMES = st.text(st.characters(exclude_categories=["Cs"])).filter(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60)
 @given(
     written=st.dictionaries(TRAIT_NAMES, JSON_TEXTS, max_size=7),
     limit=st.integers(1, 4),

@@ -7,7 +7,7 @@ from unittest import mock
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from profilelake.semantics.conditions import comparing
@@ -43,7 +43,6 @@ def coded(column: list[Json]) -> Coded:
     return Coded.of(pa.array([None if one is None else canonical(one) for one in column], pa.string()))
 
 
-@settings(deadline=None)
 @given(st.integers(0, 2**32), st.sampled_from(HOWS), st.sampled_from((2, 100)))
 def test_arrays_hold_where_any_scalar_of_one_holds_with_any_of_the_other(
     seed: int, how: Comparison, most: int

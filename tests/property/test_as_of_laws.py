@@ -10,12 +10,12 @@ from profilelake.eventlog import Record
 
 
 @given(st.one_of(stories(calls=8), stories(calls=8, windows=True), histories(size=8)), st.data())
-@settings(max_examples=3, deadline=None)
+@settings(max_examples=3)
 def test_as_of_is_what_was_known_then(records: list[Record], data: st.DataObject) -> None:
     then_is_what_was_known_then(records, data)
 
 
 @given(st.one_of(stories(calls=8), histories(size=8)), st.data())
-@settings(max_examples=3, deadline=None)
+@settings(max_examples=3)
 def test_every_event_is_told_once(records: list[Record], data: st.DataObject) -> None:
     every_event_is_told_once(records, data)

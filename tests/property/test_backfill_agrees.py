@@ -10,7 +10,7 @@ from profilelake.pipeline import backfilling
 
 
 @given(lives())
-@settings(max_examples=5, deadline=None, phases=[Phase.generate])
+@settings(max_examples=5, phases=[Phase.generate])
 def test_backfills_from_the_lake_give_what_the_reference_says(steps: list[Step]) -> None:
     restart = Desk.restart
 

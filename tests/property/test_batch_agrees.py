@@ -19,7 +19,7 @@ from profilelake.state.records import joined_traits
 
 
 @given(cases())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_tables_and_state_say_what_the_reference_says(case: Case) -> None:
     graph = identity.resolve_facts(
         [event.sighting for event in case.events], case.decisions, case.rules, key=KEY

@@ -21,7 +21,7 @@ from world_lakes import WORKSPACE, computed, open_lake, write
 from world_rows import asking, entities, of_columns, only_rows_of, results
 
 
-@settings(deadline=None, max_examples=8)
+@settings(max_examples=8)
 @drawn(histories(16), definitions(), moments(), bounds())
 def test_the_whole_lake_gives_the_answers_of_the_reference(
     world: World, made: list[Defined], at: int, cut: Bounds
@@ -29,13 +29,13 @@ def test_the_whole_lake_gives_the_answers_of_the_reference(
     the_whole_lake_gives_the_answers_of_the_reference(world, made, at, cut)
 
 
-@settings(deadline=None, max_examples=4)
+@settings(max_examples=4)
 @drawn(lives())
 def test_the_lake_gives_what_is_live_of_people_and_accounts(steps: list[Step]) -> None:
     the_lake_gives_what_is_live(steps)
 
 
-@settings(deadline=None, max_examples=8)
+@settings(max_examples=8)
 @drawn(histories(16), definitions(), moments())
 def test_a_preview_of_few_profiles_is_what_is_computed(world: World, made: list[Defined], at: int) -> None:
     held = {one.definition.key: one.held() for one in made}
@@ -66,7 +66,7 @@ def test_a_preview_of_few_profiles_is_what_is_computed(world: World, made: list[
         lake.close()
 
 
-@settings(deadline=None, max_examples=4)
+@settings(max_examples=4)
 @drawn(histories(16).filter(lambda world: len(world.calls) > 5), definitions(), moments())
 def test_cut_short_and_called_again_on_a_larger_engine_it_gives_the_same(
     world: World, made: list[Defined], at: int

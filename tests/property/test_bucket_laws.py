@@ -15,7 +15,7 @@ from typing import IO, Any, Final
 
 import pyarrow as pa
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from profilelake.backup import bucket_turns
@@ -184,7 +184,6 @@ WORK = st.lists(
         max_size=30,
     ),
 )
-@settings(deadline=None)
 @example(
     [[([0, 1], 1), ([2], 1)], [([0, 1], 1), ([3], 1)]],
     [(0, 40, 901), (1, 40, 901), (0, 40, 901), (1, 40, 901)],

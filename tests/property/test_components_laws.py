@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 import component_laws as laws
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(st.data())
 def test_components_are_those_of_a_plain_union_find_whatever_the_files_and_limits(
     data: st.DataObject,
@@ -14,7 +14,7 @@ def test_components_are_those_of_a_plain_union_find_whatever_the_files_and_limit
     laws.check_like_a_plain_union_find(data)
 
 
-@settings(deadline=None, max_examples=5)
+@settings(max_examples=5)
 @given(st.data())
 def test_numbers_of_components_depend_on_files_alone(data: st.DataObject) -> None:
     laws.check_numbers_depend_on_files_alone(data)

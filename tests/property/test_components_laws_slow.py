@@ -9,7 +9,7 @@ import component_laws as laws
 pytestmark = pytest.mark.slow
 
 
-@settings(deadline=None, max_examples=400)
+@settings(max_examples=400)
 @given(st.data())
 def test_components_are_those_of_a_plain_union_find_whatever_the_files_and_limits(
     data: st.DataObject,
@@ -17,7 +17,7 @@ def test_components_are_those_of_a_plain_union_find_whatever_the_files_and_limit
     laws.check_like_a_plain_union_find(data)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(st.data())
 def test_numbers_of_components_depend_on_files_alone(data: st.DataObject) -> None:
     laws.check_numbers_depend_on_files_alone(data)

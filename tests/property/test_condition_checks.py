@@ -66,7 +66,7 @@ def _of(condition: Condition) -> list[Finding]:
     return [finding for finding in check(root, kind="audience", target="users") if finding.span in places]
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(
     st.lists(st.one_of(compares(), joined()), min_size=5, max_size=10),
     condition_worlds.histories(),
@@ -80,7 +80,7 @@ def test_what_never_holds_holds_for_nobody(
             assert not any(holds(condition, subject, at) for subject in world.subjects())
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(
     st.lists(compares(), min_size=5, max_size=10), condition_worlds.histories(), condition_worlds.moments()
 )
@@ -94,7 +94,7 @@ def test_what_always_holds_holds_for_all_who_have_a_value(
                 assert holds(condition, subject, at) == holds(there, subject, at)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(condition_worlds.roots("accounts"))
 def test_the_worlds_of_other_laws_are_written_and_read_back(root: Root) -> None:
     text = written(root)
@@ -102,7 +102,7 @@ def test_the_worlds_of_other_laws_are_written_and_read_back(root: Root) -> None:
     assert from_tree(to_tree(root)) == parse(text)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(condition_trees.roots(), condition_trees.roots())
 def test_trees_are_equal_where_their_texts_are(one: Root, other: Root) -> None:
     assert (one == other) == (written(one) == written(other))

@@ -32,7 +32,7 @@ def worlds_in_parts(draw: st.DrawFn) -> tuple[World, list[list[Call]]]:
     ]
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(histories(), SOME, st.none() | st.integers(0, 12), moments())
 def test_partials_at_a_time_are_worth_what_the_reference_says(
     world: World, reduces: list[Reduce], since: int | None, at: int
@@ -40,7 +40,7 @@ def test_partials_at_a_time_are_worth_what_the_reference_says(
     partials_at_a_time_are_worth_what_the_reference_says(world, reduces, since, at)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(worlds_in_parts(), SOME, st.none() | moments())
 def test_events_may_come_in_any_parts_and_order(
     parts: tuple[World, list[list[Call]]], reduces: list[Reduce], at: int | None
@@ -48,7 +48,7 @@ def test_events_may_come_in_any_parts_and_order(
     events_may_come_in_any_parts_and_order(parts[0], reduces, parts[1], at)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(worlds_in_parts(), SOME, moments())
 def test_what_sets_have_in_the_state_is_worth_the_same(
     state: State, parts: tuple[World, list[list[Call]]], reduces: list[Reduce], at: int

@@ -92,7 +92,7 @@ WORDS = st.sampled_from(
 )
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(roots())
 def test_what_is_written_is_read_back(root: Root) -> None:
     text = written(root)
@@ -100,7 +100,7 @@ def test_what_is_written_is_read_back(root: Root) -> None:
     assert written(parse(text)) == text
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     st.one_of(
         st.text(), st.lists(WORDS, max_size=30).map(" ".join), st.lists(WORDS, max_size=30).map("".join)
@@ -139,7 +139,7 @@ def _read(text: str) -> Root | ParseError:
         return error
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(roots())
 def test_a_form_is_read_back(root: Root) -> None:
     form = to_tree(root)
@@ -148,7 +148,7 @@ def test_a_form_is_read_back(root: Root) -> None:
     assert from_tree(written(root)) == root
 
 
-@settings(deadline=None, max_examples=10)  # PyYAML is slow
+@settings(max_examples=10)  # PyYAML is slow
 @given(roots())
 def test_a_form_is_read_back_through_yaml(root: Root) -> None:
     # Not `allow_unicode`: PyYAML writes U+0085 such that it reads it back as a space.
@@ -181,7 +181,7 @@ FORMS = st.recursive(
 )
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(FORMS)
 def test_any_value_is_a_form_or_an_error(value: Any) -> None:
     try:
@@ -212,7 +212,7 @@ def _read_form(value: Any) -> Root | FormError:
         return error
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(roots(), st.sampled_from(("audience", "trait")), st.sampled_from(("users", "accounts")))
 def test_every_tree_can_be_checked_and_findings_point_into_its_text(
     root: Root, kind: Any, target: Any
@@ -234,7 +234,7 @@ def test_every_tree_can_be_checked_and_findings_point_into_its_text(
     assert events_of(root) == events_of(parse(text))
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.dictionaries(st.sampled_from("abcdef"), st.sets(st.sampled_from("abcdef"), min_size=1, max_size=3)))
 def test_circles_are_found_exactly_where_definitions_lead_back_to_themselves(
     asked: dict[str, set[str]],

@@ -41,7 +41,7 @@ def target_of(root: Root) -> Target | None:
 SENSIBLE: Final = condition_trees.roots(FEW).filter(lambda root: target_of(root) is not None)
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=300, suppress_health_check=list(HealthCheck))
 @given(SENSIBLE, histories(), moments(), st.booleans())
 def test_the_columns_answer_as_the_reference_does(root: Root, world: World, at: int, exact: bool) -> None:
     kind = "trait" if isinstance(root, Reduce) else "audience"
@@ -53,7 +53,7 @@ def test_the_columns_answer_as_the_reference_does(root: Root, world: World, at: 
     assert {key: values for key, (values, _) in found.items()} == kept(made, expected(made, world, at))
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=300, suppress_health_check=list(HealthCheck))
 @given(SENSIBLE, histories(), moments(), st.integers(1, 90 * HOUR))
 def test_an_answer_stands_until_the_time_it_is_said_to_stand(
     root: Root, world: World, at: int, later: int

@@ -108,7 +108,7 @@ ARRIVALS = st.lists(
 STEPS = st.lists(st.sampled_from(["go on", "go on", "go on", "start", "fail", "again", "many"]), max_size=40)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     arrivals=ARRIVALS,
     steps=STEPS,

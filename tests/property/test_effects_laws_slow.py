@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from identity_deciding import Decisions
@@ -54,9 +54,7 @@ def rules_of(number: int) -> IdentityRules:
 # An example is a whole data directory, so finding a smaller one that fails would take minutes.
 @settings(
     max_examples=20,
-    deadline=None,
     phases=[Phase.explicit, Phase.reuse, Phase.generate],
-    suppress_health_check=[HealthCheck.too_slow],
 )
 @given(histories(), st.lists(decisions, min_size=1, max_size=5), st.integers(1, 4))
 def test_what_is_planned_comes_true(records: list[Record], asked: list[Asked], limit: int) -> None:

@@ -61,7 +61,7 @@ class History:
             self.step(now, "finish", index)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(steps=steps)
 def test_every_record_is_read_exactly_once_and_in_order(steps: list[tuple[str, int, int, int]]) -> None:
     root = Path(tempfile.mkdtemp(prefix="eventlog-law-"))
@@ -101,7 +101,7 @@ def test_every_record_is_read_exactly_once_and_in_order(steps: list[tuple[str, i
         shutil.rmtree(root)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(data=st.data())
 def test_a_flipped_byte_harms_one_record_at_most_and_is_reported(data: st.DataObject) -> None:
     root = Path(tempfile.mkdtemp(prefix="eventlog-flip-"))
@@ -138,7 +138,7 @@ def test_a_flipped_byte_harms_one_record_at_most_and_is_reported(data: st.DataOb
         shutil.rmtree(root)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     bodies=st.lists(st.binary(max_size=80), min_size=1, max_size=8),
     cut=st.integers(0, 1000),

@@ -10,7 +10,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 
 @pytest.mark.parametrize("windows", [False, True], ids=["limits for ever", "limits by the day"])
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(data=st.data())
 def test_explanations_are_right(data: st.DataObject, windows: bool) -> None:
     explanations_are_right(data, windows=windows)

@@ -43,7 +43,7 @@ def failing(day: int, number: int) -> pa.Table:
 
 
 @given(steps, st.integers(1, 3))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_there_and_expired_are_all_that_failed(steps: list[tuple[str, int]], files_max: int) -> None:
     with tempfile.TemporaryDirectory() as directory:
         opened: Callable[[], Lake] = lambda: open_lake(Path(directory), Clock())  # noqa: E731

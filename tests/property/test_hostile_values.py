@@ -62,7 +62,7 @@ def stored(
     return events, failed
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(OBJECTS, st.booleans())
 @example({"n": 2**64 + 1, "m": -(10**300) - 7}, True)
 @example({"__proto__": {"__proto__": {"admin": True}}}, True)
@@ -81,13 +81,13 @@ def test_what_is_taken_is_stored_as_it_was_meant(properties: dict[str, Any], asc
     assert repr(read) == repr(json.loads(json.dumps(properties)))  # 1 is not 1.0, and the order stays
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.sampled_from(KINDS), st.binary(max_size=80), st.sampled_from((b"", b"gzip", b"br")), st.booleans())
 def test_nonsense_is_refused_in_words(kind: Kind, body: bytes, encoding: bytes, packed: bool) -> None:
     refused_or_whole(kind, gzip.compress(body, 1) if packed else body, encoding)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.sampled_from(KINDS),
     OBJECTS,

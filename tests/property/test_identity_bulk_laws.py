@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from identity_histories import World, worlds
@@ -89,7 +89,7 @@ def expected(world: World) -> tuple[dict[bytes, str], int, int]:
 
 
 @given(worlds(), st.integers(1, 6), st.integers(1, 4))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_sets_that_stream_through_in_pieces_give_the_answer_of_the_reference(
     world: World, step: int, rows_max: int
 ) -> None:
@@ -110,7 +110,7 @@ def test_sets_that_stream_through_in_pieces_give_the_answer_of_the_reference(
 
 
 @given(world=worlds())
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25)
 def test_files_give_the_answer_of_the_reference(tmp_path: Path, world: World) -> None:
     held, sightings = world.standing(), counted(world)
     cut = len(sightings) // 2
@@ -128,7 +128,7 @@ def test_files_give_the_answer_of_the_reference(tmp_path: Path, world: World) ->
 
 
 @given(world=worlds(), parts=st.integers(1, 4))
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25)
 def test_parts_of_components_give_the_answer_of_the_whole(tmp_path: Path, world: World, parts: int) -> None:
     held, sightings = world.standing(), counted(world)
     path = tmp_path / "sets.parquet"

@@ -32,13 +32,13 @@ identifiers = st.sampled_from(DECIDED_ABOUT)
 
 
 @given(worlds())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_the_compiled_resolver_gives_the_answer_of_the_reference(world: World) -> None:
     assert world.resolved(problem.resolve) == world.resolved(identity.resolve)
 
 
 @given(worlds(), either, st.data())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_events_and_decisions_may_arrive_in_any_order_and_twice(
     world: World, by: Resolve, data: st.DataObject
 ) -> None:
@@ -52,7 +52,7 @@ def test_events_and_decisions_may_arrive_in_any_order_and_twice(
 
 
 @given(worlds(), st.data())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_a_stream_cut_in_parts_gives_the_answer_of_the_whole(world: World, data: st.DataObject) -> None:
     whole = identity_cuts.of_world(world)
     places = data.draw(st.sets(st.integers(0, len(whole.set_offsets) - 1), max_size=3))
@@ -60,7 +60,7 @@ def test_a_stream_cut_in_parts_gives_the_answer_of_the_whole(world: World, data:
 
 
 @given(worlds(), either)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_components_can_be_resolved_alone(world: World, by: Resolve) -> None:
     """Each under all decisions: what they say of identifiers elsewhere is nothing to it."""
     whole = world.resolved(by)
@@ -69,7 +69,7 @@ def test_components_can_be_resolved_alone(world: World, by: Resolve) -> None:
 
 
 @given(worlds(), either)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_no_profile_holds_what_must_not_be_in_it(world: World, by: Resolve) -> None:
     graph, held, poison = world.resolved(by), world.standing(), world.poison()
     for profile in graph.profiles.values():
@@ -84,7 +84,7 @@ def test_no_profile_holds_what_must_not_be_in_it(world: World, by: Resolve) -> N
 
 
 @given(worlds(), either)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_only_the_last_decision_about_a_thing_counts(world: World, by: Resolve) -> None:
     held = world.standing()
     said = [
@@ -98,7 +98,7 @@ def test_only_the_last_decision_about_a_thing_counts(world: World, by: Resolve) 
 
 
 @given(worlds(), pairs, either)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_unlink_and_relink_leave_nothing(
     world: World, pair: tuple[Identifier, Identifier], by: Resolve
 ) -> None:
@@ -108,7 +108,7 @@ def test_unlink_and_relink_leave_nothing(
 
 
 @given(worlds(), identifiers, either)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_quarantine_and_release_leave_a_release(world: World, identifier: Identifier, by: Resolve) -> None:
     """A release says more than that nobody quarantines: the identifier may meet any number from now on.
 
@@ -122,7 +122,7 @@ def test_quarantine_and_release_leave_a_release(world: World, identifier: Identi
 
 
 @given(worlds(), either, st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_retract_and_restore_leave_nothing(world: World, by: Resolve, data: st.DataObject) -> None:
     event = data.draw(st.sampled_from(world.sightings)).position
     assume(event not in world.standing().retracted)
@@ -131,7 +131,7 @@ def test_retract_and_restore_leave_nothing(world: World, by: Resolve, data: st.D
 
 
 @given(worlds(), rule_sets, either)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_new_rules_and_the_old_ones_again_leave_nothing(
     world: World, rules: IdentityRules, by: Resolve
 ) -> None:
@@ -140,14 +140,14 @@ def test_new_rules_and_the_old_ones_again_leave_nothing(
 
 
 @given(worlds(), rule_sets, either)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_new_rules_hold_as_if_they_always_had(world: World, rules: IdentityRules, by: Resolve) -> None:
     always = [fact for fact in world.decisions if not isinstance(fact.decision, NewRules)]
     assert world.deciding(NewRules(rules)).resolved(by) == World(world.sightings, always, rules).resolved(by)
 
 
 @given(worlds(), either, st.data())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_a_retracted_event_links_as_if_it_had_never_been(
     world: World, by: Resolve, data: st.DataObject
 ) -> None:
@@ -168,7 +168,7 @@ def test_a_retracted_event_links_as_if_it_had_never_been(
 
 
 @given(worlds(), identifiers, either)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_to_quarantine_a_value_is_to_block_it(world: World, identifier: Identifier, by: Resolve) -> None:
     assume(identifier not in world.standing().released)
     rules = world.standing().rules
@@ -183,7 +183,7 @@ def test_to_quarantine_a_value_is_to_block_it(world: World, identifier: Identifi
 
 
 @given(worlds(), st.sampled_from(VALUES), either)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_a_quarantined_identifier_links_as_if_it_had_never_been_seen(
     world: World, identifier: Identifier, by: Resolve
 ) -> None:
@@ -199,7 +199,7 @@ def test_a_quarantined_identifier_links_as_if_it_had_never_been_seen(
 
 
 @given(worlds(), st.data(), either)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_decision_changes_only_what_hangs_together_with_it(
     world: World, data: st.DataObject, by: Resolve
 ) -> None:
@@ -222,7 +222,7 @@ def test_a_decision_changes_only_what_hangs_together_with_it(
 
 
 @given(worlds(), either)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_joins_and_merges_replayed_give_the_owners(world: World, by: Resolve) -> None:
     rules = identity.replace_windows(world.standing().rules)
     graph = world.deciding(NewRules(rules)).resolved(by)

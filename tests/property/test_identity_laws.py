@@ -33,7 +33,7 @@ cases = st.tuples(histories(), rule_sets, unlinks)
 
 
 @given(cases)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_the_compiled_resolver_gives_the_answer_of_the_reference(case: Case) -> None:
     sightings, rules, unlinks = case
     assert problem.resolve(sightings, rules, unlinks=unlinks) == identity.resolve(
@@ -42,7 +42,7 @@ def test_the_compiled_resolver_gives_the_answer_of_the_reference(case: Case) -> 
 
 
 @given(cases, either, st.data())
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_arrival_order_and_repeats_change_nothing(
     case: Case, resolve: Callable[..., IdentityGraph], data: st.DataObject
 ) -> None:
@@ -53,7 +53,7 @@ def test_arrival_order_and_repeats_change_nothing(
 
 
 @given(cases, either, st.data())
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_a_set_seen_again_later_changes_nobody(
     case: Case, resolve: Callable[..., IdentityGraph], data: st.DataObject
 ) -> None:
@@ -69,7 +69,7 @@ def test_a_set_seen_again_later_changes_nobody(
 
 
 @given(cases, st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_a_stream_cut_in_parts_gives_the_answer_of_the_whole(case: Case, data: st.DataObject) -> None:
     sightings, rules, unlinks = case
     whole = identity_cuts.problem_of(sightings, rules, unlinks)
@@ -78,7 +78,7 @@ def test_a_stream_cut_in_parts_gives_the_answer_of_the_whole(case: Case, data: s
 
 
 @given(cases, either)
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_components_can_be_resolved_alone(case: Case, resolve: Callable[..., IdentityGraph]) -> None:
     sightings, rules, unlinks = case
     whole = resolve(sightings, rules, unlinks=unlinks)
@@ -93,7 +93,7 @@ def test_components_can_be_resolved_alone(case: Case, resolve: Callable[..., Ide
 
 
 @given(st.tuples(histories(), rule_sets, unlinks), either, st.data())
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 def test_erasing_a_whole_profile_leaves_all_others(
     case: Case, resolve: Callable[..., IdentityGraph], data: st.DataObject
 ) -> None:
@@ -117,7 +117,7 @@ def test_erasing_a_whole_profile_leaves_all_others(
 
 
 @given(histories(sets), either)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_without_limits_profiles_are_the_connected_components(
     sightings: list[Sighting], resolve: Callable[..., IdentityGraph]
 ) -> None:
@@ -132,7 +132,7 @@ def test_without_limits_profiles_are_the_connected_components(
 
 
 @given(cases, either)
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_no_profile_breaks_a_limit_and_every_anchor_is_owned(
     case: Case, resolve: Callable[..., IdentityGraph]
 ) -> None:

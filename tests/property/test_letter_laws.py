@@ -96,7 +96,7 @@ class Line:
 
 
 @given(losing)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_no_letter_vanishes_uncounted(steps: list[tuple[Any, ...]]) -> None:
     with tempfile.TemporaryDirectory() as directory:
         line = Line(Path(directory))
@@ -106,7 +106,7 @@ def test_no_letter_vanishes_uncounted(steps: list[tuple[Any, ...]]) -> None:
 
 
 @given(keeping)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_when_all_is_sent_again_the_receiver_has_what_holds(steps: list[tuple[Any, ...]]) -> None:
     with tempfile.TemporaryDirectory() as directory:
         line = Line(Path(directory))

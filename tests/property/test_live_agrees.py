@@ -6,6 +6,6 @@ from computed_laws import Step, live_says_what_the_reference_says, lives
 
 
 @given(lives())
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_live_says_what_the_reference_says(steps: list[Step]) -> None:
     live_says_what_the_reference_says(steps)

@@ -10,12 +10,12 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
 
 @given(lives(16))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_live_says_what_the_reference_says(steps: list[Step]) -> None:
     live_says_what_the_reference_says(steps)
 
 
 @given(lives(), st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_whole_life_of_definitions(steps: list[Step], data: st.DataObject) -> None:
     a_whole_life_of_definitions(steps, data)

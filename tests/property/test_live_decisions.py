@@ -15,31 +15,31 @@ from profilelake.eventlog import Record
 
 
 @given(stories(), st.data())
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_live_identity_is_that_of_the_reference(records: list[Record], data: st.DataObject) -> None:
     laws.live_equals_the_reference(records, data)
 
 
 @given(stories(windows=True), st.data())
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_so_it_is_where_limits_count_by_the_day(records: list[Record], data: st.DataObject) -> None:
     laws.live_equals_the_reference(records, data)
 
 
 @given(stories(windows=True), st.data())
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_late_arrival_changes_nothing(records: list[Record], data: st.DataObject) -> None:
     laws.late_arrival_changes_nothing(records, data)
 
 
 @given(stories(windows=True), st.data())
-@settings(max_examples=2, deadline=None)
+@settings(max_examples=2)
 def test_any_cut_into_micro_batches_gives_the_same_tables(records: list[Record], data: st.DataObject) -> None:
     laws.any_cut_gives_the_same_tables(records, data)
 
 
 @given(stories(windows=True), st.data())
-@settings(max_examples=3, deadline=None)
+@settings(max_examples=3)
 def test_publications_restarts_and_rebuilds_change_nothing(
     records: list[Record], data: st.DataObject
 ) -> None:

@@ -228,7 +228,7 @@ class Writer:
         return written.replace("/", "\\/") if self.rng.random() < 0.5 else written
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=250)
 @given(SEEDS, NASTY)
 def test_scan_and_reference_agree(seed: int, nasty: float) -> None:
     writer = Writer(seed, nasty)
@@ -248,7 +248,7 @@ def test_scan_and_reference_agree(seed: int, nasty: float) -> None:
                 assert isinstance(json.loads(row[part], parse_constant=_no_constant), dict)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(SEEDS)
 def test_clean_records_need_no_reference(seed: int) -> None:
     writer = Writer(seed, 0.0)
@@ -257,7 +257,7 @@ def test_clean_records_need_no_reference(seed: int) -> None:
     assert parsed.exact <= 3
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.binary(max_size=60), SEEDS, st.integers(0, 400), st.sampled_from((Flags.NONE, Flags.GZIP)))
 @example(b"", 0, 3, Flags.NONE)
 def test_garbage_becomes_rows(garbage: bytes, seed: int, cut: int, flags: Flags) -> None:
@@ -287,7 +287,7 @@ def _no_constant(name: str) -> None:
     raise AssertionError(f"{name} is no JSON")
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(SEEDS, NASTY)
 def test_lines_of_an_import_agree(seed: int, nasty: float) -> None:
     writer = Writer(seed, nasty)
@@ -300,7 +300,7 @@ def test_lines_of_an_import_agree(seed: int, nasty: float) -> None:
     assert [_unpacked(row) for row in landed_failed] == failed
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(SEEDS, st.lists(st.sampled_from(ODD_LINES), min_size=1, max_size=3))
 def test_a_bad_line_fails_alone(seed: int, bad: list[bytes]) -> None:
     writer = Writer(seed, 0.0)
@@ -315,7 +315,7 @@ def test_a_bad_line_fails_alone(seed: int, bad: list[bytes]) -> None:
     assert {line for line in bad if line in (b"not json", b"\xff\xfe", b"{")} <= raw
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.sampled_from((b"{}", b" ", b"\t", b"\r", b"\n", b"\r\n", b"7")), max_size=12))
 def test_both_count_lines_alike(parts: list[bytes]) -> None:
     body = b"".join(parts)

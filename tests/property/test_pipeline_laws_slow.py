@@ -12,7 +12,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 @given(histories(size=30), st.data())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_live_identity_and_traits_are_those_of_the_reference(
     records: list[Record], data: st.DataObject
 ) -> None:
@@ -20,19 +20,19 @@ def test_live_identity_and_traits_are_those_of_the_reference(
 
 
 @given(histories(size=30), st.data())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_late_arrival_changes_nothing(records: list[Record], data: st.DataObject) -> None:
     laws.late_arrival_changes_nothing(records, data)
 
 
 @given(histories(size=30, conflicts=True), st.data())
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_any_cut_into_micro_batches_gives_the_same_tables(records: list[Record], data: st.DataObject) -> None:
     laws.any_cut_gives_the_same_tables(records, data)
 
 
 @given(histories(size=30), st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_publications_restarts_and_rebuilds_change_nothing(
     records: list[Record], data: st.DataObject
 ) -> None:
@@ -40,6 +40,6 @@ def test_publications_restarts_and_rebuilds_change_nothing(
 
 
 @given(histories(size=30, conflicts=True), st.data())
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_repeats_change_only_their_count(records: list[Record], data: st.DataObject) -> None:
     laws.repeats_change_only_their_count(records, data)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import duckdb
 import pyarrow as pa
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fold_cases import WEB, Case, cases, fact_tables
@@ -34,7 +34,7 @@ cuttings = st.builds(
 
 
 @given(cases(groups=True), cuttings, st.integers(1, 3), st.integers(0, 3), st.data())
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=15)
 def test_plan_says_what_one_process_says(
     case: Case, cutting: Cutting, files: int, log: int, data: st.DataObject
 ) -> None:

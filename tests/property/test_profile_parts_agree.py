@@ -28,7 +28,7 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Table
 
 
 @given(case=cases(), parts=st.tuples(powers, powers, powers), seed=st.integers(0, 1 << 30))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_parts_of_profiles_make_the_tables_and_the_state_of_the_whole(
     tables: dict[str, TableFiles], case: Case, parts: tuple[int, int, int], seed: int
 ) -> None:

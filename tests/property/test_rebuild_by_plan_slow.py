@@ -34,7 +34,7 @@ cuttings = st.builds(
 
 
 @given(stories(windows=True), st.sampled_from(POLICIES), cuttings, st.data())
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_any_cutting_leaves_what_a_rebuild_in_memory_does(
     records: list[Record], policy: str, cutting: Cutting, data: st.DataObject
 ) -> None:

@@ -97,7 +97,7 @@ def rules_of(seed: int) -> IdentityRules:
     return IdentityRules(version=2, types=(*types, *kept), alias_sources=sources)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(SEEDS, NASTY, SEEDS)
 def test_scan_and_reference_agree_under_any_rules(seed: int, nasty: float, rules_seed: int) -> None:
     rules = rules_of(rules_seed)
@@ -111,7 +111,7 @@ def test_scan_and_reference_agree_under_any_rules(seed: int, nasty: float, rules
     assert [row["reason"] for row in landed_failed] == [row["reason"] for row in failed]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(SEEDS, st.sampled_from(("none", "trim", "lower", "email")))
 def test_clean_ascii_needs_no_reference(seed: int, normaliser: Any) -> None:
     path = ("context.serial.card", "traits.loyalty.card", "properties.loyalty")

@@ -29,7 +29,7 @@ limits = st.builds(
 
 
 @given(st.lists(row, max_size=12), st.just(ShapeLimits()) | limits)
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @example(
     [{"at": 1, "type": "page", "share": share, "event": "…" * share} for share in (0, 1, 2)],
     ShapeLimits(events_max=3),

@@ -43,7 +43,7 @@ def _wanted(rows: list[dict[str, Any]]) -> dict[tuple[Any, ...], list[int]]:
 
 
 @given(st.lists(row, max_size=5), st.integers(0, 2**64), st.integers(0, 5))
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @example([{"at": 1, "type": "page", "context": '{"a":1,"a":"x","\\u0061":true}'}], 0, 0)
 @example([{"at": 1, "type": "page", "traits": canonical({"k" * 512: {"x": 1}, "k" * 513: {"x": 1}})}], 0, 0)
 @example([{"at": 1, "type": "page", "traits": '{"a":' * 12 + "1" + "}" * 12}], 0, 0)
@@ -70,7 +70,7 @@ def test_the_walk_lists_what_the_reference_lists(rows: list[dict[str, Any]], see
 
 
 @given(st.lists(stored, max_size=5), st.integers(1, 6), st.integers(1, 12), st.integers(1, 2))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_limits_hide_paths_and_say_so(
     rows: list[dict[str, Any]], per_part: int, shapes_max: int, events_max: int
 ) -> None:
@@ -98,7 +98,7 @@ def test_limits_hide_paths_and_say_so(
 
 
 @given(st.lists(st.text(alphabet='{}[]":,\\ 0-9.eE+tfnullrsa\x00é', max_size=40) | st.text(), max_size=8))
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @example(['{"a":"x', '{"a":tr', '{"\\x":"\\y"}', '{"a":-', '{"a', '{"a":[', '{"a":{"b', '{"\\'])
 def test_what_is_no_json_ends_the_walk_and_nothing_else(texts: list[str]) -> None:
     shapes = Shapes(3)

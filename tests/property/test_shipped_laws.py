@@ -17,7 +17,7 @@ from profilelake.traits.partials import Partials
 from profilelake.traits.shipped import SHIPPED, shipped, unshipped
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(histories(16), definitions(accounts=False), moments(), st.integers(0, 16), st.randoms())
 def test_what_is_sent_arrives(world: World, made: list[Defined], at: int, cut: int, random: Random) -> None:
     _, steps = plan_of(made)

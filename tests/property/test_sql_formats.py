@@ -29,7 +29,7 @@ _ROWS = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(_ROWS)
 def test_both_ways_write_the_same(rows: list[dict[str, Any]]) -> None:
     schema = pa.schema([(name, type) for name, (type, _) in _TYPES.items()])

@@ -18,7 +18,7 @@ SHAPE = {"not_an_object", "nested_too_deeply", "undecodable_line"}
 SIZE = "event_too_large"
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(SEEDS, NASTY)
 @example(733371, 0.05)
 def test_it_means_the_same_by_itself(seed: int, nasty: float) -> None:

@@ -100,7 +100,7 @@ def written(seed: int, nasty: float) -> tuple[Record, bytes, Entry] | None:
     return made._replace(events=checked.events, flags=checked.flags), body, entry_of(made, checked)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(SEEDS, NASTY, CHOSEN, ANY_RULES)
 def test_collect_takes_out_every_event_that_names_somebody_suppressed(
     seed: int, nasty: float, chosen: int, rules: IdentityRules
@@ -153,7 +153,7 @@ def _member(body: bytes, name: str) -> Any:
     return None if found is None else read(text[found.start : found.end].encode())
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(st.lists(SEEDS, min_size=1, max_size=3), NASTY, CHOSEN, ANY_RULES)
 def test_nothing_that_lands_names_somebody_suppressed(
     seeds: list[int], nasty: float, chosen: int, rules: IdentityRules

@@ -12,18 +12,18 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 
 @given(histories(), st.data())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_the_journals_of_events_in_order(records: list[Record], data: st.DataObject) -> None:
     laws.events_in_order(records, data)
 
 
 @given(histories(), st.data())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_the_journals_of_late_events_and_decisions(records: list[Record], data: st.DataObject) -> None:
     laws.late_events_and_decisions(records, data)
 
 
 @given(histories(), st.data())
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_the_journals_go_on_after_restarts_and_rebuilds(records: list[Record], data: st.DataObject) -> None:
     laws.restarts_and_rebuilds(records, data)

@@ -121,7 +121,7 @@ class Desk:
         self.world.close()
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(steps=steps, most=st.sampled_from([1, 2, 3, 100]), asks=st.booleans())
 def test_what_was_told_last_is_what_holds(
     steps: list[tuple[tuple[Any, ...], int]], most: int, asks: bool

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lake_examples import open_lake
@@ -25,8 +25,6 @@ from upkeep_lakes import digests, engine_in, filled, rows_of, shop
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 SETTINGS = settings(
     max_examples=12,
-    deadline=None,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 FACTS = (IDENTIFIER_SETS, SET_SIGHTINGS, TRAIT_WRITES, ACCOUNT_LINKS, CONSENT_WRITES)
 seeds = st.integers(0, 1 << 30)

@@ -12,12 +12,12 @@ from profilelake.eventlog import Record
 
 
 @given(histories(), st.data())
-@settings(max_examples=3, deadline=None)
+@settings(max_examples=3)
 def test_views_of_any_history(records: list[Record], data: st.DataObject) -> None:
     laws.histories_with_decisions(records, data)
 
 
 @given(histories(size=8), st.data())
-@settings(max_examples=1, deadline=None)
+@settings(max_examples=1)
 def test_views_after_restarts_and_rebuilds(records: list[Record], data: st.DataObject) -> None:
     laws.restarts_and_rebuilds(records, data)

@@ -12,12 +12,12 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
 @given(histories(size=24), st.data())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_views_of_any_history(records: list[Record], data: st.DataObject) -> None:
     laws.histories_with_decisions(records, data)
 
 
 @given(histories(), st.data())
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_views_after_restarts_and_rebuilds(records: list[Record], data: st.DataObject) -> None:
     laws.restarts_and_rebuilds(records, data)

@@ -125,7 +125,8 @@ class Result:
         texts_of(nothing.select(columns.others), definition)
         size = sum(about.row_group(group).total_byte_size for group in range(about.num_row_groups))
         found = cls(definition, path, columns, about.num_rows, size)
-        refuse_ids(*found._told(_IDS.format(id=sql.identifier(columns.id))), columns, definition)
+        missing, empty, repeated = found._told(_IDS.format(id=sql.identifier(columns.id)))
+        refuse_ids(missing, empty, repeated, columns, definition)
         return found
 
     @property

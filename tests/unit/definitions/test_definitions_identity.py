@@ -283,7 +283,7 @@ def test_a_file_that_is_not_utf8(tmp_path: Path) -> None:
         load(file)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.text(alphabet="abt{}[]:,-'\"\n #&*!|>%01 ", max_size=60))
 def test_no_text_makes_it_fail_otherwise(text: str) -> None:
     try:
@@ -330,7 +330,7 @@ def any_rules(seed: int) -> IdentityRules:
     )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.integers(0, 2**32 - 1))
 def test_what_is_written_reads_as_the_same_rules(seed: int) -> None:
     rules = any_rules(seed)

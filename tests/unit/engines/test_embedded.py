@@ -19,7 +19,7 @@ PIECES = st.tuples(st.sampled_from(["people", "numbers"]), ROWS)
 UNITS = st.lists(st.lists(PIECES, max_size=4).map(tuple), max_size=5)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(units=UNITS, tasks=st.integers(1, 3), batch_rows=st.sampled_from([1, 3, 16, embedded.BATCH_ROWS]))
 def test_every_row_comes_to_its_part_once(units: list[Unit], tasks: int, batch_rows: int) -> None:
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patched:

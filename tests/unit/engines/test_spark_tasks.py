@@ -69,12 +69,12 @@ def numbers(*units: int) -> pa.RecordBatch:
 
 
 class TestSpread:
-    @settings(max_examples=25, deadline=None)
+    @settings(max_examples=25)
     @given(units=UNITS, batch=st.integers(1, 20))
     def test_every_row_comes_to_its_part_once(self, units: list[Unit], batch: int) -> None:
         check_spread(Sorting(batch), units, PARTS)
 
-    @settings(max_examples=25, deadline=None)
+    @settings(max_examples=25)
     @given(units=UNITS, blob=st.integers(1, 3000), cut=st.integers(1, 5000), batch=st.integers(1, 3000))
     def test_whatever_the_limits_are(self, units: list[Unit], blob: int, cut: int, batch: int) -> None:
         with pytest.MonkeyPatch.context() as patch:
@@ -184,7 +184,7 @@ class TestErrors:
 
 
 class TestUnits:
-    @settings(max_examples=30, deadline=None)
+    @settings(max_examples=30)
     @given(units=st.lists(st.text() | st.integers(), max_size=200))
     def test_each_is_what_it_was(self, units: list[object]) -> None:
         packed = Units.of(units)
@@ -205,7 +205,7 @@ class TestLanes:
             -1604776387,
         ]
 
-    @settings(max_examples=50, deadline=None)
+    @settings(max_examples=50)
     @given(parts=st.integers(1, 3000), share=st.integers(1, 5))
     def test_every_partition_has_as_many_parts_as_the_next(self, parts: int, share: int) -> None:
         partitions = max(1, parts // share)

@@ -50,7 +50,7 @@ TEXTS = [
     st.lists(st.one_of(st.sampled_from(TEXTS), st.text(max_size=6)), max_size=8),
     st.booleans(),
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_blocks_whole_columns_as_the_rule_blocks_values(
     patterns: list[str], exact: list[str], values: list[str], encoded: bool
 ) -> None:
@@ -83,7 +83,7 @@ def test_type_codes_follow_strength() -> None:
         max_size=6,
     )
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_members_are_ordered_by_strength_then_value(sets: list[list[tuple[str, str]]]) -> None:
     rules = segment_defaults()
     rows = [row for one in sets for row in one]

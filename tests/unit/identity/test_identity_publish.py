@@ -1,4 +1,4 @@
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from profilelake.identity.publish import collections_of, public_ids, slots_of
@@ -10,7 +10,6 @@ KEYS = st.binary(min_size=16, max_size=16)
 
 
 @given(st.lists(st.tuples(st.integers(0, len(COLLECTIONS) - 1), KEYS | st.just(NOBODY)), max_size=20))
-@settings(deadline=None)
 def test_a_column_of_public_ids_shows_what_each_alone_shows(rows: list[tuple[int, bytes]]) -> None:
     ids = public_ids([number for number, _ in rows], [profile for _, profile in rows])
     ids.validate(full=True)

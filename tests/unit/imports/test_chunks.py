@@ -50,7 +50,7 @@ def cut_all(data: bytes, memory: Memory | None = None, size: int = 50) -> list[C
     return found
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(LINES, st.integers(1, 200), st.booleans())
 def test_nothing_is_lost_and_no_line_is_torn(lines: list[bytes], size: int, ended: bool) -> None:
     data = b"\n".join(lines) + (b"\n" if ended else b"")
@@ -65,7 +65,7 @@ def test_nothing_is_lost_and_no_line_is_torn(lines: list[bytes], size: int, ende
     assert [chunk.name for chunk in found] == [chunk.name for chunk in cut_all(data)]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(LINES, LINES, st.booleans())
 def test_a_file_that_has_grown_brings_only_what_is_new(
     lines: list[bytes], more: list[bytes], ended: bool

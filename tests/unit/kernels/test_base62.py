@@ -8,7 +8,7 @@ from profilelake.semantics.identifiers import PREFIX, PUBLIC_ID_DIGITS, parse_pu
 
 @given(st.lists(st.binary(min_size=16, max_size=16), max_size=20))
 @example([bytes(16), b"\xff" * 16, bytes(15) + b"\x3e", b"\x01" + bytes(15)])
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_writes_the_digits_of_public_ids(ids: list[bytes]) -> None:
     rows = np.frombuffer(b"".join(ids), dtype=np.uint8).reshape(-1, 16)
     digits = [row.tobytes().decode() for row in base62(rows)]
@@ -41,7 +41,7 @@ def test_powers_of_the_base_carry_into_the_next_digit() -> None:
         "7n42DGM5Tflk9n8mt7Fhc8"[:22] + "00000",
     ]
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_reads_what_the_reference_reads(texts: list[str]) -> None:
     rows = np.frombuffer("".join(texts).encode(), dtype=np.uint8).reshape(-1, DIGITS)
     ids, good = parse62(rows)

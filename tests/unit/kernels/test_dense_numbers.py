@@ -7,7 +7,7 @@ from profilelake.kernels.dense import dense_numbers
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), max_size=40))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_numbers_in_order_of_first_appearance(ids: list[tuple[int, int]]) -> None:
     numbers, first_row = dense_numbers(np.array(ids, dtype=np.uint64).reshape(-1, 2))
     distinct = list(dict.fromkeys(ids))

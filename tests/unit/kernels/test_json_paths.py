@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from profilelake.kernels.json_paths import (
@@ -59,7 +59,6 @@ def look(
     ]
 
 
-@settings(deadline=None)
 @given(st.lists(_documents, min_size=1, max_size=5), _paths, st.booleans(), st.booleans(), st.data())
 def test_what_is_found_is_what_a_plain_reader_finds(
     documents: list[dict[str, Any]],
@@ -139,7 +138,6 @@ def test_a_double_is_given_where_it_is_exactly_that_of_the_digits(digits: str, k
         assert str(number) == str(float(digits))
 
 
-@settings(deadline=None)
 @given(st.lists(st.text(max_size=20), min_size=1, max_size=30), st.data())
 def test_equal_texts_have_one_code(words: list[str], data: st.DataObject) -> None:
     wanted = np.array(data.draw(st.lists(st.booleans(), min_size=len(words), max_size=len(words))))

@@ -1,7 +1,7 @@
 """The bounded memory of ids: it may forget, and never claims what was not put in."""
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from profilelake.kernels.known_ids import KnownIds
@@ -14,7 +14,6 @@ def words(rows: list[tuple[int, int]]) -> np.ndarray:
     return np.array([(first << 8, second) for first, second in rows], dtype=np.uint64).reshape(-1, 2)
 
 
-@settings(deadline=None)  # the first call compiles
 @given(st.lists(ids, max_size=6), ids)
 def test_only_what_was_put_in_is_known(
     added: list[list[tuple[int, int]]], asked: list[tuple[int, int]]
@@ -27,7 +26,6 @@ def test_only_what_was_put_in_is_known(
         assert not found or row in everything
 
 
-@settings(deadline=None)
 @given(ids.filter(bool))
 def test_the_last_four_of_a_bucket_are_known(rows: list[tuple[int, int]]) -> None:
     known = KnownIds(4)

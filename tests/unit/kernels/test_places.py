@@ -1,7 +1,7 @@
 """Finding ids among distinct ones says what a dictionary says."""
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from profilelake.kernels.places import NOWHERE, Places
@@ -14,7 +14,6 @@ def words(rows: list[tuple[int, int]]) -> np.ndarray:
     return np.array(rows, dtype=np.uint64).reshape(-1, 2)
 
 
-@settings(deadline=None)  # the first call compiles
 @given(st.lists(ids, unique=True), st.lists(ids))
 def test_every_id_is_found_where_it_stands(
     known: list[tuple[int, int]], asked: list[tuple[int, int]]

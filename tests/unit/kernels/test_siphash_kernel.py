@@ -18,7 +18,7 @@ texts = st.one_of(st.text(), st.text(alphabet="\0é漢🙂a", max_size=40))
 
 
 @given(keys, st.binary(max_size=20), st.lists(texts, max_size=8), st.sampled_from(TEXT_TYPES))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_hashes_as_the_reference_does(
     key: bytes, prefix: bytes, values: list[str], type: pa.DataType
 ) -> None:
@@ -41,7 +41,7 @@ def test_values_longer_than_64_kib() -> None:
 
 
 @given(st.lists(st.one_of(st.none(), texts), max_size=12), st.integers(0, 12), st.integers(0, 12))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_slices_chunks_and_nulls(values: list[str | None], start: int, size: int) -> None:
     part = pa.array(values, pa.string()).slice(start, size)
     chunked = pa.chunked_array([part, part.slice(1), pa.array([], pa.string())], pa.string())
@@ -78,7 +78,7 @@ def test_ids_of_mixed_types_and_of_their_sets() -> None:
 
 
 @given(st.lists(st.lists(st.binary(min_size=16, max_size=16), max_size=6), max_size=6), st.binary(max_size=9))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_sets_are_hashed_in_byte_order(groups: list[list[bytes]], prefix: bytes) -> None:
     joined = b"".join(one for group in groups for one in group)
     words = np.frombuffer(joined, dtype=np.uint64).reshape(-1, 2)

@@ -48,7 +48,7 @@ def test_many_events_go_before_few_that_wait_as_long() -> None:
     assert order == ["large", "middle", "small"]
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     st.lists(st.integers(0, 10**9), min_size=1, max_size=20),
     st.floats(0.1, 1.0),

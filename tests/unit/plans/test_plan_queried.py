@@ -205,7 +205,7 @@ def test_long_rows_are_divided_as_many_are(
                 parts.setdefault(text, set()).add(told[3])
             return super().spread(name, *told)
 
-    for text, values in texts.items():
+    for text, values in texts.items():  # noqa: B007 - Counting reads it
         kept = read([of], {"orders": {"external_id": ids, "text": values}}, tmp_path)
         asked = Asked((), 0, queried=Queried((of,)))
         job, _ = compute(Counting(tmp_path / "engine"), made.desk.lake, WORKSPACE, asked, results=kept)

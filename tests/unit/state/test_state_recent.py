@@ -79,7 +79,7 @@ def histories(draw: st.DrawFn) -> list[list[dict[str, Any]]]:
 NAMES = st.frozensets(st.sampled_from(["A", "B", "Page Viewed", "nothing"]), max_size=2)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     history=histories(),
     merged=st.integers(0, 5),

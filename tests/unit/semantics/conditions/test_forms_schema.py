@@ -27,7 +27,7 @@ def test_the_schema_is_one() -> None:
     Draft202012Validator.check_schema(schema())
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(roots())
 def test_every_form_has_the_shape(root: Root) -> None:
     kind = REDUCTION if isinstance(root, Reduce) else CONDITION
