@@ -249,6 +249,9 @@ def _locked_by(path: Path) -> Holder | None:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         return None
+    except PermissionError:
+        # A user who may not open it cannot know; the jobs of all others are to be seen and swept all the same.
+        return Holder("this machine, as another user", 0, 0, "", "", "")
     try:
         # Beside others who look; a driver that wants the claim tries again.
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)

@@ -143,6 +143,28 @@ class TestInADirectory:
         with pytest.raises(Unavailable, match=r"No locks available; see .* has locks"):
             Job(storage, KIND, INPUTS)
 
+    def test_a_claim_of_another_user_hides_no_other_job(
+        self, storage: LocalStorage, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        foreign, ours = (Job(storage, KIND, [number]) for number in range(2))
+        for job in (foreign, ours):
+            job.step("one", list)
+            job.leave()
+        closed = Path(foreign.folder("claim"))
+        closed.touch()
+        opened = os.open
+
+        def refused(path: str | Path, *options: int) -> int:
+            if Path(path) == closed:
+                raise PermissionError(errno.EACCES, "Permission denied", str(path))
+            return opened(path, *options)
+
+        monkeypatch.setattr(os, "open", refused)
+        by = {job.id: job.holder for job in known_jobs(storage)}
+        assert by[ours.id] is None
+        assert by[foreign.id] is not None
+        assert sweep_jobs(storage, 0, time.time() + SECONDS_MAX) == [ours.id]
+
     def test_two_jobs_of_one_process_stand_on_one_claim(self, storage: LocalStorage) -> None:
         with Job(storage, KIND, INPUTS) as job:
             with Job(storage, KIND, INPUTS) as again:
