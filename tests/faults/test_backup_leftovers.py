@@ -42,3 +42,18 @@ def test_the_next_backup_removes_what_a_killed_one_left(tmp_path: Path, failpoin
     # What was copied whole is used again.
     assert {path: path.stat().st_ino for path in contents} == contents
     assert run("restore", place, "--check").code == 0
+
+
+def test_a_backup_into_a_folder_removes_what_one_into_a_bucket_left(tmp_path: Path) -> None:
+    layout, bucket = Layout(tmp_path / "data"), tmp_path / "bucket"
+    stopped_directory(layout.directory)
+    (layout.directory / "profilelake.toml").write_text('region = "eu"\n')
+    bucket.mkdir()
+    (bucket / MARKER).write_text("objects 1\n")
+    killed_at("backup.sent", bucket, layout.directory)
+    making = layout.run / "backup-objects" / "making"
+    # Copies of databases, which hold people's data.
+    assert list(making.iterdir())
+    ran = run("backup", tmp_path / "backups", "--dir", layout.directory)
+    assert ran.code == 0, ran.err
+    assert not making.exists()

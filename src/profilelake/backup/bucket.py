@@ -33,7 +33,8 @@ SWEEPS_MAX: Final = 3
 """How often what is to go is removed, until the store does not list it any more; what stays is left to the next backup."""
 _MANIFESTS: Final = "manifests"
 _INSTALLATION: Final = "installation"
-_STAGING: Final = "backup-objects"
+STAGING: Final = "backup-objects"
+"""The folder below `run` of a data directory for what is made for a backup into a bucket."""
 
 _log = logging.getLogger(__name__)
 
@@ -116,7 +117,7 @@ class BucketPlace:
 
     def beside(self, run: Path) -> Path:
         """Return the folder of this machine for what is made for a backup: below that of the data directory."""
-        return run / _STAGING
+        return run / STAGING
 
     @contextmanager
     def begun(self, run: Path, directory: str, at: str) -> Iterator[None]:

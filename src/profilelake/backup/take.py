@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 import profilelake
-from profilelake.backup import record
+from profilelake.backup import bucket, record
 from profilelake.backup.capture import Captured, Found, captured
 from profilelake.backup.fetching import Fetcher, each_at_once
 from profilelake.backup.locking import alone
@@ -90,6 +91,8 @@ def take(layout: Layout, place: str, workspaces: Sequence[str], now: int, option
                 f"backing up to {place}: it holds backups of another installation, {earlier.directory}; "
                 "name another folder or prefix"
             )
+        # A copy of the state that a killed backup into a bucket left here; this one may go to a folder.
+        shutil.rmtree(layout.run / bucket.STAGING / _MAKING, ignore_errors=True)
         pool = kept_in.pool
         fetcher = Fetcher(pool, beside / _NOTES, earlier)
         with captured(layout, layout.run / STAGING, beside / _MAKING, workspaces, fetcher.fetch) as found:
