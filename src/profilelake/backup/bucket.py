@@ -22,7 +22,7 @@ import msgspec
 
 from profilelake.backup.bucket_pool import BucketPool
 from profilelake.backup.bucket_turns import Turn, Turns, claim_of, spelt
-from profilelake.backup.manifest import MARKER, Manifest, Summary, summary_of
+from profilelake.backup.manifest import MARKER, Manifest, Summary, chosen_of, summary_of
 from profilelake.errors import Conflict, Corrupt, Internal, NotFound, Unavailable
 from profilelake.lake.storage import Storage
 from profilelake.ops.failpoints import reach
@@ -106,11 +106,7 @@ class BucketPlace:
             NotFound: there is none (of that name).
             Corrupt: its manifest is damaged.
         """
-        ids = self.ids()
-        chosen = id or (ids[-1] if ids else "")
-        if chosen not in ids:
-            known = f"; there are {', '.join(ids[-5:])}" if ids else ""
-            raise NotFound(f"looking for backup {id or 'any'} in {self.name}: there is none{known}")
+        chosen = chosen_of(self.ids(), id, self.name)
         document = self._document(int(chosen), _Document)
         self.pool.know(document.kept)
         return chosen, document.manifest

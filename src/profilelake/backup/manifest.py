@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -110,6 +110,19 @@ def summary_of(id: str, manifest: Manifest) -> Summary:
     )
 
 
+def chosen_of(ids: Sequence[str], id: str, place: object) -> str:
+    """Return the backup that is named, or the newest of `ids`.
+
+    Raises:
+        NotFound: there is none (of that name).
+    """
+    chosen = id or (ids[-1] if ids else "")
+    if chosen not in ids:
+        known = f"; there are {', '.join(ids[-5:])}" if ids else ""
+        raise NotFound(f"looking for backup {id or 'any'} in {place}: there is none{known}")
+    return chosen
+
+
 class BackupPlace:
     """A folder of backups: manifests, and beside them the pool."""
 
@@ -177,11 +190,7 @@ class BackupPlace:
             NotFound: there is none (of that name).
             Corrupt: its manifest is damaged.
         """
-        ids = self.ids()
-        chosen = id or (ids[-1] if ids else "")
-        if chosen not in ids:
-            known = f"; there are {', '.join(ids[-5:])}" if ids else ""
-            raise NotFound(f"looking for backup {id or 'any'} in {self.path}: there is none{known}")
+        chosen = chosen_of(self.ids(), id, self.path)
         path = self._path(chosen)
         try:
             data = path.read_bytes()
