@@ -16,7 +16,7 @@ from profilelake.commands._deciding import (
     print_decisions,
     print_effects,
 )
-from profilelake.commands.common import DEFAULT_DIRECTORY, Directory, Json, layout_of, print_json
+from profilelake.commands.common import DEFAULT_DIRECTORY, Directory, Json, layout_of, print_json, tell_unread
 from profilelake.errors import Conflict
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ def plan(directory: Directory = DEFAULT_DIRECTORY, as_json: Json = False) -> Non
     from profilelake.identity.decide import AskRules
 
     pipeline = Pipeline(layout_of(directory))
+    tell_unread(pipeline.layout)
     rules = planned_now(pipeline, AskRules(rules=None))
     made = _defining.plan_files(pipeline)
     if as_json:
@@ -55,6 +56,7 @@ def apply(
         raise Conflict("applying: nobody is there to agree; look at `profilelake plan`, then give --yes")
     asked = AskRules(rules=None, note=note)
     pipeline = Pipeline(layout_of(directory))
+    tell_unread(pipeline.layout)
     with at_work(pipeline):
         pipeline.wait()
         made = _defining.plan_files(pipeline, note)
@@ -87,6 +89,7 @@ def diff(
     from profilelake.definitions.computed import load
 
     pipeline = Pipeline(layout_of(directory))
+    tell_unread(pipeline.layout)
     known = _defining.defined(pipeline)
     changes = decide(asked_of(load(pipeline.layout.definitions), known), known, BY).changes
     if as_json:

@@ -88,6 +88,17 @@ def server_of(layout: Layout) -> str | None:
         return None
 
 
+def tell_unread(layout: Layout) -> None:
+    """Name on stderr the files among the definitions that nothing reads, which are not in force whatever they say."""
+    from profilelake.definitions.unread import KNOWN, unread
+
+    for name in unread(layout.definitions):
+        print(
+            f"{layout.definitions / name}: nothing reads this file; known are {', '.join(KNOWN)}",
+            file=sys.stderr,
+        )
+
+
 def print_json(document: object) -> None:
     """Print a result as one JSON document."""
     json.dump(document, sys.stdout, indent=2, ensure_ascii=False)

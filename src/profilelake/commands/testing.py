@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from profilelake.commands.common import DEFAULT_DIRECTORY, Directory, Json, print_json
+from profilelake.commands.common import DEFAULT_DIRECTORY, Directory, Json, print_json, tell_unread
 from profilelake.errors import Invalid
 
 if TYPE_CHECKING:
@@ -37,7 +37,9 @@ def run_cases(
         raise Invalid(f"--engine {engine}: it is one of {', '.join(ENGINES)}")
     if not directory.is_dir():
         raise Invalid(f"testing {directory}: no such directory; name one with --dir")
-    computed = load(Layout(directory).definitions)
+    layout = Layout(directory)
+    tell_unread(layout)
+    computed = load(layout.definitions)
     outcomes = list(run(computed))
     if engine == "columns":
         outcomes = _both(outcomes, list(run(computed, _columns())))

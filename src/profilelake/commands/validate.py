@@ -3,13 +3,14 @@
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from profilelake.commands.common import DEFAULT_DIRECTORY, Directory, Json, print_json
+from profilelake.commands.common import DEFAULT_DIRECTORY, Directory, Json, print_json, tell_unread
 from profilelake.definitions import computed, destinations, identity
 from profilelake.definitions.schemas import SECTIONS, schema
+from profilelake.definitions.unread import unread
 from profilelake.errors import Invalid
 from profilelake.semantics.definitions import is_audience, is_trait
 from profilelake.semantics.rules import IdentityRules
@@ -17,12 +18,6 @@ from profilelake.settings import Layout
 
 if TYPE_CHECKING:
     from profilelake.definitions.computed import Computed
-
-_SUFFIXES: Final = (".yaml", ".yml")
-_IDENTITY: Final = "identity.yaml"
-_ELSEWHERE: Final = ("destinations.yaml",)
-"""Files that are checked by whoever reads them."""
-KNOWN: Final = (_IDENTITY, "traits.yaml", "audiences.yaml", "entities.yaml", "tests.yaml", *_ELSEWHERE)
 
 
 def validate(
@@ -51,15 +46,10 @@ def validate(
         + _destinations(layout.destinations, told)
         + _computed(layout.definitions, told)
     )
-    unknown = _unknown(layout.definitions)
     if as_json:
-        print_json({"valid": not told, "files": checked, "unknown": unknown})
+        print_json({"valid": not told, "files": checked, "unknown": unread(layout.definitions)})
         return Invalid.exit_code if told else 0
-    for name in unknown:
-        print(
-            f"{layout.definitions / name}: nothing reads this file; known are {', '.join(KNOWN)}",
-            file=sys.stderr,
-        )
+    tell_unread(layout)
     if told:
         raise Invalid("\n".join(told))
     for file in checked:
@@ -69,16 +59,6 @@ def validate(
     if not checked:
         print(f"{layout.definitions}: no definitions; Segment's default identity rules hold")
     return 0
-
-
-def _unknown(directory: Path) -> list[str]:
-    """Return the names of files that look like definitions and that nothing reads."""
-    read = {path for _, path in computed.files(directory)}
-    return sorted(
-        path.name
-        for path in directory.glob("*")
-        if path.suffix in _SUFFIXES and path.name not in (_IDENTITY, *_ELSEWHERE) and path not in read
-    )
 
 
 def _destinations(path: Path, told: list[str]) -> list[dict[str, Any]]:

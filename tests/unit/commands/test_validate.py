@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from command_line import run, told
+from stopped_directory import stopped_directory
 
 GOOD = "types: {crm_id: {custom: true, limit: {values: 3, per: month}}}\n"
 BAD = "types:\n  email: {limit: 0}\n  crm_id: {costum: true}\n"
@@ -39,6 +40,18 @@ def test_bad_definitions_are_told_whole(file: Path) -> None:
         (2, "types.email.limit", "0"),
         (3, "types.crm_id.costum", ""),
     ]
+
+
+@pytest.mark.parametrize("command", ["plan", "apply --yes", "diff", "test"])
+def test_a_file_that_nothing_reads_is_named_where_others_are_put_in_force(
+    command: str, tmp_path: Path
+) -> None:
+    layout = stopped_directory(tmp_path / "data")
+    layout.definitions.mkdir()
+    stray = layout.definitions / "audience.yaml"
+    stray.write_text("audiences: {}\n")
+    ran = run(*command.split(), "--dir", layout.directory)
+    assert ran.err.startswith(f"{stray}: nothing reads this file; known are identity.yaml, traits.yaml, ")
 
 
 def test_a_file_that_nothing_reads_is_named(file: Path) -> None:
