@@ -76,11 +76,15 @@ class Found:
     seconds: float
 
 
-def make(_: ControlGroup, directory: Path, events: int, people: int, seed: int) -> None:
+def make(directory: Path, events: int, people: int, seed: int) -> None:
     """Make a damaged lake."""
     place = Place(directory)
     fill(place, events, people, seed)
     damage(place)
+
+
+def _make(_: ControlGroup, directory: Path, events: int, people: int, seed: int) -> None:
+    make(directory, events, people, seed)
 
 
 def moment_after(events: int) -> int:
@@ -295,7 +299,7 @@ def main() -> int:
     shutil.rmtree(work, ignore_errors=True)
     try:
         if not kept.exists():
-            alone(make, work, options.events, options.people, options.seed)
+            alone(_make, work, options.events, options.people, options.seed)
             shutil.move(work, kept)
         different = 0
         for engine in options.engine if base else ("embedded", *options.engine):
