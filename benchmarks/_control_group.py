@@ -16,6 +16,8 @@ _ROOT: Final = Path("/sys/fs/cgroup")
 _UNIFIED: Final = (_ROOT / "cgroup.controllers").exists()
 """Whether the machine has control groups of version 2, where a group has all controllers."""
 _LOOK_SECONDS: Final = 0.1
+_END_SECONDS: Final = 60.0
+"""How long processes that were started may go on when the first has ended."""
 
 
 class ControlGroup:
@@ -49,7 +51,10 @@ class ControlGroup:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Remove the group once its processes have ended."""
-        while self.members():
+        given_up_at = time.monotonic() + _END_SECONDS
+        while left := self.members():
+            if time.monotonic() > given_up_at:
+                raise SystemExit(f"processes {left} did not end in {_END_SECONDS:.0f} s; look what they do")
             time.sleep(_LOOK_SECONDS)
         for place in self._places:
             place.rmdir()

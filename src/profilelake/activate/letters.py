@@ -266,7 +266,7 @@ class DeadLetters:
         """Return the next letters that are to be sent again, with their ids."""
         for condition in ("id <= (SELECT replay_through FROM letters WHERE destination = ?1)", "asked = 1"):
             cursor = self._database.connection.execute(
-                "SELECT id, idempotency_key, definition, profile_id, body, subject, state FROM dead"  # noqa: S608
+                "SELECT id, idempotency_key, definition, profile_id, body, subject, state FROM dead"  # noqa: S608 - one of two
                 f" WHERE destination = ?1 AND {condition} ORDER BY id LIMIT ?2",
                 (destination, most),
             )

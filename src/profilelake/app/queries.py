@@ -67,6 +67,7 @@ async def _written(answers: "SqlAnswers", query: str, path: Path, is_stopped: Ca
         writing.result()
     finally:
         writing.cancel()
+        # What it failed of was raised above; what is given up here has nobody to tell.
         with suppress(asyncio.CancelledError, Exception):
             await writing
 
@@ -130,6 +131,11 @@ class Queries:
                 found.append(known)
             except (Invalid, Unavailable) as error:
                 failed[definition.key] = error
+            except OSError as error:
+                failed[definition.key] = Unavailable(
+                    f"writing what the query of {definition.key} gives into {self.folder}: {error.strerror}; "
+                    "see that its disk has room, then run it again"
+                )
         if not found:
             return Results(), failed
         key = identifier_key(self.layout.secrets, WORKSPACE)

@@ -120,7 +120,7 @@ class BucketPool:
 
     # ---- taking ---------------------------------------------------------------------------------
 
-    def add(self, source: Path, size: int, *, link: bool = False) -> tuple[str, bool]:  # noqa: ARG002
+    def add(self, source: Path, size: int, *, link: bool = False) -> tuple[str, bool]:  # noqa: ARG002 - nothing to link
         """Send the first `size` bytes of a file; return their SHA-256 and whether they are new.
 
         Raises:

@@ -136,7 +136,7 @@ class BackupPlace:
         return self.path
 
     @contextmanager
-    def begun(self, run: Path, directory: str, at: str) -> Iterator[None]:  # noqa: ARG002
+    def begun(self, run: Path, directory: str, at: str) -> Iterator[None]:  # noqa: ARG002 - the lock says who
         """Have the place to oneself, made if need be. Raises Conflict as `create`, and where another backup is being made."""
         self.create()
         with alone(self.path / MARKER, self.name):

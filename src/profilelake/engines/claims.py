@@ -294,6 +294,7 @@ class Leased(Claim):
         self._done.set()
         # A heartbeat that came later would claim it anew, for a lease.
         self._thread.join(GOING_SECONDS)
+        # Where the store is away the claim ends by itself, with its lease; the work is done or has failed by now.
         with suppress(Unavailable):
             if self._mine():
                 self._storage.remove(

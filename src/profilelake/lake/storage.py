@@ -172,11 +172,11 @@ class LocalStorage:
         with self.output(location) as sink:
             shutil.copyfileobj(source, sink, COPIED_BYTES)
 
-    def copies(self, other: Storage, source: str, location: str, size: int) -> bool:  # noqa: ARG002
+    def copies(self, other: Storage, source: str, location: str, size: int) -> bool:  # noqa: ARG002 - never
         """Say no: a disk copies nothing by itself."""
         return False
 
-    def copy_from(self, other: Storage, source: str, location: str, size: int) -> bool:  # noqa: ARG002
+    def copy_from(self, other: Storage, source: str, location: str, size: int) -> bool:  # noqa: ARG002 - never
         """Do nothing."""
         return False
 

@@ -141,6 +141,20 @@ def test_a_result_that_is_refused_leaves_the_others_alone(
     assert says in found.left_out["asked"]
 
 
+def test_a_full_disk_leaves_out_what_has_no_room_and_says_so(layout: Layout) -> None:
+    others = asks({**GIVEN})
+
+    def ask(query: str, path: Path, stopped: Callable[[], bool]) -> None:
+        if query == "said":
+            Path("/dev/full").write_bytes(b"rows")
+        others(query, path, stopped)
+
+    found = compute_over_lake(layout, held(*KNOWN), [], AT, ask=ask)
+    assert found.found == {"orders": 2, "of_carts": 1}
+    assert "what the query of asked gives" in found.left_out["asked"]
+    assert "No space left on device; see that its disk has room" in found.left_out["asked"]
+
+
 def test_sql_alone(layout: Layout) -> None:
     found = compute_over_lake(layout, held(IN_SQL), [], AT, ask=asks({**GIVEN}))
     assert (found.found, found.events, found.profiles) == ({"asked": 2}, 0, 2)
